@@ -1,0 +1,70 @@
+"""What a plugin brings: the protocols of the modality-bound components, in one place.
+
+The mathematical ones stand beside their implementations: `flowgen.paths.Path`, `flowgen.times.Times`,
+`flowgen.couplings.Coupling`, `flowgen.losses.Loss`, `flowgen.solvers.Solver`, `flowgen.guidance.Guidance`,
+`flowgen.conditions.Conditioner`; encoders derive from `flowgen.encoder.Encoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from flowgen.clip import Clip
+from flowgen.tree import State
+
+
+class Modality(Protocol):
+    """A medium and its physical format (sample rate, frame rate, size): the `modality` section of a config.
+
+    Data sets and encoders are built with the modality as their first argument, so that the format has one owner.
+    """
+
+    formats: Mapping[str, str]
+    """Media type by file extension that `write` makes, as in {".wav": "audio/wav"}; the first is the default."""
+    clips_per_file: int | None
+    """1 where a file holds one clip; None where one file shows all clips together (a scatter plot)."""
+
+    def read(self, path: Path) -> Clip:
+        """A clip in this format, converted from whatever the file holds. FlowgenError: the file cannot be read."""
+
+    def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write a playable file with `metadata` (JSON values) embedded in it."""
+
+    def sheet(self, clips: Sequence[Clip], path: Path, captions: Sequence[str] = ()) -> None:
+        """One PNG that shows all clips at a glance: spectrograms, frames, a scatter plot."""
+
+
+class Dataset(Protocol):
+    """Clips by index. Built as `Dataset(modality, **options)`, the options being its section of the config."""
+
+    conditions: Mapping[str, Mapping[str, Any]]
+    """What its clips carry, as config of the fitting conditioner: {"pitch": {"type": "class", "names": [...]}}."""
+
+    def __len__(self) -> int: ...
+
+    def clip(self, index: int, seed: int) -> Clip:
+        """Clip `index`; `seed` feeds whatever is random about it (synthesis, crop), so that it is a pure function of both."""
+
+    def validation(self) -> Dataset:
+        """The held-out part, of the same kind."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a person would like to know: how many, how long, which classes. Plain values by name."""
+
+
+class Network(Protocol):
+    """A velocity network: an `nn.Module` built as `Network(spec, conditions, **options)`."""
+
+    def __call__(self, x: State, t: Tensor, cond: Mapping[str, Any]) -> State:
+        """A prediction of the structure of x [B, *axes, C] at times t [B] or [B, ...] (left-aligned with x)."""
+
+
+class Metric(Protocol):
+    """A measure of generated clips. Built as `Metric(modality, dataset, **options)`."""
+
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
+        """Figures by name for `clips` (whose `conditions` say what was asked), against real clips where it needs them."""

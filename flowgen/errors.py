@@ -1,0 +1,26 @@
+"""Errors a user can mend. Anything else that is raised is a fault of ours and keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlowgenError(Exception):
+    """One clear sentence: what was found, where, what is expected and what to do. The command line exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(FlowgenError):
+    """The request itself is wrong: an unknown key, name, option or value. The command line exits with 2."""
+
+    exit_code = 2
+
+
+def unknown(what: str, given: str, valid: Iterable[str]) -> str:
+    """Say that `given` is not among `valid`, with the closest name and the list of names."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(given, names, 1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {given!r}{hint} (valid: {', '.join(names) or 'none'})"

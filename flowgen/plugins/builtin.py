@@ -1,0 +1,27 @@
+"""What flowgen itself brings, registered as a stranger's plugin would be."""
+
+from __future__ import annotations
+
+from flowgen.plugins.component import Component
+from flowgen.plugins.hookspecs import hookimpl
+
+
+@hookimpl
+def flowgen_components() -> list[Component]:
+    return [
+        Component("path", "linear", "flowgen.paths:Linear", "alpha = t, sigma = 1 - t (rectified flow)"),
+        Component("path", "cond-ot", "flowgen.paths:CondOT", "linear, with a noise floor sigma_min"),
+        Component("times", "uniform", "flowgen.times:Uniform", "every time equally often"),
+        Component("times", "logit-normal", "flowgen.times:LogitNormal", "mostly the middle of the path"),
+        Component("coupling", "independent", "flowgen.couplings:Independent", "noise and data drawn independently"),
+        Component("loss", "flow-matching", "flowgen.losses:FlowMatching", "regression on the conditional velocity"),
+        Component("solver", "euler", "flowgen.solvers:Euler", "first order, 1 evaluation a step"),
+        Component("solver", "midpoint", "flowgen.solvers:Midpoint", "second order, 2 evaluations a step"),
+        Component("solver", "heun", "flowgen.solvers:Heun", "second order, 2 evaluations a step"),
+        Component("solver", "rk4", "flowgen.solvers:RK4", "fourth order, 4 evaluations a step"),
+        Component("solver", "dpm++2m", "flowgen.solvers:DPMSolverPP2M", "second order, 1 evaluation a step"),
+        Component("guidance", "cfg", "flowgen.guidance:CFG", "classifier-free guidance in an interval of t"),
+        Component("conditioner", "class", "flowgen.conditions:ClassCondition", "one of a list of names"),
+        Component("conditioner", "number", "flowgen.conditions:NumberCondition", "a number in a range"),
+        Component("conditioner", "text", "flowgen.conditions:TextCondition", "a sentence, as bytes"),
+    ]

@@ -1,0 +1,90 @@
+"""Random numbers as functions of (seed, purpose, step, position in the global batch).
+
+Nothing here knows a rank: a process that holds rows 32 to 63 of the global batch draws what those rows draw anywhere,
+so a run is the same on any number of ranks and under any split into micro-batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from flowgen.tree import State, tree_map
+
+_BLOCK_ELEMENTS = 4096  # small samples share a generator: seeding one for every 2-D point would cost more than the step
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed that depends on every part of `key`."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose stream depends on every part of `key` and on nothing else."""
+    return torch.Generator(device=device).manual_seed(seed_of(*key))
+
+
+def normal_rows(
+    key: tuple[int | str, ...], rows: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal numbers [len(rows), *shape], float32; row r is a function of (key, r, shape) alone."""
+    numel = 1
+    for n in shape:
+        numel *= n
+    block = max(1, _BLOCK_ELEMENTS // max(numel, 1))
+    out = torch.empty((len(rows), *shape), device=device)
+    ids = rows.div(block, rounding_mode="floor")
+    for b in ids.unique().tolist():
+        drawn = torch.randn((block, *shape), generator=generator(*key, "block", b, device=device), device=device)
+        at = (ids == b).nonzero()[:, 0]
+        out[at.to(device)] = drawn[(rows[at] % block).to(device)]
+    return out
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """What a loss may draw for some rows of one global batch.
+
+    `batch` is the size of the global batch, `rows` the positions held here (all of them by default). `quantile` pins
+    every uniform draw to one value, which is how a validation loss is taken at fixed times.
+    """
+
+    seed: int
+    step: int
+    batch: int
+    rows: Tensor = field(default=None)  # type: ignore[assignment]
+    quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            object.__setattr__(self, "rows", torch.arange(self.batch))
+
+    def at_quantile(self, quantile: float) -> Randomness:
+        return replace(self, quantile=quantile)
+
+    def _key(self, purpose: str) -> tuple[int | str, ...]:
+        return (self.seed, purpose, self.step)
+
+    def normal(self, like: State, purpose: str = "noise") -> State:
+        """Standard normal noise with the structure of `like` ([rows, ...] each leaf), float32."""
+        if isinstance(like, dict):
+            return {k: self.normal(v, f"{purpose}/{k}") for k, v in like.items()}  # type: ignore[misc]
+        return normal_rows(self._key(purpose), self.rows, tuple(like.shape[1:]), like.device)
+
+    def rademacher(self, like: State, purpose: str = "probe") -> State:
+        """Independent signs +1 and -1 with the structure of `like`."""
+        return tree_map(lambda z: torch.where(z >= 0, 1.0, -1.0), self.normal(like, purpose))
+
+    def uniform(self, purpose: str = "times", *, stratified: bool = False) -> Tensor:
+        """Numbers in (0, 1), float64 [rows]. Stratified: one in each of `batch` equal strata, in random order."""
+        if self.quantile is not None:
+            return torch.full((len(self.rows),), self.quantile, dtype=torch.float64)
+        g = generator(*self._key(purpose))
+        u = torch.rand(self.batch, generator=g, dtype=torch.float64)
+        if stratified:
+            u = (torch.randperm(self.batch, generator=g) + u) / self.batch
+        return u[self.rows].clamp(2.0**-40, 1 - 2.0**-40)

@@ -1,0 +1,87 @@
+"""Explicit Runge-Kutta solvers of dx/dt = v(x, t), each a table of coefficients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from flowgen.flow import Cond, Flow
+from flowgen.solvers.base import Noise
+from flowgen.tree import State, lincomb
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """A Butcher tableau: stage i sees x + h sum_j a[i][j] k_j at time t + c_i h, c_i = sum_j a[i][j]."""
+
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    order: int
+
+    def __post_init__(self) -> None:
+        if len(self.a) != len(self.b) or any(len(row) != i for i, row in enumerate(self.a)):
+            raise ValueError("an explicit tableau has rows of length 0, 1, ..., one weight each")
+        if abs(sum(self.b) - 1) > 1e-12:
+            raise ValueError(f"weights sum to {sum(self.b)}, not to 1")
+
+    @property
+    def c(self) -> tuple[float, ...]:
+        return tuple(sum(row) for row in self.a)
+
+
+class RungeKutta:
+    """A solver for a tableau, which a subclass names."""
+
+    tableau: Tableau
+
+    @property
+    def order(self) -> int:
+        return self.tableau.order
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.tableau.b)
+
+    def init(self, x: State) -> None:
+        return None
+
+    def step(
+        self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
+    ) -> tuple[State, Any]:
+        h = s - t
+        ks: list[State] = []
+        for row, c in zip(self.tableau.a, self.tableau.c, strict=True):
+            at = s if c == 1 else t + c * h  # the last stage meets the grid point itself, not its rounding
+            ks.append(flow(_advance(x, h, row, ks), at, cond).velocity)
+        return _advance(x, h, self.tableau.b, ks), None
+
+
+def _advance(x: State, h: Tensor, weights: tuple[float, ...], ks: list[State]) -> State:
+    terms = [(h * w, k) for w, k in zip(weights, ks, strict=True) if w]
+    return lincomb((1.0, x), *terms) if terms else x
+
+
+class Euler(RungeKutta):
+    """x + h v(x, t)."""
+
+    tableau = Tableau(a=((),), b=(1.0,), order=1)
+
+
+class Midpoint(RungeKutta):
+    """A half step, and its slope for the whole."""
+
+    tableau = Tableau(a=((), (0.5,)), b=(0.0, 1.0), order=2)
+
+
+class Heun(RungeKutta):
+    """The mean of the slopes at both ends (explicit trapezoid)."""
+
+    tableau = Tableau(a=((), (1.0,)), b=(0.5, 0.5), order=2)
+
+
+class RK4(RungeKutta):
+    """The classical method of Runge and Kutta."""
+
+    tableau = Tableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4)
