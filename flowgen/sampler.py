@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def sample(
     grid = grid.to(device="cpu", dtype=torch.float64)
     state = solver.init(x)
     with torch.no_grad():
-        for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        for i, (t, s) in enumerate(pairwise(grid)):
             x, state = solver.step(flow, x, t, s, state, noise, cond)
             if on_step is not None:
                 on_step(i, float(s), x)
