@@ -12,7 +12,7 @@ from torch import Tensor
 from flowgen.conditions import MASK
 from flowgen.couplings import Coupling, Independent
 from flowgen.estimate import Prediction
-from flowgen.flow import Cond
+from flowgen.flow import Cond, Flow, NetworkFlow
 from flowgen.paths import Coefficients, Linear, Path, Paths, interpolate, velocity
 from flowgen.random import Randomness
 from flowgen.times import Times, Uniform, shift
@@ -39,6 +39,9 @@ class Loss(Protocol):
         `cond` may hold a mask of valid positions; `known` (bool, left-aligned with x1) marks positions that are given,
         not generated: they are shown at t = 1 and carry no loss.
         """
+
+    def flow(self, network: Callable[..., State]) -> Flow:
+        """The flow that `network` is once trained by this loss: what sampling integrates."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class FlowMatching:
         each = tree_map(leaf, prediction, target, weights, self.path)
         by_stream = each if isinstance(each, dict) else {}
         return LossOutput(torch.stack(list(leaves(each))).mean(0), t, by_stream)
+
+    def flow(self, network: Callable[..., State]) -> Flow:
+        """The flow of `network`, bound to the path and prediction it is trained on."""
+        return NetworkFlow(network, self.path, self.predicts)
 
     def _target(self, x1: State, x0: State, t: Tensor) -> State:
         match self.predicts:
