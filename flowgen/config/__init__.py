@@ -1,0 +1,23 @@
+"""Config: one YAML file describes a run; every key is typed, every error says where."""
+
+from flowgen.config.components import build, options_model
+from flowgen.config.document import Document, dumps, override, read, write
+from flowgen.config.resolve import Resolved, load, locate, recipes, resolve
+from flowgen.config.schema import ComponentConfig, Config
+
+__all__ = [
+    "ComponentConfig",
+    "Config",
+    "Document",
+    "Resolved",
+    "build",
+    "dumps",
+    "load",
+    "locate",
+    "options_model",
+    "override",
+    "read",
+    "recipes",
+    "resolve",
+    "write",
+]

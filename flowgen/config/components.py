@@ -1,0 +1,51 @@
+"""Between a config section and a component: options typed by the component's own signature."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from flowgen.config.schema import ComponentConfig
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.plugins import KINDS, registry
+
+
+@cache
+def options_model(kind: str, name: str) -> type[BaseModel]:
+    """The options of a component as a pydantic model, made from its signature without what flowgen gives itself."""
+    target = registry().get(kind, name).load()
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    factories = {}
+    if dataclasses.is_dataclass(target):
+        factories = {f.name: f.default_factory for f in dataclasses.fields(target)}
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(target).parameters.values():
+        if parameter.name in KINDS[kind].given:
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.name not in hints:
+            raise FlowgenError(
+                f"{kind} {name!r} cannot be configured: its parameter {parameter.name!r} needs a type hint of its own"
+            )
+        default = ... if parameter.default is parameter.empty else parameter.default
+        factory = factories.get(parameter.name, dataclasses.MISSING)
+        if factory is not dataclasses.MISSING:
+            default = factory()
+        fields[parameter.name] = (hints[parameter.name], default)
+    config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    return create_model(f"{kind}:{name}", __config__=config, **fields)
+
+
+def build(kind: str, config: ComponentConfig, **given: Any) -> Any:
+    """Make the component a config section names. Of `given`, it gets what its signature asks for."""
+    target = registry().get(kind, config.type).load()
+    asked = inspect.signature(target).parameters
+    options = options_model(kind, config.type)(**config.options)
+    values = {name: getattr(options, name) for name in type(options).model_fields}
+    try:
+        return target(**{k: v for k, v in given.items() if k in asked}, **values)
+    except ValueError as error:  # a value of the right type that the component itself refuses
+        raise UsageError(f"{kind} {config.type!r}: {error}") from error

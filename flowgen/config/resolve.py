@@ -1,0 +1,166 @@
+"""From a document to a config: every value typed, in force, and with its source."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flowgen.config.components import options_model
+from flowgen.config.document import Document, Key, override, read
+from flowgen.config.schema import Config, Slot
+from flowgen.errors import FlowgenError, UsageError, unknown
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A valid config, and the document it came from."""
+
+    config: Config
+    document: Document
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """Every value in force: dotted key, value, and where it came from."""
+        yield from self._rows(self.config.model_dump(mode="json"), ())
+
+    def _rows(self, value: Any, key: Key) -> Iterator[tuple[str, Any, str]]:
+        if isinstance(value, dict) and value:
+            for name, child in value.items():
+                yield from self._rows(child, (*key, name))
+        else:
+            yield ".".join(map(str, key)), value, self._source(key)
+
+    def _source(self, key: Key) -> str:
+        # an option that stands nowhere is a default, though the section above it was written
+        sources = self.document.sources
+        bare = key[:-1] in sources and key[-1] == "type"
+        return sources.get(key) or (sources[key[:-1]] if bare else "default")
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
+    """Load a config from a path, a run folder or the name of a recipe, with overrides `a.b=value`.
+
+    Raises UsageError with one line for each thing that is wrong.
+    """
+    document = read(locate(name))
+    override(document, overrides)
+    return resolve(document)
+
+
+def locate(name: str) -> Path:
+    """The file of a config: a path, a run folder, or a recipe shipped with flowgen ("audio/fsdd", or "fsdd")."""
+    path = Path(name)
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return path / "config.yaml"
+    if path.is_file():
+        return path
+    found = recipes()
+    matches = [key for key in found if key == name.removesuffix(".yaml") or key.rpartition("/")[2] == name]
+    if len(matches) == 1:
+        return found[matches[0]]
+    if matches:
+        raise UsageError(f"the recipe name {name!r} is ambiguous: {', '.join(matches)}")
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        raise UsageError(f"no config at {name!r}; give a YAML file, a run folder, or a recipe ({', '.join(sorted(found))})")
+    raise UsageError(unknown("config or recipe", name, found))
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes shipped with flowgen, by name."""
+    try:
+        root = Path(str(resources.files("flowgen_configs")))
+    except ModuleNotFoundError:
+        return {}
+    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.yaml"))}
+
+
+def resolve(document: Document) -> Resolved:
+    """Validate the fixed schema and, against their signatures, all components it names."""
+    problems: list[str] = []
+    values = document.values
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += [_sentence(document, Config, (), e) for e in error.errors()]
+        config = None
+    filled: dict[Key, dict[str, Any]] = {}
+    for kind, key, section in _slots(values if config is None else config.model_dump(), Config, ()):
+        name = section if isinstance(section, str) else section.get("type") if isinstance(section, dict) else None
+        if not isinstance(name, str):
+            continue  # the fixed schema has said so already
+        try:
+            model = options_model(kind, name)
+            options = {} if isinstance(section, str) else {k: v for k, v in section.items() if k != "type"}
+            filled[key] = {"type": name, **model.model_validate(options).model_dump(mode="json")}
+        except ValidationError as error:
+            problems += [_sentence(document, model, key, e) for e in error.errors()]
+        except FlowgenError as error:
+            problems.append(f"{document.source((*key, 'type'))}: {_dotted(key)}: {error}")
+    if problems:
+        raise UsageError("\n".join(problems))
+    assert config is not None
+    dump = config.model_dump()
+    for key, section in filled.items():
+        target: Any = dump
+        for part in key[:-1]:
+            target = target[part]
+        target[key[-1]] = section
+    return Resolved(Config.model_validate(dump), document)
+
+
+def _slots(values: Any, model: type[BaseModel], key: Key) -> Iterator[tuple[str, Key, Any]]:
+    """Every component section: its kind, key and value."""
+    if not isinstance(values, dict):
+        return
+    for name, info in model.model_fields.items():
+        if name not in values:
+            continue
+        value, child = values[name], (*key, name)
+        slot = next((m for m in info.metadata if isinstance(m, Slot)), None)
+        if slot is not None:
+            items = enumerate(value) if isinstance(value, list) else [(None, value)]
+            for i, item in items:
+                yield str(slot), child if i is None else (*child, i), item
+        elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _slots(value, info.annotation, child)
+
+
+def _sentence(document: Document, model: type[BaseModel], prefix: Key, error: Any) -> str:
+    """One error of pydantic as: where: key: what; remedy."""
+    loc: Key = tuple(error["loc"])
+    key = (*prefix, *loc)
+    where, dotted = document.source(key), _dotted(key)
+    if error["type"] == "extra_forbidden":
+        valid = _fields(model, loc[:-1])
+        name, section = str(loc[-1]), _dotted(key[:-1])
+        near = difflib.get_close_matches(name, valid, 1, cutoff=0.6)
+        elsewhere = [".".join(p) for p in _all_fields(Config) if p[-1] == name] if not near else []
+        hint = f"; did you mean {_dotted((*key[:-1], near[0]))!r}?" if near else ""
+        hint = f"; it lives at {elsewhere[0]!r}" if elsewhere else hint
+        return f"{where}: unknown key {dotted!r}{hint} (valid{f' in {section!r}' if section else ''}: {', '.join(valid)})"
+    if error["type"] == "missing":
+        above = document.source(key[:-1]) if key[:-1] else "config"
+        return f"{above}: the key {dotted!r} is missing"
+    return f"{where}: {dotted}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(map(str, key))
+
+
+def _fields(model: Any, loc: Key) -> list[str]:
+    for part in loc:
+        info = getattr(model, "model_fields", {}).get(part)
+        model = info.annotation if info else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _all_fields(model: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, info in getattr(model, "model_fields", {}).items():
+        yield (*key, name)
+        yield from _all_fields(info.annotation, (*key, name))

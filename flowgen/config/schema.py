@@ -1,0 +1,164 @@
+"""The fixed part of a config. Sections that name a component are checked against that component's own signature."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ComponentConfig(BaseModel):
+    """A component by its name, with the options of its own signature. A bare name stands for {type: name}."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Slot(str):
+    """Marks a field that holds a component of this kind (or a list of them)."""
+
+
+def _component(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+_Component = Annotated[ComponentConfig, BeforeValidator(_component)]
+
+
+class ConditionConfig(BaseModel):
+    """A condition the network takes. The data set says of which type; options of the conditioner may be given here."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: str | None = None
+    dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that a training sample does not see this condition."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Optimizer(Section):
+    """AdamW."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Schedule(Section):
+    """Learning rate over the run: linear warm-up over `warmup` steps, then decay to `floor` times the peak."""
+
+    warmup: Annotated[int, Field(ge=0)] = 100
+    decay: Literal["constant", "linear", "cosine"] = "cosine"
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class EMA(Section):
+    """Exponential moving average of the weights, in float32; its decay ramps up as min(decay, (1 + step)/(10 + step))."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+
+class Checkpoints(Section):
+    """A checkpoint every `every` steps (and at the end), of which the newest `keep` stay."""
+
+    every: PositiveInt = 500
+    keep: PositiveInt = 2
+
+
+class Validation(Section):
+    """Loss of the averaged weights on held-out clips at fixed times and noise. every 0: never."""
+
+    every: Annotated[int, Field(ge=0)] = 500
+    clips: PositiveInt = 64
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class Previews(Section):
+    """Clips sampled as `flowgen sample` does it, at fixed seeds, from the averaged and the raw weights. every 0: never."""
+
+    every: Annotated[int, Field(ge=0)] = 1000
+    clips: PositiveInt = 4
+
+
+class Train(Section):
+    steps: PositiveInt
+    batch_size: PositiveInt = 32
+    """Clips in one optimizer step, over all ranks and micro-batches."""
+    micro_batch_size: PositiveInt | None = None
+    """Clips in one forward pass of one rank; by default a rank's whole share."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient; 0: no clipping."""
+    ema: EMA = EMA()
+    condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Probability that a sample sees no condition at all (what classifier-free guidance needs)."""
+    seed: int = 0
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load data; 0: the training process itself."""
+    log_every: PositiveInt = 20
+    max_skipped: Annotated[int, Field(ge=0)] = 20
+    """Steps with a loss that is not finite are skipped; after this many in a row the run stops."""
+    checkpoint: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    preview: Previews = Previews()
+
+
+class Sample(Section):
+    """Defaults of `flowgen sample`, previews and evaluation."""
+
+    steps: PositiveInt = 16
+    solver: Annotated[_Component, Slot("solver")] = ComponentConfig(type="dpm++2m")
+    guidance: Annotated[_Component | None, Slot("guidance")] = None
+    batch_size: PositiveInt = 64
+
+
+class Eval(Section):
+    """What `flowgen eval` measures."""
+
+    clips: PositiveInt = 100
+    seed: int = 1
+    metrics: Annotated[list[_Component], Slot("metric")] = []
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+    run: str | None = None
+    """The run folder; runs/NAME by default."""
+    modality: Annotated[_Component, Slot("modality")]
+    data: Annotated[_Component, Slot("dataset")]
+    encoder: Annotated[_Component, Slot("encoder")]
+    network: Annotated[_Component, Slot("network")]
+    conditions: dict[str, ConditionConfig] | None = None
+    """Conditions by name; all that the data set offers where the key is left out."""
+    path: Annotated[_Component, Slot("path")] = ComponentConfig(type="linear")
+    times: Annotated[_Component, Slot("times")] = ComponentConfig(type="uniform")
+    shift: Annotated[float, Field(gt=0)] = 1.0
+    """Shift of the times, in training and in sampling alike; above 1 spends more of them near the noise."""
+    coupling: Annotated[_Component, Slot("coupling")] = ComponentConfig(type="independent")
+    loss: Annotated[_Component, Slot("loss")] = ComponentConfig(type="flow-matching")
+    train: Train
+    sample: Sample = Sample()
+    eval: Eval = Eval()
+    loggers: Annotated[list[_Component], Slot("logger")] = [
+        ComponentConfig(type="jsonl"),
+        ComponentConfig(type="tensorboard"),
+    ]
+    deepspeed: dict[str, Any] | str = {}
+    """A DeepSpeed config to merge, or the path of its JSON file."""
