@@ -1,0 +1,18 @@
+"""What velocity networks are built of, and the two families that need nothing else: a transformer over any axes, an MLP."""
+
+from flowgen.nn.attention import CrossAttention, SelfAttention
+from flowgen.nn.embedding import ConditionEmbedding, Embedded, TimeEmbedding
+from flowgen.nn.mlp import MLP
+from flowgen.nn.positions import Positions
+from flowgen.nn.transformer import Transformer
+
+__all__ = [
+    "MLP",
+    "ConditionEmbedding",
+    "CrossAttention",
+    "Embedded",
+    "Positions",
+    "SelfAttention",
+    "TimeEmbedding",
+    "Transformer",
+]

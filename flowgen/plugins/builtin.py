@@ -21,7 +21,11 @@ def flowgen_components() -> list[Component]:
         Component("solver", "rk4", "flowgen.solvers:RK4", "fourth order, 4 evaluations a step"),
         Component("solver", "dpm++2m", "flowgen.solvers:DPMSolverPP2M", "second order, 1 evaluation a step"),
         Component("guidance", "cfg", "flowgen.guidance:CFG", "classifier-free guidance in an interval of t"),
+        Component("network", "transformer", "flowgen.nn:Transformer", "attention over any axes, full or factorised"),
+        Component("network", "mlp", "flowgen.nn:MLP", "linear layers, for states without axes"),
         Component("conditioner", "class", "flowgen.conditions:ClassCondition", "one of a list of names"),
         Component("conditioner", "number", "flowgen.conditions:NumberCondition", "a number in a range"),
         Component("conditioner", "text", "flowgen.conditions:TextCondition", "a sentence, as bytes"),
+        Component("logger", "jsonl", "flowgen.training.loggers:JSONL", "figures as lines of log.jsonl"),
+        Component("logger", "tensorboard", "flowgen.training.loggers:TensorBoard", "figures for TensorBoard"),
     ]

@@ -1,0 +1,65 @@
+"""A velocity network for states without axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowgen.conditions import Conditioner
+from flowgen.nn.embedding import ConditionEmbedding
+from flowgen.streams import StreamSpec
+
+
+class MLP(nn.Module):
+    """Velocity of plain vectors [B, channels]: linear layers with ReLU, time and conditions added to the first.
+
+    The time embedding is the sine and cosine of t at `width`/2 frequencies from `max_frequency` down to 1/`max_frequency`
+    of it, as in the widely watched flow-matching tutorials (and before them in the transformer's positions, 10,000 t).
+
+    Raises ValueError for a stream with axes, and for a condition that is a sequence.
+    """
+
+    repeated_blocks: ClassVar[tuple[str, ...]] = ()
+    keep_float32: ClassVar[tuple[str, ...]] = ("time",)
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        conditions: Mapping[str, Conditioner],
+        *,
+        width: int = 512,
+        depth: int = 4,
+        max_frequency: float = 10_000.0,
+    ) -> None:
+        super().__init__()
+        if spec.axes:
+            names = ", ".join(axis.name for axis in spec.axes)
+            raise ValueError(f"the MLP takes plain vectors, but the stream has the axes {names}; use the transformer")
+        if width % 2 or width < 4:
+            raise ValueError(f"width must be even and at least 4, got {width}")
+        sequences = [name for name, conditioner in conditions.items() if conditioner.role == "sequence"]
+        if sequences:
+            raise ValueError(f"the MLP takes no sequences, but {sequences} are; use the transformer")
+        self.max_frequency = max_frequency
+        self.embed = nn.Linear(spec.channels, width)
+        self.time = nn.Linear(width, width)
+        self.conditions = ConditionEmbedding(conditions, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.out = nn.Linear(width, spec.channels)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x [B, channels] at times t [B]."""
+        with torch.autocast(x.device.type, enabled=False):
+            half = self.time.in_features // 2
+            band = self.max_frequency ** (1 - torch.arange(half, device=t.device) / (half - 1))
+            angle = t.float()[:, None] * band
+            h = self.time(torch.cat([angle.sin(), angle.cos()], -1).to(self.time.weight.dtype))
+        vector = self.conditions(cond).vector
+        h = self.embed(x) + (h if vector is None else h + vector)
+        for layer in self.layers:
+            h = F.relu(layer(h))
+        return self.out(h)

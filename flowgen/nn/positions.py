@@ -1,0 +1,92 @@
+"""Where a token lies, in physical units, as angles: rotary positions over any axes."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowgen.streams import Axis
+
+_TABLES = 32  # grid shapes remembered; a training run has a handful of buckets
+
+
+class Rotation(NamedTuple):
+    """cos and sin of each token's angles, float32 [tokens, 1, 1, pairs], to be applied to heads of 2 x pairs channels."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn the channel pairs (i, i + D/2) of x [B, tokens, ..., heads, D] by their token's angles (Su et al. 2021, eq. 34)."""
+    a, b = x.chunk(2, -1)
+    cos, sin = rotation
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class Positions(nn.Module):
+    """Rotary tables for a grid of tokens over the declared axes.
+
+    A position on the axis "time" is in seconds, so a longer clip is more of the same. On any other axis it is a fraction of
+    the whole, so another resolution shows the same picture. Each axis has an equal share of the channel pairs, with
+    angular frequencies from a quarter turn a token (neighbours are told apart, nothing aliases) down to a quarter turn over
+    the whole axis. They are fixed by the spec a network is first trained with, and stored with its weights: after
+    `init_from` at another size or rate, an angle still means what it meant.
+
+    Args:
+        axes: the axes of the stream.
+        patch: steps a token spans on each axis.
+        pairs: channel pairs of a head, shared out among the axes.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, axes: tuple[Axis, ...], patch: tuple[int, ...], pairs: int) -> None:
+        super().__init__()
+        if pairs < len(axes):
+            raise ValueError(
+                f"a head of {2 * pairs} channels has fewer pairs than the {len(axes)} axes; use fewer heads or more width"
+            )
+        self.units = tuple(
+            axis.rate if axis.name == "time" else None for axis in axes
+        )  # steps a second, or None: fraction
+        self.patch = patch
+        self.shares = tuple(pairs // len(axes) + (i < pairs % len(axes)) for i in range(len(axes)))
+        bands = []
+        for axis, p, share, unit in zip(axes, patch, self.shares, self.units, strict=True):
+            extent = axis.size / unit if unit else 1.0
+            low, high = math.pi / 2 / extent, math.pi / 2 / extent * max(axis.size // p, 1)
+            bands.append(torch.logspace(math.log10(high), math.log10(low), share))
+        self.register_buffer("frequencies", torch.cat(bands))  # radians a second, or a whole axis
+        self._tables: dict[tuple[object, ...], Rotation] = {}
+        self.register_load_state_dict_post_hook(_forget)
+
+    def forward(self, grid: tuple[int, ...]) -> Rotation:
+        """The tables of a grid of tokens, in row-major order."""
+        key = (grid, self.frequencies.device)
+        if key not in self._tables:
+            if len(self._tables) >= _TABLES:
+                self._tables.clear()
+            # a table made while sampling must still serve training
+            with torch.inference_mode(False), torch.no_grad():
+                self._tables[key] = self._build(grid)
+        return self._tables[key]
+
+    def _build(self, grid: tuple[int, ...]) -> Rotation:
+        bands = self.frequencies.float().split(self.shares)
+        angles = []
+        for i, (n, p, unit, band) in enumerate(zip(grid, self.patch, self.units, bands, strict=True)):
+            centre = torch.arange(n, device=band.device, dtype=torch.float32) + 0.5
+            position = centre * p / unit if unit else centre / n
+            shape = [1] * len(grid) + [len(band)]
+            shape[i] = n
+            angles.append((position[:, None] * band).reshape(shape).expand(*grid, -1))
+        angle = torch.cat(angles, -1).flatten(0, -2)[:, None, None]
+        return Rotation(angle.cos(), angle.sin())
+
+
+def _forget(module: nn.Module, incompatible: object) -> None:
+    module._tables.clear()  # type: ignore[operator, union-attr]

@@ -1,0 +1,255 @@
+"""A transformer over any number of axes: audio latents, video latents, anything on a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from flowgen.conditions import MASK, Conditioner
+from flowgen.nn.attention import CrossAttention, SelfAttention
+from flowgen.nn.embedding import ConditionEmbedding, TimeEmbedding
+from flowgen.nn.positions import Positions, Rotation
+from flowgen.streams import StreamSpec
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tokens of a grid attend to each other: those that differ in the axes `axes` only."""
+
+    grid: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, ..., channels] with a token for each place of the grid to [B x others, attending, channels]."""
+        if len(self.axes) == len(self.grid):
+            return x.reshape(len(x), -1, x.shape[-1])
+        x = x.reshape(len(x), *self.grid, x.shape[-1]).permute(self._order)
+        return x.reshape(-1, math.prod(self.grid[i] for i in self.axes), x.shape[-1])
+
+    def join(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """Back to `shape`, [B, ..., channels]."""
+        if len(self.axes) == len(self.grid):
+            return x.reshape(shape)
+        sizes = [(shape[0], *self.grid, shape[-1])[i] for i in self._order]
+        inverse = sorted(range(len(sizes)), key=self._order.__getitem__)
+        return x.reshape(sizes).permute(inverse).reshape(shape)
+
+    @property
+    def _order(self) -> list[int]:
+        others = [i + 1 for i in range(len(self.grid)) if i not in self.axes]
+        return [0, *others, *(i + 1 for i in self.axes), len(self.grid) + 1]
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention (where there is a sequence) and MLP, each on a residual stream in float32.
+
+    Shift, scale and gate of attention and MLP are the shared projection of time and conditions plus a table of the block's
+    own (PixArt-alpha, Chen et al. 2023, section 2.3); they start at zero, and the block as the identity.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, cross: bool) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6, width))
+        self.attention = SelfAttention(width, heads)
+        self.cross = CrossAttention(width, heads) if cross else None
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        layout: Layout,
+        rotation: Rotation,
+        mask: Tensor | None,
+        sequence: Tensor | None,
+        sequence_mask: Tensor | None,
+    ) -> Tensor:
+        """x [B, L, S, width] with one modulation [B, L, 6, width] for each L."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + modulation).unsqueeze(2).unbind(3)
+        h = layout.split(modulate(x, shift1, scale1))
+        x = torch.addcmul(x, gate1, layout.join(self.attention(h, rotation, mask), x.shape))
+        if self.cross is not None and sequence is not None and sequence_mask is not None:
+            h = F.layer_norm(x, x.shape[-1:]).flatten(1, 2)
+            x = x + self.cross(h, sequence, sequence_mask).view(x.shape)
+        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """(1 + scale) norm(x) + shift."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+
+
+class Transformer(nn.Module):
+    """Velocity of states [B, *axes, channels], for any number of axes and grids of any size that the patch divides.
+
+    Args:
+        spec: the stream as trained.
+        conditions: conditioners by name; vectors join the time embedding, sequences are attended to.
+        width: channels of a token.
+        depth: number of blocks.
+        heads: of the attention.
+        patch: steps of each axis that make one token; 1 by default.
+        mlp_ratio: hidden width of an MLP relative to `width`.
+        attention: "full", or "factorised": over space and over time in turn, where time is the axis of that name, or the
+            first.
+        checkpoint: recompute the blocks in the backward pass instead of keeping what they made.
+
+    Raises ValueError for a patch, a width or a number of axes that does not fit.
+    """
+
+    repeated_blocks: ClassVar[tuple[str, ...]] = ("blocks",)
+    """Lists of like modules, each of which may be compiled or checkpointed by itself."""
+    keep_float32: ClassVar[tuple[str, ...]] = ("time", "positions")
+    """Modules that stay in float32 when the rest is cast."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        conditions: Mapping[str, Conditioner],
+        *,
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        patch: tuple[int, ...] | None = None,
+        mlp_ratio: float = 4.0,
+        attention: Literal["full", "factorised"] = "full",
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.patch = patch or (1,) * len(spec.axes)
+        self.channels = spec.channels
+        self.checkpoint = checkpoint
+        self.names = tuple(axis.name for axis in spec.axes)
+        if not spec.axes:
+            raise ValueError("a transformer needs a stream with at least 1 axis; a plain vector is a case for the MLP")
+        if len(self.patch) != len(spec.axes):
+            raise ValueError(
+                f"patch {self.patch} has {len(self.patch)} sizes for the {len(spec.axes)} axes {self.names}"
+            )
+        self._tokens(tuple(axis.size for axis in spec.axes))
+
+        self.attended = _attended(self.names, attention)
+        self.time = TimeEmbedding(width)
+        self.conditions = ConditionEmbedding(conditions, width)
+        self.embed = nn.Linear(spec.channels * math.prod(self.patch), width)
+        self.positions = nn.ModuleList(
+            Positions(tuple(spec.axes[i] for i in axes), tuple(self.patch[i] for i in axes), pairs=width // heads // 2)
+            for axes in self.attended
+        )
+        self.project = nn.Linear(width, 6 * width)
+        hidden, cross = int(width * mlp_ratio), self.conditions.has_sequence
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, cross) for _ in range(depth))
+        self.table = nn.Parameter(torch.zeros(2, width))
+        self.out = nn.Linear(width, self.embed.in_features)
+        for layer in (self.project, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x [B, *axes, channels] at times t, [B] or left-aligned with x ([B, T], [B, T, H], ...).
+
+        A token of several positions takes the earliest of their times: the positions that are given (t = 1) are there to
+        be read, and the time that matters is that of those which are to be made. `cond["mask"]`, left-aligned as well,
+        says which positions are real; the others change nothing.
+        """
+        mask = cond.get(MASK)
+        if mask is not None:
+            x = torch.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0.0)
+            t = _real_times(t, mask)
+        grid = self._tokens(tuple(x.shape[1:-1]))
+        embedded = self.conditions(cond)
+        emb = self.time(self._patches(t, "min").flatten(1)) if t.ndim > 1 else self.time(t)[:, None]  # [B, L, width]
+        if embedded.vector is not None:
+            emb = emb + embedded.vector[:, None]
+        emb = F.silu(emb)
+        modulation = self.project(emb).float().unflatten(-1, (6, -1))
+
+        h = self.embed(self._patchify(x)).float().unflatten(1, (emb.shape[1], -1))  # [B, L, S, width]
+        layouts = [Layout(grid, axes) for axes in self.attended]
+        rotations = [p(tuple(grid[i] for i in axes)) for p, axes in zip(self.positions, self.attended, strict=True)]
+        masks = [None if mask is None else layout.split(self._token_mask(mask, grid))[..., 0] for layout in layouts]
+        for i, block in enumerate(self.blocks):
+            k = i % len(layouts)
+            inputs = (h, modulation, layouts[k], rotations[k], masks[k], embedded.sequence, embedded.mask)
+            if self.checkpoint and torch.is_grad_enabled():
+                h = recompute(block, *inputs, use_reentrant=False)
+            else:
+                h = block(*inputs)
+        with torch.autocast(x.device.type, enabled=False):  # small, and what it rounds nothing downstream mends
+            shift, scale = (self.table + emb.float()[:, :, None]).unsqueeze(2).unbind(3)
+            out = self.out(modulate(h, shift, scale).to(self.out.weight.dtype)).flatten(1, 2)
+        return self._unpatchify(out, grid)
+
+    def _tokens(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The grid of tokens of a grid of positions."""
+        for name, size, p in zip(self.names, sizes, self.patch, strict=True):
+            if size < 1 or size % p:
+                raise ValueError(f"axis {name!r} has {size} steps, which a patch of {p} does not divide")
+        return tuple(size // p for size, p in zip(sizes, self.patch, strict=True))
+
+    def _patchify(self, x: Tensor) -> Tensor:
+        """[B, *axes, C] to [B, tokens, volume of a patch]."""
+        return rearrange(
+            x, f"b {_outer(self.patch)} c -> b ({_g(self.patch)}) ({_p(self.patch)} c)", **_sizes(self.patch)
+        )
+
+    def _unpatchify(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+        sizes = _sizes(self.patch) | {f"g{i}": n for i, n in enumerate(grid)}
+        return rearrange(x, f"b ({_g(grid)}) ({_p(grid)} c) -> b {_outer(grid)} c", **sizes)
+
+    def _patches(self, x: Tensor, operation: Literal["min", "max"]) -> Tensor:
+        """A value for each position of the leading axes to one for each token."""
+        patch = self.patch[: x.ndim - 1]
+        return reduce(x, f"b {_outer(patch)} -> b {' '.join(_g(patch).split())}", operation, **_sizes(patch))
+
+    def _token_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Which tokens have a valid position, [B, *grid, 1]."""
+        valid = self._patches(mask.to(torch.uint8), "max").bool()
+        return valid.reshape(valid.shape + (1,) * (len(grid) + 2 - valid.ndim)).expand(len(mask), *grid, 1)
+
+
+def _attended(names: tuple[str, ...], attention: str) -> tuple[tuple[int, ...], ...]:
+    """Over which axes successive blocks attend, in turn."""
+    every = tuple(range(len(names)))
+    if attention == "full":
+        return (every,)
+    if attention != "factorised":
+        raise ValueError(f"attention is 'full' or 'factorised', got {attention!r}")
+    if len(names) < 2:
+        raise ValueError(f"factorised attention needs at least 2 axes, the stream has {names}")
+    time = names.index("time") if "time" in names else 0
+    return tuple(i for i in every if i != time), (time,)
+
+
+def _real_times(t: Tensor, mask: Tensor) -> Tensor:
+    """Times in which padding counts as given, so that it never is the earliest of a token."""
+    if t.ndim == 1:
+        return t
+    valid = (
+        mask.flatten(t.ndim).any(-1) if mask.ndim > t.ndim else mask.reshape(mask.shape + (1,) * (t.ndim - mask.ndim))
+    )
+    return torch.where(valid, t, 1.0)
+
+
+def _g(axes: tuple[int, ...]) -> str:
+    return " ".join(f"g{i}" for i in range(len(axes)))
+
+
+def _p(axes: tuple[int, ...]) -> str:
+    return " ".join(f"p{i}" for i in range(len(axes)))
+
+
+def _outer(axes: tuple[int, ...]) -> str:
+    return " ".join(f"(g{i} p{i})" for i in range(len(axes)))
+
+
+def _sizes(patch: tuple[int, ...]) -> dict[str, int]:
+    return {f"p{i}": p for i, p in enumerate(patch)}
