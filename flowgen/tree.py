@@ -18,9 +18,9 @@ State: TypeAlias = Tensor | dict[str, Tensor]
 
 def tree_map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Apply `fn` to every leaf of `tree`, with the matching leaves of `rest` (or `rest` itself where it is no mapping)."""
-    if isinstance(tree, Mapping):
-        return {k: tree_map(fn, v, *(r[k] if isinstance(r, Mapping) else r for r in rest)) for k, v in tree.items()}
-    return fn(tree, *rest)
+    if isinstance(tree, Tensor) or not isinstance(tree, Mapping):  # the first test is the cheap one
+        return fn(tree, *rest)
+    return {k: tree_map(fn, v, *(r[k] if isinstance(r, Mapping) else r for r in rest)) for k, v in tree.items()}
 
 
 def leaves(tree: Any) -> Iterator[Any]:
@@ -33,7 +33,7 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 
 def first_leaf(tree: Any) -> Any:
-    return next(leaves(tree))
+    return tree if isinstance(tree, Tensor) else next(leaves(tree))
 
 
 def left(c: Tensor | float, x: Tensor) -> Tensor | float:
@@ -45,21 +45,28 @@ def left(c: Tensor | float, x: Tensor) -> Tensor | float:
 
 def lincomb(*terms: tuple[Any, State]) -> State:
     """sum_i c_i x_i over trees; each c_i is a number, a time-like tensor, or a tree of them."""
+    (c, x), *others = terms
+    if not isinstance(x, Tensor):
+        return {k: lincomb(*((c[k] if isinstance(c, Mapping) else c, y[k]) for c, y in terms)) for k in x}  # type: ignore[misc]
+    c = _coefficient(c, x)
+    out = x if isinstance(c, float) and c == 1 else x * c
+    for c, y in others:
+        c = _coefficient(c, y)
+        # one pass over memory for each term; `alpha` is applied in the precision of the state
+        if isinstance(c, float):
+            out = torch.add(out, y, alpha=c)  # type: ignore[arg-type]
+        else:
+            out = torch.addcmul(out, c, y)  # type: ignore[arg-type]
+    return out
 
-    def leaf(x: Tensor, *rest: Any) -> Tensor:
-        # rest = c_0, c_1, x_1, c_2, x_2, ...
-        out = left(_like(rest[0], x), x) * x
-        for c, y in zip(rest[1::2], rest[2::2], strict=True):
-            out = out + left(_like(c, y), y) * y
-        return out
 
-    (c0, x0), *others = terms
-    return tree_map(leaf, x0, c0, *(part for term in others for part in term))
-
-
-def _like(c: Any, x: Tensor) -> Any:
-    """Coefficients come from a float64 host grid; they must not promote a float32 state."""
-    return c.to(device=x.device, dtype=x.dtype) if isinstance(c, Tensor) and c.ndim else c
+def _coefficient(c: Any, x: Tensor) -> Tensor | float:
+    """A number as float; a time-like tensor aligned with x and in its precision (a float64 host time must not promote it)."""
+    if not isinstance(c, Tensor):
+        return float(c)
+    if c.ndim == 0 and not c.requires_grad and c.device.type == "cpu":
+        return c.item()
+    return left(c.to(device=x.device, dtype=x.dtype), x)
 
 
 def concat(trees: list[Any]) -> Any:

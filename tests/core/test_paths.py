@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+
+from flowgen.paths import VE, VP, AffinePath, CondOT, Cosine, Linear, affine_path, coefficients
+
+PATHS = [
+    Linear(),
+    CondOT(),
+    CondOT(sigma_min=0.2),
+    Cosine(),
+    VP(),
+    VP(beta_min=1.0, beta_max=1.0),
+    VE(),
+    AffinePath(lambda t: t**2, lambda t: 1 - t**2),
+    AffinePath(lambda t: t, lambda t: 1 - t, dalpha=torch.ones_like, dsigma=lambda t: -torch.ones_like(t)),
+]
+each_path = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+
+
+@each_path
+def test_derivatives_are_those_of_alpha_and_sigma(path):
+    t = torch.linspace(0.01, 0.97, 57, dtype=torch.float64, requires_grad=True)
+    c = path(t)
+    for value, derivative in ((c.alpha, c.dalpha), (c.sigma, c.dsigma)):
+        expected = torch.autograd.grad(value.sum() + 0 * t.sum(), t, retain_graph=True)[0]
+        torch.testing.assert_close(derivative, expected, rtol=1e-10, atol=1e-10)
+
+
+@each_path
+def test_snr_rises_and_is_inverted(path):
+    t = torch.linspace(0.001, 0.999, 101, dtype=torch.float64)
+    c = path(t)
+    assert (c.det > 0).all()
+    assert (c.snr.diff() > 0).all()
+    torch.testing.assert_close(path.time_of_snr(c.snr), t, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("path", [Linear(), Cosine(), VP(), CondOT(0.0)], ids=lambda p: type(p).__name__)
+def test_data_end_is_exact(path):
+    c = coefficients(path, torch.tensor(1.0, dtype=torch.float64))
+    assert (c.alpha, c.sigma) == (1.0, 0.0)
+    assert c.snr == math.inf
+    assert float(path.time_of_snr(torch.tensor(math.inf))) == 1.0
+
+
+def test_vp_keeps_its_digits_near_the_data():
+    t = 1 - torch.tensor(1e-9, dtype=torch.float64)
+    # T = 1e-9 * 0.1 to first order; 1 - exp(-T) would keep six digits of it
+    assert float(VP()(t).sigma) == pytest.approx(math.sqrt((1 - float(t)) * 0.1), rel=1e-7)
+
+
+def test_affine_path_refuses_what_is_no_path():
+    with pytest.raises(ValueError, match=r"dalpha\(0\.\d+\) is 3"):
+        AffinePath(lambda t: t, lambda t: 1 - t, dalpha=lambda t: 3 * torch.ones_like(t))
+    with pytest.raises(ValueError, match="must rise"):
+        AffinePath(lambda t: 1 - t, lambda t: t)
+    with pytest.raises(ValueError, match="shape of t"):
+        AffinePath(lambda t: t.sum(), lambda t: 1 - t)
+    with pytest.raises(ValueError, match="importable"):
+        affine_path("math:cos", "nowhere:f")
+
+
+def test_affine_path_hides_no_detached_function():
+    with pytest.raises(ValueError, match=r"dsigma\(0\.\d+\) is 0"):
+        AffinePath(lambda t: t, lambda t: 1 - t.detach())
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: CondOT(1.0), lambda: VP(0.0, 1.0), lambda: VP(3.0, 1.0), lambda: VE(2.0, 1.0)]
+)
+def test_impossible_options_are_refused(build):
+    with pytest.raises(ValueError, match="got"):
+        build()
