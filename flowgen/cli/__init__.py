@@ -1,0 +1,65 @@
+"""The command line. This module imports neither torch nor any plugin: a command's module loads when it is called."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+
+import click
+
+from flowgen import __version__
+from flowgen.errors import FlowgenError
+
+COMMANDS = {
+    "train": ("flowgen.cli.train:train", "Train a generator from a config or recipe."),
+    "sample": ("flowgen.cli.sample:sample", "Sample clips from a trained run into playable files."),
+    "eval": ("flowgen.cli.evaluate:evaluate", "Measure a trained run, beside real clips."),
+    "config": ("flowgen.cli.config:config", "Show or check a config."),
+    "plugins": ("flowgen.cli.plugins:plugins", "List plugins and the components they bring."),
+    "data": ("flowgen.cli.data:data", "Look at the data a config names."),
+    "demo": ("flowgen.cli.demo:demo", "Train small generators, sample them, and write a report."),
+}
+
+
+class LazyGroup(click.Group):
+    """Commands by import string, so that help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="flowgen")
+def cli() -> None:
+    """Train and sample audio and video generators with flow matching.
+
+    \b
+    Examples:
+      flowgen demo                                       train, sample and report in a few minutes
+      flowgen train points/checkerboard                  train a recipe
+      flowgen train my.yaml train.steps=2000             train your own config, with an override
+      flowgen sample runs/notes --cond pitch=C4 -o c4.wav
+      flowgen COMMAND --help                             more on a command
+    """
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user is one message and exit code 2 (usage) or 1."""
+    warnings.formatwarning = lambda message, *rest, **options: f"flowgen: warning: {message}\n"
+    try:
+        cli(prog_name="flowgen")
+    except FlowgenError as error:
+        lines = str(error).splitlines()
+        click.echo("\n".join(f"flowgen: {line}" for line in lines), err=True)
+        sys.exit(error.exit_code)

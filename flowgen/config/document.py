@@ -124,7 +124,11 @@ def _merge(base: Document, new: Mapping[str, Any], sources: Mapping[Key, str], k
         old = target.get(name)
         if isinstance(value, Mapping) and isinstance(old, str) and "type" not in value:
             old = target[name] = {"type": old}
-        same = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("type", old.get("type")) == old.get("type")
+        same = (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and value.get("type", old.get("type")) == old.get("type")
+        )
         if same:
             if child in sources:
                 base.sources.setdefault(child, sources[child])

@@ -66,7 +66,9 @@ def locate(name: str) -> Path:
     if matches:
         raise UsageError(f"the recipe name {name!r} is ambiguous: {', '.join(matches)}")
     if path.suffix in (".yaml", ".yml") or path.exists():
-        raise UsageError(f"no config at {name!r}; give a YAML file, a run folder, or a recipe ({', '.join(sorted(found))})")
+        raise UsageError(
+            f"no config at {name!r}; give a YAML file, a run folder, or a recipe ({', '.join(sorted(found))})"
+        )
     raise UsageError(unknown("config or recipe", name, found))
 
 
@@ -142,7 +144,9 @@ def _sentence(document: Document, model: type[BaseModel], prefix: Key, error: An
         elsewhere = [".".join(p) for p in _all_fields(Config) if p[-1] == name] if not near else []
         hint = f"; did you mean {_dotted((*key[:-1], near[0]))!r}?" if near else ""
         hint = f"; it lives at {elsewhere[0]!r}" if elsewhere else hint
-        return f"{where}: unknown key {dotted!r}{hint} (valid{f' in {section!r}' if section else ''}: {', '.join(valid)})"
+        return (
+            f"{where}: unknown key {dotted!r}{hint} (valid{f' in {section!r}' if section else ''}: {', '.join(valid)})"
+        )
     if error["type"] == "missing":
         above = document.source(key[:-1]) if key[:-1] else "config"
         return f"{above}: the key {dotted!r} is missing"

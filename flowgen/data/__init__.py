@@ -1,0 +1,1 @@
+"""Data: deterministic loading of clips."""

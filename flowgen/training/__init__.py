@@ -1,0 +1,1 @@
+"""Training with DeepSpeed, from one process to many nodes."""

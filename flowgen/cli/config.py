@@ -1,0 +1,67 @@
+"""flowgen config"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def config() -> None:
+    """Show or check a config: a YAML file, a recipe, or a run folder."""
+
+
+@config.command()
+@click.argument("name", metavar="CONFIG")
+@click.argument("overrides", nargs=-1)
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print it as YAML, ready to be a config of its own.")
+def show(name: str, overrides: tuple[str, ...], as_yaml: bool) -> None:
+    """Print every value in force and where it came from: default, file and line, or command line.
+
+    \b
+    Examples:
+      flowgen config show points/checkerboard
+      flowgen config show my.yaml train.steps=100
+      flowgen config show runs/notes --yaml > mine.yaml
+    """
+    from flowgen.config import dumps, load
+
+    resolved = load(name, overrides)
+    if as_yaml:
+        click.echo(dumps(resolved.config.model_dump(mode="json")), nl=False)
+        return
+    rows = [(key, str(value), source) for key, value, source in resolved.rows()]
+    width = max(len(f"{key} = {value}") for key, value, _ in rows if len(f"{key} = {value}") <= 70)
+    for key, value, source in rows:
+        click.echo(f"{f'{key} = {value}':<{width}}  {source}")
+
+
+@config.command()
+@click.argument("names", metavar="CONFIG...", nargs=-1, required=True)
+def check(names: tuple[str, ...]) -> None:
+    """Check configs: unknown keys, wrong types, unknown components. Exit code 2 if one is wrong.
+
+    \b
+    Examples:
+      flowgen config check my.yaml
+      flowgen config check points/checkerboard audio/notes
+    """
+    from flowgen.config import load
+
+    for name in names:
+        load(name)
+        click.echo(f"{name}: ok")
+
+
+@config.command(name="list")
+def list_recipes() -> None:
+    """List the recipes shipped with flowgen.
+
+    \b
+    Example:
+      flowgen config list
+    """
+    from flowgen.config import recipes
+
+    for name, path in recipes().items():
+        first = path.read_text().splitlines()[0]
+        click.echo(f"{name:<32}{first.removeprefix('#').strip() if first.startswith('#') else ''}")

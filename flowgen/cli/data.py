@@ -1,0 +1,49 @@
+"""flowgen data"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def data() -> None:
+    """Look at the data a config names."""
+
+
+@data.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1)
+@click.option("-n", "count", type=click.IntRange(min=1), help="Examples on the sheet (default 16; 5000 points).")
+@click.option("--held-out", is_flag=True, help="Show the held-out part instead of the training part.")
+@click.option("-o", "output", type=click.Path(path_type=Path), help="PNG to write (default NAME-data.png).")
+def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: bool, output: Path | None) -> None:
+    """Print what a data set contains and draw a sheet of examples.
+
+    \b
+    Examples:
+      flowgen data show audio/notes
+      flowgen data show my.yaml -n 32 -o examples.png
+    """
+    from flowgen.config import load
+    from flowgen.errors import UsageError
+    from flowgen.experiment import build_conditioners, build_dataset, build_modality, settle_conditions
+    from flowgen.training.prepare import sample_clips
+    from flowgen.training.watch import caption
+
+    settings = load(config, overrides).config
+    modality = build_modality(settings)
+    dataset = build_dataset(settings, modality)
+    if held_out:
+        dataset = dataset.validation()
+    for name, value in dataset.describe().items():
+        click.echo(f"{name.replace('_', ' ')}: {value}")
+    for name, conditioner in build_conditioners(settle_conditions(settings, dataset)).items():
+        click.echo(f"condition {name}: {conditioner.describe()}")
+    path = output or Path(f"{settings.name}-data.png")
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path}: the sheet is a PNG; give a name that ends in .png")
+    clips = sample_clips(dataset, settings.train.seed, count or (16 if modality.clips_per_file else 5000))
+    modality.sheet(clips, path, [caption(c.conditions) for c in clips])
+    click.echo(path)

@@ -1,0 +1,77 @@
+"""flowgen plugins"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def plugins() -> None:
+    """List plugins and the components they bring."""
+
+
+@plugins.command(name="list")
+@click.option("--kind", help="Only components of this kind.")
+def list_plugins(kind: str | None) -> None:
+    """List plugins and their components by kind; a broken plugin is shown with its reason.
+
+    \b
+    Examples:
+      flowgen plugins list
+      flowgen plugins list --kind solver
+    """
+    from flowgen.errors import UsageError, unknown
+    from flowgen.plugins import KINDS, registry
+
+    if kind is not None and kind not in KINDS:
+        raise UsageError(unknown("kind of component", kind, KINDS))
+    for plugin in registry().plugins.values():
+        click.echo(click.style(plugin.name, bold=True) + f"  {plugin.distribution} {plugin.version}".rstrip())
+        if plugin.error:
+            click.echo(f"  left out: {plugin.error}")
+        for component in plugin.components:
+            if kind in (None, component.kind):
+                click.echo(f"  {component.kind:<12}{component.name:<22}{component.summary}")
+
+
+@plugins.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show a plugin, or a component and its options (as NAME or KIND/NAME).
+
+    \b
+    Examples:
+      flowgen plugins show audio
+      flowgen plugins show transformer
+      flowgen plugins show solver/heun
+    """
+    from flowgen.errors import UsageError, unknown
+    from flowgen.plugins import registry
+
+    found = registry()
+    if name in found.plugins:
+        plugin = found.plugins[name]
+        click.echo(f"{plugin.name}: {plugin.distribution} {plugin.version}")
+        for component in plugin.components:
+            click.echo(f"  {component.kind:<12}{component.name:<22}{component.summary}")
+    kind, _, short = name.rpartition("/")
+    matches = [c for c in found.components() if c.name == short and kind in ("", c.kind)]
+    if not matches and name not in found.plugins:
+        raise UsageError(unknown("plugin or component", name, [*found.plugins, *{c.name for c in found.components()}]))
+    for component in matches:
+        _show_component(component.kind, component.name)
+
+
+def _show_component(kind: str, name: str) -> None:
+    import inspect
+
+    from flowgen.config import options_model
+    from flowgen.plugins import registry
+
+    component = registry().get(kind, name)
+    click.echo(f"{kind} {click.style(name, bold=True)}: {component.summary}  ({component.target})")
+    click.echo(inspect.cleandoc(component.load().__doc__ or ""))
+    for option, info in options_model(kind, name).model_fields.items():
+        type_name = info.annotation.__name__ if isinstance(info.annotation, type) else str(info.annotation)
+        default = "required" if info.is_required() else f"default {info.default!r}"
+        click.echo(f"  {option}: {type_name.replace('typing.', '')}, {default}")

@@ -1,0 +1,183 @@
+"""flowgen sample"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from flowgen.generator import Generator
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--cond", "-c", multiple=True, metavar="NAME=VALUE", help="A condition; repeat a name to alternate its values."
+)
+@click.option("--prompt", "-p", metavar="TEXT", help="The text condition, for a run that has one.")
+@click.option("--negative", multiple=True, metavar="NAME=VALUE", help="A condition that guidance leads away from.")
+@click.option("-n", "count", type=click.IntRange(min=1), help="Number of clips (default 1; 2000 for a scatter plot).")
+@click.option("--steps", type=click.IntRange(min=1), help="Solver steps.")
+@click.option("--solver", metavar="NAME", help="A solver (see: flowgen plugins list --kind solver).")
+@click.option("--guidance", type=float, metavar="SCALE", help="Guidance scale; 1 is none.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any key of the 'sample' section, as in guidance.start=0.2.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
+@click.option(
+    "--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Averaged or last weights."
+)
+@click.option("-o", "output", type=click.Path(path_type=Path), help="File to write; its extension says the format.")
+@click.option("--animate", type=click.Path(path_type=Path), help="Also show the way from noise to data (mp4 or gif).")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one.")
+def sample(
+    run: Path, count: int | None, seed: int, weights: Any, output: Path | None, animate: Path | None, **rest: Any
+) -> None:
+    """Sample clips from a trained run.
+
+    Settings default to the run's own 'sample' section. The settings are embedded in every file as metadata. Several
+    clips become numbered files and one sheet that shows them all.
+
+    \b
+    Examples:
+      flowgen sample runs/notes --cond pitch=C4 --cond timbre=flute -o c4.wav
+      flowgen sample runs/moving-digits -c digit=3 -c digit=7 -c direction=left -n 8 -o digits.mp4
+      flowgen sample runs/checkerboard -n 20000 --steps 16 --solver heun -o board.png --animate board.gif
+      flowgen sample runs/notes -n 4 --set guidance.scale=3 --set guidance.start=0.2 --seed 7
+    """
+    from rich.console import Console
+
+    from flowgen.generator import Generator
+    from flowgen.training.progress import ProgressDisplay
+
+    overrides = _overrides(run, rest)
+    generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
+    asked = _conditions(generator, rest["cond"], rest["prompt"])
+    negative = {name: values[-1] for name, values in _pairs(rest["negative"]).items()}
+    output = _output(generator, run, output, seed)
+    if animate is not None:
+        _check_animate(generator, animate)
+    n = count or (1 if generator.modality.clips_per_file else 2000)
+    requests = [{name: values[i % len(values)] for name, values in asked.items()} for i in range(n)]
+    console = Console(stderr=True)
+    frames: list[tuple[float, list[Any]]] = []
+    total = -(-n // generator.config.sample.batch_size) * generator.config.sample.steps
+    with ProgressDisplay("sample", total, console=console) as bar:
+        clips = generator.sample(
+            requests,
+            seed=seed,
+            negative=negative or None,
+            on_step=lambda done, total: bar.update(done),
+            on_state=(lambda t, clips: frames.append((t, clips))) if animate is not None else None,
+        )
+    metadata = generator.describe(run=str(run), seed=seed, weights=weights)
+    for path in write_clips(generator.modality, clips, output, metadata):
+        click.echo(path)
+    if animate is not None:
+        generator.modality.animate(_joined(frames), animate, metadata)  # type: ignore[attr-defined]
+        click.echo(animate)
+
+
+def write_clips(modality: Any, clips: list[Any], output: Path, metadata: dict[str, Any]) -> list[Path]:
+    """Write clips to `output`, or to numbered files beside it and one sheet. Returns what was written."""
+    from flowgen.training.watch import caption
+
+    if modality.clips_per_file is None:
+        modality.write(clips, output, metadata)
+        return [output]
+    if len(clips) == 1:
+        modality.write(clips, output, {**metadata, "index": 0, "conditions": dict(clips[0].conditions)})
+        return [output]
+    digits = len(str(len(clips) - 1))
+    paths = [output.with_name(f"{output.stem}-{i:0{digits}d}{output.suffix}") for i in range(len(clips))]
+    for i, (clip, path) in enumerate(zip(clips, paths, strict=True)):
+        modality.write([clip], path, {**metadata, "index": i, "conditions": dict(clip.conditions)})
+    sheet = output.with_name(f"{output.stem}-sheet.png")
+    modality.sheet(clips[:64], sheet, [caption(c.conditions) for c in clips[:64]])
+    return [*paths, sheet]
+
+
+def _overrides(run: Path, options: dict[str, Any]) -> list[str]:
+    """The options as overrides of the run's `sample` section, so that they are checked as a config is."""
+    from flowgen.run import Run
+
+    found = []
+    if options["steps"] is not None:
+        found.append(f"sample.steps={options['steps']}")
+    if options["solver"] is not None:
+        found.append(f"sample.solver={options['solver']}")
+    if options["guidance"] is not None:
+        own = Run(run).config().sample.guidance
+        scale = options["guidance"]
+        found.append(f"sample.guidance.scale={scale}" if own else f"sample.guidance={{type: cfg, scale: {scale}}}")
+    return found + [f"sample.{setting}" for setting in options["settings"]]
+
+
+def _pairs(assignments: tuple[str, ...]) -> dict[str, list[str]]:
+    from flowgen.errors import UsageError
+
+    pairs: dict[str, list[str]] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"cannot read the condition {assignment!r}; expected NAME=VALUE")
+        pairs.setdefault(name, []).append(value)
+    return pairs
+
+
+def _conditions(generator: Generator, cond: tuple[str, ...], prompt: str | None) -> dict[str, list[str]]:
+    from flowgen.conditions import encode_conditions
+    from flowgen.errors import UsageError
+
+    asked = _pairs(cond)
+    if prompt is not None:
+        texts = [name for name, c in generator.conditioners.items() if c.role == "sequence"]
+        if len(texts) != 1:
+            have = ", ".join(generator.conditioners) or "none"
+            raise UsageError(
+                f"--prompt needs a run with one text condition; this one has: {have}; use --cond NAME=VALUE"
+            )
+        asked.setdefault(texts[0], []).append(prompt)
+    for name, values in asked.items():  # before the sampling, not after it
+        encode_conditions(generator.conditioners, [{name: value} for value in values])
+    return asked
+
+
+def _output(generator: Generator, run: Path, output: Path | None, seed: int) -> Path:
+    """Where to write; refuses an unknown extension or an unwritable folder before any work is done."""
+    from flowgen.errors import UsageError, unknown
+    from flowgen.files import errors_named
+
+    formats = generator.modality.formats
+    path = output or run / "samples" / f"{generator.config.name}-seed{seed}{next(iter(formats))}"
+    if path.suffix.lower() not in formats:
+        raise UsageError(f"{path}: {unknown('file type', path.suffix, formats)}")
+    with errors_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}.probe"
+        probe.touch()
+        probe.unlink()
+    return path
+
+
+def _check_animate(generator: Generator, animate: Path) -> None:
+    from flowgen.errors import UsageError
+
+    if not hasattr(generator.modality, "animate"):
+        raise UsageError(f"--animate: the modality {generator.config.modality.type!r} has no animation of the flow")
+    if animate.suffix.lower() not in (".mp4", ".gif"):
+        raise UsageError(f"{animate}: unknown file type {animate.suffix!r} (valid: .gif, .mp4)")
+
+
+def _joined(frames: list[tuple[float, list[Any]]]) -> list[tuple[float, list[Any]]]:
+    """Frames of several batches, joined by time."""
+    joined: dict[float, list[Any]] = {}
+    for t, clips in frames:
+        joined.setdefault(t, []).extend(clips)
+    return sorted(joined.items())

@@ -1,0 +1,55 @@
+"""Where the figures of a run go. A logger is built with the run folder and gets (step, figures)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Logger(Protocol):
+    def log(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JSONL:
+    """One JSON object a line in log.jsonl."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / "log.jsonl").open("a", buffering=1)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Scalars under tensorboard/; look at them with: tensorboard --logdir runs."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The lines of log.jsonl; of a step that was logged twice (before and after a resume) the later."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        return []
+    by_step: dict[tuple[int, frozenset[str]], dict[str, float]] = {}
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        by_step[(entry["step"], frozenset(entry))] = entry
+    return sorted(by_step.values(), key=lambda e: e["step"])

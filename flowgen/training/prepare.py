@@ -1,0 +1,118 @@
+"""Before the first step: the run folder, the encoder's statistics, and checks that what goes in makes sense."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowgen.clip import Clip
+from flowgen.config import Config, Resolved, dumps
+from flowgen.contracts import Dataset
+from flowgen.data.loader import Order
+from flowgen.encoder import Encoder
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.files import replacing
+from flowgen.plugins import registry
+from flowgen.random import seed_of
+from flowgen.run import Run, write_json, write_tensors
+from flowgen.tree import leaves
+
+FIT_CLIPS = 256
+_MAY_CHANGE = ("run", "sample", "eval", "loggers")
+_MAY_CHANGE_IN_TRAIN = ("log_every", "workers", "checkpoint", "validation", "preview", "max_skipped")
+
+
+def run_folder(config: Config) -> Path:
+    return Path(config.run or f"runs/{config.name}")
+
+
+def refuse_existing(run: Run) -> None:
+    """A run that has begun is continued or left alone, never overwritten."""
+    if run.checkpoints():
+        raise UsageError(
+            f"{run.folder} holds a run at step {run.newest_checkpoint().step}; continue it with --resume, "
+            f"or choose another folder with run={run.folder}-2"
+        )
+
+
+def refuse_changes(run: Run, config: Config) -> None:
+    """A resumed run is the run that was begun: whatever bears on its result must be as it was."""
+
+    def essence(config: Config) -> dict[str, Any]:
+        values = config.model_dump(mode="json", exclude=set(_MAY_CHANGE))
+        for key in _MAY_CHANGE_IN_TRAIN:
+            del values["train"][key]
+        return values
+
+    changed = sorted(_differences(essence(run.config()), essence(config)))
+    if changed:
+        raise UsageError(
+            f"--resume continues {run.folder} exactly, but the config differs from its own in {'; '.join(changed)}; "
+            f"resume without these, or start a new run from its weights with --init-from {run.folder}"
+        )
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for name in old.keys() | new.keys():
+            found += _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        return found
+    return [] if old == new else [f"{key} ({old!r} -> {new!r})"]
+
+
+def sample_clips(dataset: Dataset, seed: int, count: int) -> list[Clip]:
+    """The first clips of the run's order, for measuring."""
+    order = Order(seed, len(dataset))
+    places = [order[i] for i in range(min(count, len(dataset)))]
+    return [dataset.clip(p.index, seed_of(seed, "clip", p.epoch, p.index)) for p in places]
+
+
+def check_encoder(encoder: Encoder, clips: Sequence[Clip]) -> str:
+    """Encode and decode real clips; FlowgenError if the latents could not be learned from. Returns a line about them."""
+    latents = encoder.encode(clips)
+    decoded = encoder.decode(latents)
+    lines = []
+    for leaf in leaves(latents.x):
+        mean, std = float(leaf.mean()), float(leaf.std())
+        if not torch.isfinite(leaf).all() or not 0.02 < std < 50 or abs(mean) > 20:
+            raise FlowgenError(
+                f"the encoder makes latents of mean {mean:.3g} and deviation {std:.3g} from real clips such as "
+                f"{clips[0].source or 'the first'}; a flow needs finite values of about unit variance: check its options and weights"
+            )
+        lines.append(f"{tuple(leaf.shape[1:])} mean {mean:.2f} deviation {std:.2f}")
+    if len(decoded) != len(clips):
+        raise FlowgenError(f"the encoder decoded {len(decoded)} clips of {len(clips)}")
+    return ", ".join(lines)
+
+
+def write_run(run: Run, config: Config, resolved: Resolved, encoder: Encoder) -> None:
+    """Begin the run folder. FlowgenError: it cannot be written."""
+    with replacing(run.folder / "config.yaml") as path:
+        path.write_text(dumps(config.model_dump(mode="json")))
+    write_json(
+        {
+            "command": sys.argv,
+            "sources": {".".join(map(str, k)): v for k, v in resolved.document.sources.items()},
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in ("flowgen", "torch", "deepspeed", "numpy")},
+            "plugins": {p.name: f"{p.distribution} {p.version}".strip() for p in registry().plugins.values()},
+        },
+        run.folder / "sources.json",
+    )
+    state = encoder.state_dict()
+    if state:
+        write_tensors(state, run.folder / "encoder.safetensors")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,94 @@
+"""What is looked at and listened to while a run goes on: loss at fixed times, and previews."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgen.clip import Clip
+from flowgen.conditions import MASK, encode_conditions
+from flowgen.contracts import Dataset
+from flowgen.generator import Generator
+from flowgen.random import Randomness, seed_of
+from flowgen.tree import tree_map
+
+_VALIDATION_BATCH = 32
+
+
+@dataclass
+class Watcher:
+    """Owns a network of its own, into which the run's weights are copied, so that looking never disturbs training."""
+
+    generator: Generator
+    held_out: list[Clip]
+    folder: Path
+
+    @classmethod
+    def of(cls, generator: Generator, dataset: Dataset, clips: int, folder: Path) -> Watcher:
+        """`clips` held-out clips, the same ones for the whole run."""
+        held_out = dataset.validation()
+        count = min(clips, len(held_out))
+        picked = [round(i * (len(held_out) - 1) / max(count - 1, 1)) for i in range(count)]
+        seed = generator.config.train.seed
+        return cls(generator, [held_out.clip(i, seed_of(seed, "validation", i)) for i in picked], folder)
+
+    def show(self, weights: dict[str, Tensor]) -> None:
+        self.generator.network.load_state_dict(weights)
+        self.generator.network.eval()
+
+    @torch.no_grad()
+    def validate(self, quantiles: Sequence[float]) -> dict[str, float]:
+        """Mean loss of the shown weights at each quantile of the training times, with fixed noise."""
+        sums = dict.fromkeys(quantiles, 0.0)
+        for start in range(0, len(self.held_out), _VALIDATION_BATCH):
+            clips = self.held_out[start : start + _VALIDATION_BATCH]
+            x1, cond = batch_tensors(self.generator, clips)
+            rows = torch.arange(start, start + len(clips))
+            random = Randomness(self.generator.config.train.seed, -1, len(self.held_out), rows)
+            for q in quantiles:
+                output = self.generator.loss(self.generator.network, x1, cond, random.at_quantile(q))
+                sums[q] += float(output.total.sum())
+        losses = {f"validation/loss_at_{q:g}": total / len(self.held_out) for q, total in sums.items()}
+        return {"validation/loss": sum(losses.values()) / len(losses), **losses}
+
+    def preview(self, step: int, name: str, clips: int) -> Path:
+        """Sample with the conditions of held-out clips at a fixed seed, as `flowgen sample` does; returns the sheet."""
+        modality = self.generator.modality
+        asked = [{k: c.conditions.get(k) for k in self.generator.conditioners} for c in self.held_out[:clips]]
+        if modality.clips_per_file is None:
+            asked = (asked * 2000)[:2000]  # one plot of many points
+        made = self.generator.sample(asked, seed=0)
+        folder = self.folder / f"step-{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        suffix = next(iter(modality.formats))
+        metadata = {"step": step, "weights": name, "seed": 0}
+        if modality.clips_per_file is not None:
+            for i, clip in enumerate(made):
+                modality.write(
+                    [clip], folder / f"{name}-{i:02d}{suffix}", {**metadata, "conditions": dict(clip.conditions)}
+                )
+        sheet = folder / f"{name}.png"
+        modality.sheet(made, sheet, [caption(c.conditions) for c in made])
+        return sheet
+
+
+def caption(conditions: Any) -> str:
+    """Conditions in a few words."""
+    return ", ".join(f"{k} {v}" for k, v in conditions.items() if v is not None)
+
+
+def batch_tensors(generator: Generator, clips: Sequence[Clip]) -> tuple[Any, dict[str, Any]]:
+    """Latents and conditions of real clips, on the generator's device."""
+    with torch.no_grad():
+        latents = generator.encoder.encode(clips)
+    names = generator.conditioners
+    cond = encode_conditions(names, [{k: c.conditions.get(k) for k in names} for c in clips])
+    cond = tree_map(lambda v: v.to(generator.device), cond)
+    if latents.mask is not None:
+        cond[MASK] = latents.mask
+    return latents.x, cond
