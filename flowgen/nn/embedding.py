@@ -120,9 +120,10 @@ class ConditionEmbedding(nn.Module):
             raise ValueError(
                 f"the network takes the conditions {expected}, got {given}; give the null value of what is not asked for"
             )
-        vectors, sequences = [], []
+        vectors: list[Tensor] = []
+        sequences: list[tuple[Tensor, Tensor]] = []
         for name, role in self.roles.items():
-            (vectors if role == "vector" else sequences).append(self.embedders[name](cond[name]))
+            (vectors if role == "vector" else sequences).append(self.embedders[name](cond[name]))  # type: ignore[attr-defined]
         return Embedded(
             torch.stack(vectors).sum(0) if vectors else None,
             torch.cat([s for s, _ in sequences], 1) if sequences else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +13,17 @@ from flowgen.streams import Axis
 _TABLES = 32  # grid shapes remembered; a training run has a handful of buckets
 
 
-class Rotation(NamedTuple):
-    """cos and sin of each token's angles, float32 [tokens, 1, 1, pairs], to be applied to heads of 2 x pairs channels."""
-
-    cos: Tensor
-    sin: Tensor
+Rotation: TypeAlias = Tensor
+"""exp(i angle) of each token, as cos and sin, float32 [tokens, 1, 1, pairs, 2], for heads of 2 x pairs channels."""
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the channel pairs (i, i + D/2) of x [B, tokens, ..., heads, D] by their token's angles (Su et al. 2021, eq. 34)."""
-    a, b = x.chunk(2, -1)
-    cos, sin = rotation
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    """Turn the channel pairs (2i, 2i + 1) of x [B, tokens, ..., heads, D] by their token's angles (Su et al. 2021, eq. 15)."""
+    pairs = x.unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling():  # one pass over memory instead of seven; a compiler fuses the other form
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
+    (a, b), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
 
 
 class Positions(nn.Module):
@@ -85,7 +84,7 @@ class Positions(nn.Module):
             shape[i] = n
             angles.append((position[:, None] * band).reshape(shape).expand(*grid, -1))
         angle = torch.cat(angles, -1).flatten(0, -2)[:, None, None]
-        return Rotation(angle.cos(), angle.sin())
+        return torch.stack([angle.cos(), angle.sin()], -1)
 
 
 def _forget(module: nn.Module, incompatible: object) -> None:

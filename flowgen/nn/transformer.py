@@ -60,7 +60,7 @@ class Block(nn.Module):
         self.table = nn.Parameter(torch.zeros(6, width))
         self.attention = SelfAttention(width, heads)
         self.cross = CrossAttention(width, heads) if cross else None
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(
         self,
