@@ -76,9 +76,12 @@ def _plain(node: Any, key: Key, file: str, sources: dict[Key, str]) -> Any:
             out[str(name)] = _plain(value, child, file, sources)
         return out
     if isinstance(node, CommentedSeq):
-        for i in range(len(node)):
-            sources[(*key, i)] = f"{file}:{node.lc.item(i)[0] + 1}"
-        return [_plain(value, (*key, i), file, sources) for i, value in enumerate(node)]
+        items = []
+        for i, value in enumerate(node):
+            child = (*key, i)
+            sources[child] = f"{file}:{node.lc.item(i)[0] + 1}"
+            items.append(_plain(value, child, file, sources))
+        return items
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
@@ -93,17 +96,14 @@ def override(document: Document, assignments: Sequence[str]) -> None:
         if not equals or not all(key):
             raise UsageError(f"cannot read the override {assignment!r}; expected key=value, as in train.steps=1000")
         try:
-            value = YAML(typ="safe", pure=True).load(text) if text else None
+            nested = YAML(typ="safe", pure=True).load(text) if text else None
         except MarkedYAMLError:
             raise UsageError(f"cannot read the value of {assignment!r} as YAML") from None
         for part in reversed(key):
-            value = {part: value}
+            nested = {part: nested}
         sources: dict[Key, str] = {}
-        _note(value, (), "command line", sources)
-        try:
-            _merge(document, value, sources, ())
-        except IndexError:
-            raise UsageError(f"cannot set {assignment!r}: that list has no such place") from None
+        _note(nested, (), "command line", sources)
+        _merge(document, nested, sources, ())
 
 
 def _note(value: Any, key: Key, source: str, sources: dict[Key, str]) -> None:
@@ -114,9 +114,9 @@ def _note(value: Any, key: Key, source: str, sources: dict[Key, str]) -> None:
             _note(child, (*key, str(name)), source, sources)
 
 
-def _merge(base: Document, new: Mapping[str, Any], sources: Mapping[Key, str], key: Key) -> None:
+def _merge(base: Document, new: Any, sources: Mapping[Key, str], key: Key) -> None:
     """Merge `new` into the section `key` of `base`. A section whose `type` changes is replaced: its options are another's."""
-    target = base.values
+    target: Any = base.values
     for part in key:
         target = target[part]
     for name, value in new.items():

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from flowgen.errors import UsageError
 from flowgen.random import generator, seed_of
 
 
-class Place(NamedTuple):
-    """A clip of the data set, as it is met in one epoch."""
+@dataclass(frozen=True)
+class Place:
+    """Clip `index` of the data set, as it is met in one epoch."""
 
     epoch: int
     index: int
@@ -80,7 +81,7 @@ class _Clips(TorchDataset[Clip]):
         batched = getattr(self.dataset, "clips", None)
         if batched is None:
             return [self[place] for place in places]
-        return batched([p.index for p in places], [seed_of(self.seed, "clip", *p) for p in places])
+        return batched([p.index for p in places], [seed_of(self.seed, "clip", p.epoch, p.index) for p in places])
 
 
 class _Batches:
@@ -101,7 +102,7 @@ def batches(dataset: Dataset, seed: int, split: Split, start: int = 0, workers: 
     """This rank's micro-batches from step `start` on, endlessly."""
     loader: Any = DataLoader(
         _Clips(dataset, seed),
-        batch_sampler=_Batches(Order(seed, len(dataset)), split, start),  # type: ignore[arg-type]
+        batch_sampler=_Batches(Order(seed, len(dataset)), split, start),
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=_ignore_signals if workers else None,

@@ -92,7 +92,7 @@ def start_engine(objective: Objective, optimizer: Optimizer, config: Mapping[str
     deepspeed = _deepspeed()
     decayed = [p for p in objective.parameters() if p.requires_grad and p.ndim >= 2]
     spared = [p for p in objective.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(
         [g for g in groups if g["params"]],
         lr=optimizer.lr,

@@ -21,6 +21,7 @@ class ProgressDisplay:
         self.console = console or Console(stderr=True)
         self._began = self._last = time.monotonic()
         self._bar: Progress | None = None
+        self._note = ""
         if visible and self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -47,7 +48,8 @@ class ProgressDisplay:
 
     def update(self, done: int, note: str = "") -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, **({"note": note} if note else {}))
+            self._note = note or self._note
+            self._bar.update(self._task, completed=done, note=self._note)
             return
         now = time.monotonic()
         if self.visible and (now - self._last >= _LINE_EVERY_S or done == self.total):
