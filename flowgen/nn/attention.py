@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,11 +16,18 @@ def attendable(mask: Tensor) -> Tensor:
     return mask | ~mask.any(-1, keepdim=True)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention; queries and keys pass an RMS norm (Henry et al. 2020; Dehghani et al. 2023).
+def normed(x: Tensor, gain: Tensor) -> Tensor:
+    """RMS norm of each head of x [..., heads, D] times the head's gain [heads, 1], in float32: sharp logits stay bounded.
 
-    The norm's gain is one number for each pair of channels that turn together, so it joins the (much smaller) rotation.
+    A gain for each head instead of each channel is a temperature, which is what it is needed for, and costs no pass over x.
     """
+    x = x.float()
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * (gain.float() * math.sqrt(x.shape[-1]) / (norm + 1e-6))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; queries and keys are normed (Henry et al. 2020; Dehghani et al. 2023)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -26,17 +35,15 @@ class SelfAttention(nn.Module):
             raise ValueError(f"width {width} is not divisible into {heads} heads of an even number of channels")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.gain = nn.Parameter(torch.ones(2, 1, width // heads // 2, 1))  # of queries and keys
+        self.gain = nn.Parameter(torch.ones(2, heads, 1))  # of queries and keys
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B, N, width]; mask of keys, bool [B, N]."""
         qk, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).split((2, 1), 2)
-        qk = F.rms_norm(qk.float(), qk.shape[-1:])
-        if rotation is None:
-            qk = (qk.unflatten(-1, (-1, 2)) * self.gain).flatten(-2)
-        else:
-            qk = rotate(qk, rotation * self.gain.float())
+        qk = normed(qk, self.gain)
+        if rotation is not None:
+            qk = rotate(qk, rotation)
         q, k = (z.transpose(1, 2) for z in qk.to(v.dtype).unbind(2))
         v = v.squeeze(2).transpose(1, 2)
         keys = None if mask is None else attendable(mask)[:, None, None]
@@ -52,7 +59,7 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
-        self.gain = nn.Parameter(torch.ones(width // heads))
+        self.gain = nn.Parameter(torch.ones(2, heads, 1))  # of queries and keys
         self.nothing = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
@@ -64,8 +71,7 @@ class CrossAttention(nn.Module):
         mask = F.pad(mask, (1, 0), value=True)
         q = self.q(x).unflatten(-1, (self.heads, -1))
         k, v = self.kv(sequence).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        q = F.rms_norm(q.float(), q.shape[-1:]).to(v.dtype)
-        k = (F.rms_norm(k.float(), k.shape[-1:]) * self.gain).to(v.dtype)
+        q, k = normed(q, self.gain[0]).to(v.dtype), normed(k, self.gain[1]).to(v.dtype)
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None]
         )
