@@ -1,0 +1,18 @@
+"""Audio: reading and writing sound files, data sets, encoders and metrics. Nothing heavy is imported here."""
+
+from flowgen.plugins import Component, hookimpl
+
+
+@hookimpl
+def flowgen_components() -> list[Component]:
+    return [
+        Component("modality", "audio", "flowgen_audio.modality:Audio", "sound: wav, flac, mp3, ogg"),
+        Component("dataset", "notes", "flowgen_audio.notes:Notes", "built-in instrument notes by pitch and timbre"),
+        Component("encoder", "spectrogram", "flowgen_audio.encoders:Spectrogram", "log magnitudes and Griffin-Lim"),
+        Component("encoder", "mel", "flowgen_audio.encoders:Mel", "log-mel magnitudes and Griffin-Lim"),
+        Component("encoder", "stft", "flowgen_audio.encoders:ComplexSTFT", "the invertible complex STFT, compressed"),
+        Component("encoder", "waveform", "flowgen_audio.encoders:Waveform", "patches of samples"),
+        Component(
+            "metric", "note-accuracy", "flowgen_audio.metrics:NoteAccuracy", "pitch and timbre of notes, measured"
+        ),
+    ]

@@ -1,0 +1,96 @@
+"""Measures of generated sound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowgen.clip import Clip
+from flowgen.contracts import Dataset
+from flowgen.errors import UsageError
+from flowgen_audio.modality import Audio
+from flowgen_audio.notes import Notes, note_frequency
+from flowgen_audio.pitch import fundamental
+
+
+@dataclass(frozen=True)
+class NoteAccuracy:
+    """Is the note that was asked for the note that sounds?
+
+    pitch: share of clips whose measured fundamental lies within `tolerance_cents` (50 is a quarter tone) of the pitch in
+    their conditions; pitch_error_cents: median distance of those that are pitched at all. timbre: share in which a
+    classifier of harmonics and envelope, trained here on `examples` real notes, hears the asked timbre.
+    """
+
+    modality: Audio
+    dataset: Dataset
+    tolerance_cents: float = 50.0
+    examples: int = 400
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dataset, Notes):
+            raise UsageError("metric 'note-accuracy' measures notes: expected data.type: notes")
+        if self.tolerance_cents <= 0 or self.examples < 50:
+            raise UsageError("metric 'note-accuracy': expected tolerance_cents > 0 and examples >= 50")
+
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+        """Figures over the clips that were asked for a pitch, and over those that were asked for a timbre."""
+        out: dict[str, float] = {}
+        pitched = [clip for clip in clips if clip.conditions.get("pitch") is not None]
+        if pitched:
+            cents = np.array([abs(pitch_error(clip)) for clip in pitched])
+            out["pitch"] = float((cents <= self.tolerance_cents).mean())
+            measured = cents[np.isfinite(cents)]
+            out["pitch_error_cents"] = float(np.median(measured)) if len(measured) else math.inf
+        named = [clip for clip in clips if clip.conditions.get("timbre") is not None]
+        if named:
+            heard = self._timbres(named)
+            out["timbre"] = float(np.mean([h == c.conditions["timbre"] for h, c in zip(heard, named, strict=True)]))
+        return out
+
+    def _timbres(self, clips: Sequence[Clip]) -> list[str]:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        real = [self.dataset.clip(i, 0) for i in range(self.examples)]
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        classifier.fit(self._features(real), [clip.conditions["timbre"] for clip in real])
+        return list(classifier.predict(self._features(clips)))
+
+    def _features(self, clips: Sequence[Clip]) -> np.ndarray:
+        return torch.stack([note_features(c.data, self.modality.sample_rate) for c in clips]).numpy()  # type: ignore[arg-type]
+
+
+def pitch_error(clip: Clip) -> float:
+    """Distance in cents of the measured fundamental from the asked pitch; infinite where nothing is pitched."""
+    assert isinstance(clip.rate, (int, float))
+    found = fundamental(clip.data, int(clip.rate))  # type: ignore[arg-type]
+    return 1200 * math.log2(found / note_frequency(str(clip.conditions["pitch"]))) if math.isfinite(found) else math.inf
+
+
+def note_features(samples: Tensor, rate: int) -> Tensor:
+    """Timbre in 20 numbers: 8 harmonics early and late relative to the strongest (dB), level in quarters (dB).
+
+    Harmonics of the measured fundamental, so that the features say nothing about pitch or loudness.
+    """
+    mono = samples.float().mean(0)
+    frequency = fundamental(samples, rate)
+    frequency = frequency if math.isfinite(frequency) else 440.0
+    quarters = mono[: len(mono) // 4 * 4].reshape(4, -1)
+    level = 10 * quarters.square().mean(1).clamp(min=1e-9).log10()
+    harmonics = []
+    for part in (quarters[0], quarters[1]):
+        spectrum = torch.fft.rfft(part * torch.hann_window(len(part)), 4 * len(part)).abs()
+        bins = torch.arange(1, 9) * frequency / rate * 4 * len(part)
+        peaks = [
+            spectrum[max(int(b) - 8, 0) : int(b) + 9].max() if b < len(spectrum) else torch.zeros(()) for b in bins
+        ]
+        decibels = 20 * torch.stack(peaks).clamp(min=1e-7).log10()
+        harmonics.append((decibels - decibels.max()).clamp(min=-60))
+    return torch.cat([*harmonics, (level - level.max()).clamp(min=-60)])

@@ -1,0 +1,108 @@
+"""The audio modality: clips are float32 [channels, samples] in [-1, 1] at one sample rate."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgen.clip import Clip
+from flowgen.errors import UsageError
+from flowgen_audio.media import MEDIA_TYPES, read_samples, save_bytes, write_samples
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Sound at `sample_rate` samples a second in 1 or 2 channels; `duration_s` is the length of a fixed-length clip."""
+
+    sample_rate: int = 16000
+    channels: int = 1
+    duration_s: float = 1.0
+
+    formats = MEDIA_TYPES
+    clips_per_file = 1
+
+    def __post_init__(self) -> None:
+        if self.sample_rate < 1000:
+            raise UsageError(f"modality.sample_rate: expected at least 1000 samples a second, got {self.sample_rate}")
+        if self.channels not in (1, 2):
+            raise UsageError(f"modality.channels: expected 1 (mono) or 2 (stereo), got {self.channels}")
+        if self.duration_s <= 0:
+            raise UsageError(f"modality.duration_s: expected a positive number of seconds, got {self.duration_s:g}")
+
+    @property
+    def samples(self) -> int:
+        """Samples of a clip of `duration_s`."""
+        return round(self.duration_s * self.sample_rate)
+
+    def read(self, path: Path, start_s: float = 0.0, duration_s: float | None = None) -> Clip:
+        """A file, or `duration_s` seconds of it from `start_s`, in this rate and these channels.
+
+        Raises FlowgenError: the file is missing, empty, no sound, or shorter than `start_s`.
+        """
+        samples, rate = read_samples(Path(path), start_s, duration_s)
+        return Clip(self.convert(samples, rate), self.sample_rate, source=str(path))
+
+    def convert(self, samples: Tensor, rate: int) -> Tensor:
+        """Samples [channels, n] of any rate and number of channels in this format."""
+        if len(samples) > self.channels:
+            samples = samples.mean(0, keepdim=True)
+        samples = samples.expand(self.channels, -1)
+        if rate != self.sample_rate:
+            import torchaudio
+
+            samples = torchaudio.functional.resample(samples, rate, self.sample_rate)
+        return samples.contiguous().clamp(-1, 1)
+
+    def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write one clip; the extension of `path` chooses the format. FlowgenError: it cannot be written."""
+        if len(clips) != 1:
+            raise UsageError(f"{path}: a sound file holds 1 clip, got {len(clips)}; give each a file of its own")
+        write_samples(clips[0].data.float().cpu(), self.sample_rate, Path(path), metadata)  # type: ignore[union-attr]
+
+    def sheet(self, clips: Sequence[Clip], path: Path, captions: Sequence[str] = ()) -> None:
+        """One PNG with the spectrogram of every clip (time in seconds, frequency in kHz, 80 dB of range)."""
+        from matplotlib.figure import Figure
+
+        columns = min(len(clips), 5)
+        rows = math.ceil(len(clips) / columns)
+        figure = Figure(figsize=(2.6 * columns, 2.0 * rows), layout="constrained", dpi=100)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for i, (clip, ax) in enumerate(zip(clips, axes.flat, strict=False)):
+            ax.set_axis_on()
+            ax.imshow(
+                spectrogram_db(clip.data, self.sample_rate),  # type: ignore[arg-type]
+                origin="lower",
+                aspect="auto",
+                cmap="magma",
+                vmin=-80,
+                vmax=0,
+                extent=(0, clip.data.shape[-1] / self.sample_rate, 0, self.sample_rate / 2000),  # type: ignore[union-attr]
+            )
+            ax.tick_params(labelsize=6)
+            if i < len(captions):
+                ax.set_title(captions[i], fontsize=8)
+            if i % columns == 0:
+                ax.set_ylabel("kHz", fontsize=7)
+        axes[-1][0].set_xlabel("seconds", fontsize=7)
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+        save_bytes(Path(path), out.getvalue())
+
+
+def spectrogram_db(samples: Tensor, rate: int) -> Tensor:
+    """Power [frequencies, frames] of the mean channel in decibels below full scale, over 32 ms windows."""
+    mono = samples.float().mean(0)
+    n = 1 << round(math.log2(0.032 * rate))
+    window = torch.hann_window(n)
+    padded = torch.nn.functional.pad(mono, (n // 2, n // 2))
+    spectrum = torch.stft(padded, n, n // 4, window=window, center=False, return_complex=True)
+    return 20 * (2 * spectrum.abs() / window.sum()).clamp(min=1e-6).log10()
