@@ -15,6 +15,7 @@ from flowgen.encoder import Encoder
 from flowgen.errors import UsageError, unknown
 from flowgen.losses import Loss
 from flowgen.random import generator
+from flowgen.regions import Region, check_regions
 from flowgen.streams import Spec
 
 
@@ -47,6 +48,16 @@ def build_loss(config: Config) -> Loss:
         coupling=build("coupling", config.coupling),
         shift=config.shift,
     )
+
+
+def build_regions(config: Config, spec: Spec) -> list[Region]:
+    """The known regions that training samples are given. UsageError: they do not fit the latents."""
+    regions = [build("region", section) for section in config.known]
+    try:
+        check_regions(regions, spec)
+    except ValueError as error:
+        raise UsageError(f"known: {error}") from None
+    return regions
 
 
 def build_network(config: Config, spec: Spec, conditioners: Mapping[str, Conditioner]) -> nn.Module:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowgen.cli.options import check_writable, sampling_options, sampling_overrides
+
 if TYPE_CHECKING:
     from flowgen.generator import Generator
 
@@ -19,23 +21,10 @@ if TYPE_CHECKING:
 @click.option("--prompt", "-p", metavar="TEXT", help="The text condition, for a run that has one.")
 @click.option("--negative", multiple=True, metavar="NAME=VALUE", help="A condition that guidance leads away from.")
 @click.option("-n", "count", type=click.IntRange(min=1), help="Number of clips (default 1; 2000 for a scatter plot).")
-@click.option("--steps", type=click.IntRange(min=1), help="Solver steps.")
-@click.option("--solver", metavar="NAME", help="A solver (see: flowgen plugins list --kind solver).")
-@click.option("--guidance", type=float, metavar="SCALE", help="Guidance scale; 1 is none.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Any key of the 'sample' section, as in guidance.start=0.2.",
-)
+@sampling_options
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
-@click.option(
-    "--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Averaged or last weights."
-)
 @click.option("-o", "output", type=click.Path(path_type=Path), help="File to write; its extension says the format.")
 @click.option("--animate", type=click.Path(path_type=Path), help="Also show the way from noise to data (mp4 or gif).")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one.")
 def sample(
     run: Path, count: int | None, seed: int, weights: Any, output: Path | None, animate: Path | None, **rest: Any
 ) -> None:
@@ -56,7 +45,7 @@ def sample(
     from flowgen.generator import Generator
     from flowgen.training.progress import ProgressDisplay
 
-    overrides = _overrides(run, rest)
+    overrides = sampling_overrides(run, rest)
     generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
     asked = _conditions(generator, rest["cond"], rest["prompt"])
     negative = {name: values[-1] for name, values in _pairs(rest["negative"]).items()}
@@ -103,22 +92,6 @@ def write_clips(modality: Any, clips: list[Any], output: Path, metadata: dict[st
     return [*paths, sheet]
 
 
-def _overrides(run: Path, options: dict[str, Any]) -> list[str]:
-    """The options as overrides of the run's `sample` section, so that they are checked as a config is."""
-    from flowgen.run import Run
-
-    found = []
-    if options["steps"] is not None:
-        found.append(f"sample.steps={options['steps']}")
-    if options["solver"] is not None:
-        found.append(f"sample.solver={options['solver']}")
-    if options["guidance"] is not None:
-        own = Run(run).config().sample.guidance
-        scale = options["guidance"]
-        found.append(f"sample.guidance.scale={scale}" if own else f"sample.guidance={{type: cfg, scale: {scale}}}")
-    return found + [f"sample.{setting}" for setting in options["settings"]]
-
-
 def _pairs(assignments: tuple[str, ...]) -> dict[str, list[str]]:
     from flowgen.errors import UsageError
 
@@ -152,17 +125,12 @@ def _conditions(generator: Generator, cond: tuple[str, ...], prompt: str | None)
 def _output(generator: Generator, run: Path, output: Path | None, seed: int) -> Path:
     """Where to write; refuses an unknown extension or an unwritable folder before any work is done."""
     from flowgen.errors import UsageError, unknown
-    from flowgen.files import errors_named
 
     formats = generator.modality.formats
     path = output or run / "samples" / f"{generator.config.name}-seed{seed}{next(iter(formats))}"
     if path.suffix.lower() not in formats:
         raise UsageError(f"{path}: {unknown('file type', path.suffix, formats)}")
-    with errors_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.parent / f".{path.name}.probe"
-        probe.touch()
-        probe.unlink()
+    check_writable(path)
     return path
 
 

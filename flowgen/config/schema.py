@@ -147,6 +147,8 @@ class Config(Section):
     network: Annotated[_Component, Slot("network")]
     conditions: dict[str, ConditionConfig] | None = None
     """Conditions by name; all that the data set offers where the key is left out."""
+    known: Annotated[list[_Component], Slot("region")] = []
+    """Known regions: parts of a clip that some training samples are given, each with its probability."""
     path: Annotated[_Component, Slot("path")] = ComponentConfig(type="linear")
     times: Annotated[_Component, Slot("times")] = ComponentConfig(type="uniform")
     shift: Annotated[float, Field(gt=0)] = 1.0

@@ -26,6 +26,7 @@ KINDS = {
         Kind("encoder", "clips to latents and back", given=("modality",)),
         Kind("network", "a velocity network", given=("spec", "conditions")),
         Kind("conditioner", "raw conditions to what a network takes"),
+        Kind("region", "a known region: a part of a clip that is given"),
         Kind("path", "a probability path from noise to data"),
         Kind("times", "a distribution of training times"),
         Kind("coupling", "which noise goes with which data"),

@@ -48,8 +48,8 @@ class Objective(nn.Module):
         # DeepSpeed's converter to other world sizes asserts that the module carries this
         self.universal_checkpoint_info = {"universal_checkpoint_version": 0.4}
 
-    def forward(self, x1: State, cond: Cond, random: Randomness) -> LossOutput:
-        return self.loss(self.network, x1, cond, random)
+    def forward(self, x1: State, cond: Cond, random: Randomness, known: State | None = None) -> LossOutput:
+        return self.loss(self.network, x1, cond, random, known)
 
 
 def start_ranks() -> Ranks:

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from flowgen.conditions import drop_conditions, null_conditions
+from flowgen.conditions import MASK, drop_conditions, null_conditions
 from flowgen.config import Config, Resolved, build
 from flowgen.data.loader import Split, batches
 from flowgen.errors import FlowgenError
@@ -27,10 +27,12 @@ from flowgen.experiment import (
     build_loss,
     build_modality,
     build_network,
+    build_regions,
     settle_conditions,
 )
 from flowgen.generator import Generator
 from flowgen.random import Randomness, seed_of
+from flowgen.regions import draw_known
 from flowgen.run import Run
 from flowgen.training.checkpoints import load_checkpoint, network_weights, save_checkpoint
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size
@@ -143,6 +145,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.ranks, self.engine, self.console = config, run, ranks, engine, console
         self.generator = generator
+        self.regions = build_regions(config, generator.encoder.spec)
         self.ema = ShardedEMA(engine, config.train.ema.decay)
         self.watcher: Watcher | None = None
         self.step = 0
@@ -206,7 +209,8 @@ class Trainer:
             cond = self._drop(cond, random)
             # layers that draw from torch's own generator (dropout) do so as a function of the step too
             torch.manual_seed(seed_of(self.config.train.seed, "layers", self.step, int(rows[0])))
-            output = self.engine(x1, cond, random)
+            known = draw_known(self.regions, self.generator.encoder.spec, x1, cond.get(MASK), random)
+            output = self.engine(x1, cond, random, known)
             loss = output.total.mean()
             self.engine.backward(loss)
             total += float(loss.detach()) / split.accumulation

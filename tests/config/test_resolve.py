@@ -1,0 +1,115 @@
+"""A config is typed by the components it names, and every mistake is one line that helps."""
+
+import pytest
+
+from flowgen.config import build, load, options_model, recipes
+from flowgen.errors import UsageError
+
+GOOD = """
+name: board
+modality: points
+data: checkerboard
+encoder: points
+network: {type: mlp, width: 16}
+train: {steps: 5}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(text=GOOD, *overrides):
+        path = tmp_path / "c.yaml"
+        path.write_text(text)
+        return load(str(path), overrides)
+
+    return make
+
+
+def test_bare_names_and_defaults(config):
+    resolved = config()
+    assert resolved.config.path.type == "linear"
+    assert resolved.config.network.options["width"] == 16
+    assert resolved.config.loss.options["predicts"] == "velocity"
+
+
+def test_every_value_says_where_it_came_from(config):
+    sources = {key: source for key, _, source in config(GOOD, "train.seed=3").rows()}
+    assert sources["network.width"].endswith("c.yaml:6")
+    assert sources["network.type"].endswith("c.yaml:6")
+    assert sources["modality.type"].endswith("c.yaml:3")
+    assert sources["train.seed"] == "command line"
+    assert sources["loss.predicts"] == "default"
+    assert sources["train.optimizer.lr"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "train.stepz=1",
+            "command line: unknown key 'train.stepz'; did you mean 'train.steps'.*valid in 'train': steps, batch_size",
+        ),
+        ("lr=1", "unknown key 'lr'; it lives at 'train.optimizer.lr'"),
+        ("network.widht=1", "unknown key 'network.widht'; did you mean 'network.width'"),
+        ("network.width=wide", "network.width: input should be a valid integer.*got 'wide'"),
+        ("network.type=mpl", "unknown network 'mpl'; did you mean 'mlp'.*valid: .*transformer"),
+        ("sample.solver=eulr", "sample.solver: unknown solver 'eulr'; did you mean 'euler'"),
+        ("eval.metrics=[checkerbord]", "eval.metrics.0: unknown metric 'checkerbord'; did you mean 'checkerboard'"),
+        ("loss.predicts=speed", "loss.predicts: input should be 'velocity', 'data', 'noise' or 'score', got 'speed'"),
+        ("train.precision=float16", "train.precision: input should be 'float32' or 'bfloat16'"),
+        ("train.steps=0", "train.steps: input should be greater than 0, got 0"),
+        ("conditions.digit.dropout=2", "conditions.digit.dropout: input should be less than or equal to 1"),
+        ("train=5", "train: input should be a valid dictionary"),
+        ("name=a/b", "name: string should match pattern"),
+    ],
+)
+def test_a_mistake_is_one_line_that_helps(config, override, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        config(GOOD, override)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_mistakes_are_told_at_once(config):
+    with pytest.raises(UsageError) as caught:
+        config(GOOD, "train.stepz=1", "network.widht=1", "sample.solver=x")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_missing_key_is_named(config):
+    with pytest.raises(UsageError, match=r"the key 'train.steps' is missing"):
+        config(GOOD.replace("steps: 5", "seed: 1"))
+
+
+def test_an_unknown_name_lists_the_recipes():
+    with pytest.raises(UsageError, match=r"unknown config or recipe 'checkerbord'; did you mean .*checkerboard"):
+        load("checkerbord")
+
+
+def test_the_resolved_config_describes_itself(config, tmp_path):
+    from flowgen.config import dumps
+
+    first = config(GOOD, "sample.guidance={type: cfg, scale: 3}").config
+    path = tmp_path / "again.yaml"
+    path.write_text(dumps(first.model_dump(mode="json")))
+    assert load(str(path)).config == first
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_shipped_recipe_is_valid(name):
+    assert load(name).config.train.steps > 0
+
+
+def test_build_gives_only_what_a_signature_asks_for(config):
+    resolved = config(GOOD, "times={type: logit-normal, std: 0.5}").config
+    times = build("times", resolved.times, something="else")
+    assert times.std == 0.5
+
+
+def test_a_value_that_the_component_refuses_is_named(config):
+    resolved = config(GOOD, "times={type: logit-normal, std: -1}").config
+    with pytest.raises(UsageError, match="times 'logit-normal': std must be positive"):
+        build("times", resolved.times)
+
+
+def test_options_leave_out_what_flowgen_gives():
+    assert set(options_model("loss", "flow-matching").model_fields).isdisjoint({"path", "times", "coupling", "shift"})
