@@ -1,0 +1,18 @@
+"""Measuring a generator: the same metrics on what it makes, on what its encoder keeps, and on real clips."""
+
+from flowgen.evaluation.evaluate import Evaluation, Row, Sets, draw_sets, evaluate, load, round_trip, save
+from flowgen.evaluation.readings import Reads, build_metrics, readings
+
+__all__ = [
+    "Evaluation",
+    "Reads",
+    "Row",
+    "Sets",
+    "build_metrics",
+    "draw_sets",
+    "evaluate",
+    "load",
+    "readings",
+    "round_trip",
+    "save",
+]

@@ -1,0 +1,208 @@
+"""One evaluation: three sets of equally many clips under the same metrics.
+
+generated    sampled with the conditions of the real clips below
+round trip   the real clips, encoded and decoded: the best a generator behind this encoder could do
+real         held-out clips of the data set: what the metrics say of the truth
+
+Metrics that compare with a reference get real clips that are in none of the sets.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowgen import __version__
+from flowgen.clip import Clip
+from flowgen.contracts import Dataset, Metric
+from flowgen.data.loader import Order
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.generator import Generator, Weights
+from flowgen.random import seed_of
+from flowgen.run import write_json
+from flowgen.tree import batch_size
+
+COLUMNS = ("generated", "round_trip", "real")
+_PACKAGES = ("torch", "torchaudio", "torchvision", "numpy", "scipy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one metric on the three sets; None where a set does not give it."""
+
+    metric: str
+    name: str
+    generated: float | None
+    round_trip: float | None
+    real: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures, and the settings under which they hold (plain JSON values)."""
+
+    rows: tuple[Row, ...]
+    settings: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.settings, "figures": [asdict(row) for row in self.rows]}
+
+    def row(self, name: str) -> Row:
+        """The row of a figure. KeyError: there is none."""
+        return {row.name: row for row in self.rows}[name]
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Evaluation:
+        settings = {k: v for k, v in value.items() if k != "figures"}
+        return cls(tuple(Row(**row) for row in value["figures"]), settings)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Held-out real clips to measure, and others to compare with; `origin` says in words where the others are from."""
+
+    real: list[Clip]
+    reference: list[Clip]
+    origin: str
+
+
+def draw_sets(dataset: Dataset, n: int, seed: int) -> Sets:
+    """n held-out clips in an order that depends on the seed, and n others: held out too, or from training where too few are.
+
+    UsageError: the data set holds out fewer than n clips (one clip twice would make the figures look surer than they are).
+    """
+    held_out = dataset.validation()
+    if len(held_out) < n:
+        raise UsageError(
+            f"the data set holds out {len(held_out)} clips, fewer than the {n} asked for; give -n {len(held_out)}"
+        )
+    order = Order(seed, len(held_out))
+
+    def clip(data: Dataset, order: Order, position: int) -> Clip:
+        index = order[position].index
+        return data.clip(index, seed_of(seed, "evaluation", index))
+
+    real = [clip(held_out, order, i) for i in range(n)]
+    if len(held_out) >= 2 * n:
+        return Sets(real, [clip(held_out, order, n + i) for i in range(n)], f"{n} other held-out clips")
+    count, order = min(n, len(dataset)), Order(seed, len(dataset))
+    return Sets(real, [clip(dataset, order, i) for i in range(count)], f"{count} training clips")
+
+
+def evaluate(
+    generator: Generator,
+    dataset: Dataset,
+    metrics: Sequence[tuple[str, Metric]],
+    *,
+    weights: Weights = "ema",
+    on_step: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a generator as its config's `eval` section says (number of clips, seed).
+
+    Args:
+        metrics: by name, from `build_metrics`.
+        weights: which ones the generator was loaded with, for the record.
+        on_step: called with the number of solver steps done and their total.
+    """
+    config = generator.config
+    n, seed = config.eval.clips, config.eval.seed
+    sets = draw_sets(dataset, n, seed)
+    asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in sets.real]
+    with _Counter(generator.network) as counter:
+        began = time.perf_counter()
+        generated = generator.sample(asked, seed=seed, on_step=on_step)
+        seconds = time.perf_counter() - began
+    clips = {"generated": generated, "round_trip": round_trip(generator, sets.real), "real": sets.real}
+    rows: list[Row] = []
+    for name, metric in metrics:
+        figures = {column: metric.measure(clips[column], sets.reference) for column in COLUMNS}
+        names = dict.fromkeys(figure for column in COLUMNS for figure in figures[column])
+        rows += [Row(name, figure, *(_finite(figures[c].get(figure)) for c in COLUMNS)) for figure in names]
+    sample = config.sample.model_dump(mode="json")
+    settings = {
+        "name": config.name,
+        "step": generator.step,
+        "weights": weights,
+        "clips": n,
+        "seed": seed,
+        "conditions": sorted(generator.conditioners),
+        "reference": sets.origin,
+        "steps": sample["steps"],
+        "solver": sample["solver"],
+        "guidance": sample["guidance"] if generator.conditioners else None,
+        "evaluations_per_clip": counter.rows / n,
+        "seconds_per_clip": seconds / n,
+        "metrics": [m.model_dump(mode="json") for m in config.eval.metrics],
+        **machine(generator.device),
+    }
+    return Evaluation(tuple(rows), settings)
+
+
+def save(result: Evaluation, path: Path) -> None:
+    """Write an evaluation as JSON. FlowgenError: it cannot be written."""
+    write_json(result.as_json(), path)
+
+
+def load(path: Path) -> Evaluation:
+    """Read what `save` wrote. FlowgenError: it is no evaluation."""
+    try:
+        return Evaluation.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FlowgenError(
+            f"cannot read the evaluation {path}: {error}; write it anew with: flowgen eval RUN"
+        ) from None
+
+
+@torch.no_grad()
+def round_trip(generator: Generator, clips: Sequence[Clip]) -> list[Clip]:
+    """Clips as the encoder keeps them, with the conditions they had."""
+    size = generator.config.sample.batch_size
+    decoded: list[Clip] = []
+    for start in range(0, len(clips), size):
+        decoded += generator.encoder.decode(generator.encoder.encode(clips[start : start + size]))
+    return [Clip(new.data, new.rate, old.conditions, old.source) for new, old in zip(decoded, clips, strict=True)]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where and with what figures were taken."""
+    packages = {"flowgen": __version__}
+    for name in _PACKAGES:
+        packages[name] = importlib.metadata.version(name)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+class _Counter:
+    """Counts the rows a network sees: evaluations of single clips, whatever solver and guidance make of a step."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network, self.rows = network, 0
+
+    def __enter__(self) -> _Counter:
+        self._hook = self.network.register_forward_pre_hook(self._count)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hook.remove()
+
+    def _count(self, network: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+        self.rows += batch_size(arguments[0])
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
