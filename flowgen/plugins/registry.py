@@ -85,7 +85,7 @@ class Registry:
     def _fail(self, name: str, distribution: str, version: str, error: Exception) -> None:
         if self.strict:
             raise error
-        reason = f"{type(error).__name__}: {error}"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         self.plugins[name] = Plugin(name, distribution, version, error=reason)
         warnings.warn(f"plugin {name!r} ({distribution}) is left out: {reason}", stacklevel=2)
 
