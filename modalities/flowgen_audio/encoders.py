@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from flowgen.clip import Clip
 from flowgen.encoder import Encoder, Latents
 from flowgen.errors import UsageError
 from flowgen.streams import Axis, StreamSpec
-from flowgen_audio.griffin_lim import griffin_lim, magnitudes
+from flowgen_audio.griffin_lim import griffin_lim
 from flowgen_audio.modality import Audio
 
 
@@ -27,6 +28,8 @@ class AudioEncoder(Encoder):
 
     mean: Tensor
     std: Tensor
+    settings: tuple[float, ...] = ()
+    """Options that shape and weights do not show; part of the identity."""
 
     def __init__(self, modality: Audio, hop: int, channels: int) -> None:
         super().__init__()
@@ -47,6 +50,11 @@ class AudioEncoder(Encoder):
         if seconds <= 0:
             raise UsageError(f"expected a positive duration, got {seconds:g} s")
         return (self.frames_of(round(seconds * self.modality.sample_rate)), self.spec.channels)
+
+    @property
+    def identity(self) -> str:
+        key = f"{super().identity}{self.modality}{self.hop}{self.settings}"
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
 
     @abstractmethod
     def features(self, samples: Tensor) -> Tensor:
@@ -152,6 +160,7 @@ class Spectrogram(_Transform):
         self, modality: Audio, window: int = 1024, hop: int = 256, floor_db: float = -80.0, iterations: int = 32
     ) -> None:
         super().__init__(modality, window, hop, window // 2 + 1)
+        self.settings = (window, floor_db)
         self.floor, self.iterations = 10 ** (floor_db / 20), iterations
 
     def features(self, samples: Tensor) -> Tensor:
@@ -194,7 +203,8 @@ class Mel(_Transform):
         super().__init__(modality, window, hop, bands)
         if not 0 <= low_hz < modality.sample_rate / 2:
             raise UsageError(f"encoder.low_hz: expected 0 to {modality.sample_rate / 2:g}, got {low_hz:g}")
-        self.low_hz, self.floor, self.iterations = low_hz, 10 ** (floor_db / 20), iterations
+        self.settings = (window, low_hz, floor_db)
+        self.floor, self.iterations = 10 ** (floor_db / 20), iterations
         self.register_buffer(
             "filters", mel_filters(window // 2 + 1, bands, modality.sample_rate, low_hz), persistent=False
         )
@@ -221,7 +231,7 @@ class ComplexSTFT(_Transform):
         if not 0 < power <= 1:
             raise UsageError(f"encoder.power: expected 0 < power <= 1, got {power:g}")
         super().__init__(modality, window, hop, 2 * (window // 2 + 1))
-        self.power = power
+        self.power, self.settings = power, (window, power)
 
     def features(self, samples: Tensor) -> Tensor:
         z = self._stft(samples)

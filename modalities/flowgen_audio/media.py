@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowgen.errors import FlowgenError
 
-CODECS = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".ogg": "libvorbis", ".opus": "libopus"}
+CODECS = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".ogg": "libopus", ".opus": "libopus"}
 MEDIA_TYPES = {
     ".wav": "audio/wav",
     ".flac": "audio/flac",
@@ -24,6 +24,7 @@ MEDIA_TYPES = {
     ".ogg": "audio/ogg",
     ".opus": "audio/ogg",
 }
+_OPUS = {".ogg", ".opus"}
 _SOUNDFILE = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
 
 
@@ -68,15 +69,19 @@ def _read_av(path: Path, start_s: float, duration_s: float | None) -> tuple[np.n
                 raise FlowgenError(f"{path}: holds no sound stream")
             stream = container.streams.audio[0]
             rate = stream.rate
-            if start_s > 0 and stream.time_base:
-                container.seek(int(start_s / stream.time_base), stream=stream)  # to the packet at or before start_s
+            begin = stream.start_time or 0  # a Matroska stream may start at 3 ms
+            base = float(stream.time_base or 1)
+            if start_s > 0:
+                container.seek(begin + int(start_s / base), stream=stream)  # to the packet at or before start_s
             first = round(start_s * rate)
             last = None if duration_s is None else first + round(duration_s * rate)
             to_planar = av.AudioResampler(format="fltp")
             parts, position = [], None
             for frame in container.decode(stream):
-                if position is None:
-                    position = round(float(frame.time or 0.0) * rate)
+                if position is None and start_s == 0:
+                    position = 0  # whatever the first timestamp says: decoders drop a few milliseconds of priming
+                elif position is None:
+                    position = round(((begin if frame.pts is None else frame.pts) - begin) * base * rate)
                 for block in (out.to_ndarray() for out in to_planar.resample(frame)):
                     low = max(first - position, 0)
                     high = block.shape[1] if last is None else min(last - position, block.shape[1])
@@ -109,11 +114,11 @@ def _encode(samples: Tensor, rate: int, suffix: str, metadata: Mapping[str, Any]
     frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout=layout)
     frame.sample_rate = rate
     out = io.BytesIO()
-    with av.open(out, "w", format="ogg" if suffix == ".opus" else suffix[1:]) as container:
+    with av.open(out, "w", format="ogg" if suffix in _OPUS else suffix[1:]) as container:
         container.metadata["comment"] = json.dumps(dict(metadata), ensure_ascii=False, default=str)
         container.metadata["encoder"] = "flowgen"
         # opus knows five rates only; the resampler takes care of it
-        stream = container.add_stream(CODECS[suffix], rate=48000 if suffix == ".opus" else rate, layout=layout)
+        stream = container.add_stream(CODECS[suffix], rate=48000 if suffix in _OPUS else rate, layout=layout)
         for packet in stream.encode(frame):
             container.mux(packet)
         for packet in stream.encode(None):

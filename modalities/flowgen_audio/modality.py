@@ -79,7 +79,7 @@ class Audio:
         for i, (clip, ax) in enumerate(zip(clips, axes.flat, strict=False)):
             ax.set_axis_on()
             ax.imshow(
-                spectrogram_db(clip.data, self.sample_rate),  # type: ignore[arg-type]
+                spectrogram_db(clip.data, self.sample_rate).numpy(),  # type: ignore[arg-type]
                 origin="lower",
                 aspect="auto",
                 cmap="magma",
