@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowgen import __version__
 from flowgen.clip import Clip
-from flowgen.conditions import Conditioner, encode_conditions, null_conditions
+from flowgen.conditions import MASK, Conditioner, encode_conditions
 from flowgen.config import Config, build
 from flowgen.config.schema import Sample
 from flowgen.contracts import Modality
 from flowgen.encoder import Encoder, Latents
+from flowgen.errors import FlowgenError, UsageError
 from flowgen.experiment import build_conditioners, build_encoder, build_loss, build_modality, build_network
 from flowgen.losses import Loss
 from flowgen.random import normal_rows
 from flowgen.run import Run
-from flowgen.sampler import sample
-from flowgen.streams import StreamSpec
+from flowgen.sampler import prior, sample
 from flowgen.times import uniform_grid
 from flowgen.tree import State, tree_map
 
@@ -75,39 +75,49 @@ class Generator:
         seed: int = 0,
         settings: Sample | None = None,
         negative: Mapping[str, Any] | None = None,
+        seconds: float | Sequence[float] | None = None,
         on_step: Callable[[int, int], None] | None = None,
         on_state: Callable[[float, list[Clip]], None] | None = None,
     ) -> list[Clip]:
         """One clip for each mapping of raw condition values; what a mapping leaves out is not conditioned on.
 
-        Clip i is a function of (seed, i, its conditions, settings), whatever else is sampled with it.
+        Clip i is a function of (seed, i, its conditions and length, settings), whatever else is sampled with it.
 
         Args:
             settings: steps, solver and guidance; those of the config by default.
             negative: conditions that guidance leads away from; nothing given by default.
+            seconds: length of all clips, or of each; the length trained on by default.
             on_step: called with the number of solver steps done and their total.
             on_state: called with the time and the decoded state, at the start and after each step (for animations).
+
+        Raises UsageError for an unknown condition or value, FlowgenError for a setting that this flow cannot follow.
         """
         settings = settings or self.config.sample
         cond = encode_conditions(self.conditioners, conditions)
-        away = encode_conditions(self.conditioners, [negative] * len(conditions)) if negative else None
+        away = encode_conditions(self.conditioners, [negative or {}] * len(conditions))
+        shapes = self._shapes(seconds, len(conditions))
         clips: list[Clip] = []
         total = -(-len(conditions) // settings.batch_size) * settings.steps
         for start in range(0, len(conditions), settings.batch_size):
-            rows = torch.arange(start, min(start + settings.batch_size, len(conditions)))
+            rows = range(start, min(start + settings.batch_size, len(conditions)))
+            batch = _Batch(seed, rows, shapes[rows.start : rows.stop], self.device)
 
-            def step(i: int, t: float, x: State, done: int = start // settings.batch_size * settings.steps) -> None:
-                if on_step is not None:
-                    on_step(done + i + 1, total)
+            def show(t: float, x: State, batch: _Batch = batch) -> None:
                 if on_state is not None:
-                    on_state(t, self.encoder.decode(Latents(x)))
+                    on_state(t, self.encoder.decode(Latents(x, batch.mask)))
 
-            x = self._noise(rows, seed)
-            if on_state is not None:
-                on_state(0.0, self.encoder.decode(Latents(x)))
-            part = self._take(cond, rows)
-            null = self._take(away, rows) if away else self._to_device(null_conditions(self.conditioners, len(rows)))
-            clips += self.encoder.decode(Latents(self._solve(x, part, null, settings, step, (seed, start))))
+            def step(i: int, t: float, x: State, start: int = start, show: Any = show) -> None:
+                if on_step is not None:
+                    on_step(start // settings.batch_size * settings.steps + i + 1, total)
+                show(t, x)
+
+            x = prior(self.loss.path, batch.noise("sample"))
+            show(0.0, x)
+            part, null = (self._part(c, rows) for c in (cond, away))
+            if batch.mask is not None:
+                part[MASK] = batch.mask
+            x = self._solve(x, part, null, settings, batch, step)
+            clips += self.encoder.decode(Latents(x, batch.mask))
         return [_with_conditions(clip, asked) for clip, asked in zip(clips, conditions, strict=True)]
 
     def describe(self, **facts: Any) -> dict[str, Any]:
@@ -116,30 +126,78 @@ class Generator:
         return {"generator": f"flowgen {__version__}", "name": self.config.name, "step": self.step, **facts, **settings}
 
     def _solve(
-        self, x: State, cond: dict[str, Any], null: dict[str, Any], settings: Sample, on_step: Any, key: tuple[int, int]
+        self, x: State, cond: dict[str, Any], null: dict[str, Any], settings: Sample, batch: _Batch, on_step: Any
     ) -> State:
         flow = self.loss.flow(self.network)
         if settings.guidance is not None and self.conditioners:
             flow = build("guidance", settings.guidance)(flow, null)
         grid = uniform_grid(settings.steps, self.config.shift)
+        solver = build("solver", settings.solver)
 
-        def noise(x: State, t: torch.Tensor, s: torch.Tensor) -> State:
-            rows = torch.arange(len(next(iter(x.values())) if isinstance(x, dict) else x)) + key[1]
-            return self._noise(rows, key[0], f"solver {float(t)!r}")
+        def noise(x: State, t: Tensor, s: Tensor) -> State:
+            return batch.noise(f"solver {float(t)!r}")
 
-        return sample(flow, x, grid, solver=build("solver", settings.solver), cond=cond, noise=noise, on_step=on_step)
+        try:
+            return sample(flow, x, grid, solver=solver, cond=cond, noise=noise, on_step=on_step)
+        except ValueError as error:  # what the mathematics refuses: a singular grid, values that are not finite
+            raise FlowgenError(f"cannot sample {self.config.name}: {error}") from error
 
-    def _noise(self, rows: torch.Tensor, seed: int, purpose: str = "sample") -> State:
-        def leaf(spec: StreamSpec) -> torch.Tensor:
-            return normal_rows((seed, purpose), rows, spec.shape, self.device)
+    def _shapes(self, seconds: float | Sequence[float] | None, n: int) -> list[Any]:
+        """The latent shape of each clip (by stream, where there are several)."""
+        if seconds is None:
+            return [tree_map(lambda spec: spec.shape, self.encoder.spec)] * n
+        shape = getattr(self.encoder, "latent_shape", None)
+        if shape is None:
+            raise UsageError(f"the encoder {self.config.encoder.type!r} has no length in seconds to choose")
+        each = [seconds] * n if isinstance(seconds, (int, float)) else seconds
+        return [shape(s) for s in each]
 
-        return tree_map(leaf, self.encoder.spec)
+    def _part(self, cond: Mapping[str, Any], rows: range) -> dict[str, Any]:
+        return tree_map(lambda v: v[rows.start : rows.stop].to(self.device), dict(cond))
 
-    def _take(self, cond: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
-        return self._to_device(tree_map(lambda v: v[rows], dict(cond)))
 
-    def _to_device(self, cond: Any) -> dict[str, Any]:
-        return tree_map(lambda v: v.to(self.device), cond)
+@dataclass(frozen=True)
+class _Batch:
+    """Some rows of what is sampled, padded to the longest of them."""
+
+    seed: int
+    rows: range
+    shapes: Sequence[Any]
+    device: torch.device
+
+    def noise(self, purpose: str) -> State:
+        """Standard normal noise; that of a row depends on the row and its own shape alone."""
+
+        def leaf(*shapes: tuple[int, ...]) -> Tensor:
+            rows = torch.tensor(self.rows)
+            if len(set(shapes)) == 1:
+                return normal_rows((self.seed, purpose), rows, shapes[0], self.device)
+            padded = torch.zeros(len(shapes), *_longest(shapes), device=self.device)
+            for i, shape in enumerate(shapes):
+                padded[i][_corner(shape)] = normal_rows((self.seed, purpose), rows[i : i + 1], shape, self.device)[0]
+            return padded
+
+        return tree_map(leaf, *self.shapes)
+
+    @property
+    def mask(self) -> State | None:
+        """Which positions are real, bool [B, *axes]; None where all are."""
+
+        def leaf(*shapes: tuple[int, ...]) -> Tensor:
+            real = torch.zeros(len(shapes), *_longest(shapes), dtype=torch.bool, device=self.device)
+            for i, shape in enumerate(shapes):
+                real[i][_corner(shape)] = True
+            return real[..., 0]
+
+        return tree_map(leaf, *self.shapes) if len({str(shape) for shape in self.shapes}) > 1 else None
+
+
+def _longest(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+
+
+def _corner(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(size) for size in shape)
 
 
 def _with_conditions(clip: Clip, conditions: Mapping[str, Any]) -> Clip:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @click.option("--prompt", "-p", metavar="TEXT", help="The text condition, for a run that has one.")
 @click.option("--negative", multiple=True, metavar="NAME=VALUE", help="A condition that guidance leads away from.")
 @click.option("-n", "count", type=click.IntRange(min=1), help="Number of clips (default 1; 2000 for a scatter plot).")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of the clips, where the encoder has one."
+)
 @sampling_options
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
 @click.option("-o", "output", type=click.Path(path_type=Path), help="File to write; its extension says the format.")
@@ -62,6 +65,7 @@ def sample(
             requests,
             seed=seed,
             negative=negative or None,
+            seconds=rest["seconds"],
             on_step=lambda done, total: bar.update(done),
             on_state=(lambda t, clips: frames.append((t, clips))) if animate is not None else None,
         )
