@@ -1,0 +1,24 @@
+"""Video: frames in time. Reading, writing and showing clips, pixels as latents, data sets and measures of motion."""
+
+from flowgen.plugins import Component, hookimpl
+
+
+@hookimpl
+def flowgen_components() -> list[Component]:
+    return [
+        Component("modality", "video", "flowgen_video.modality:Video", "clips of frames (mp4, webm, gif)"),
+        Component("encoder", "pixels", "flowgen_video.encoders:Pixels", "pixels as they are, scaled to [-1, 1]"),
+        Component(
+            "dataset",
+            "moving-digits",
+            "flowgen_video.moving_digits:MovingDigits",
+            "real handwritten digits that move and bounce (built in)",
+        ),
+        Component(
+            "metric",
+            "digit-agreement",
+            "flowgen_video.digits:DigitAgreement",
+            "does a reader of real digits read the digit that was asked, from the first frame to the last?",
+        ),
+        Component("metric", "motion", "flowgen_video.digits:Motion", "does it move the way that was asked?"),
+    ]

@@ -1,0 +1,68 @@
+"""The medium: clips of frames, how they are read, written and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from flowgen.clip import Clip
+from flowgen.errors import UsageError
+
+_SHOWN = 256
+
+
+@dataclass(frozen=True)
+class Video:
+    """Clips of `frames` frames of `height` x `width` pixels at `fps` a second, in grey (1 channel) or colour (3).
+
+    A clip's data is uint8 [T, H, W, C], as files hold it, and its rate the frames per second; encoders own the way to
+    numbers around zero. Files of small frames are written with every pixel enlarged by the whole number `enlarge`, so that
+    a player shows something to look at (0: what brings the longer side to about 256, 1: as they are); `read` undoes it.
+    """
+
+    formats: ClassVar[Mapping[str, str]] = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
+    clips_per_file: ClassVar[int | None] = 1
+
+    fps: float = 8.0
+    frames: int = 16
+    height: int = 32
+    width: int = 32
+    channels: Literal[1, 3] = 3
+    enlarge: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "height", "width"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"modality.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.fps <= 1000:
+            raise UsageError(f"modality.fps must lie in (0, 1000], got {self.fps:g}")
+        if self.channels not in (1, 3):
+            raise UsageError(f"modality.channels must be 1 (grey) or 3 (colour), got {self.channels}")
+        if self.enlarge < 0:
+            raise UsageError(f"modality.enlarge must be 0 (automatic) or a whole number, got {self.enlarge}")
+
+    def read(self, path: Path) -> Clip:
+        """The whole file in this rate and size; a clip of it is as long as the file, not `frames` frames."""
+        from flowgen_video.reading import read_frames
+
+        data = read_frames(Path(path), self.fps, self.height, self.width, self.channels)
+        return Clip(data=data, rate=self.fps, source=str(path))
+
+    def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
+        from flowgen_video.writing import write_frames
+
+        if len(clips) != 1:
+            raise UsageError(f"{path}: a video file holds one clip, got {len(clips)}; write one file for each")
+        (clip,) = clips
+        assert not isinstance(clip.data, dict)
+        assert isinstance(clip.rate, (int, float))
+        longer = max(clip.data.shape[1:3])
+        automatic = max(1, round(_SHOWN / longer / 2) * 2)  # even, so that chroma keeps to the pixels
+        write_frames(clip.data, clip.rate, Path(path), metadata, enlarge=self.enlarge or automatic)
+
+    def sheet(self, clips: Sequence[Clip], path: Path, captions: Sequence[str] = ()) -> None:
+        from flowgen_video.sheets import write_sheet
+
+        write_sheet(clips, Path(path), captions)

@@ -1,0 +1,191 @@
+"""Real handwritten digits that move at constant speed and bounce off the border: the data set that needs no download.
+
+The digits are the 1797 8x8 scans that ship with scikit-learn (Alpaydin and Kaynak 1998). A clip of them is rendered in
+a millisecond at any size, at sub-pixel positions, so that it moves as smoothly as a camera would see it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from flowgen.clip import Clip
+from flowgen.errors import UsageError
+from flowgen.random import generator
+from flowgen_video.modality import Video
+
+DIRECTIONS: dict[str, tuple[int, int]] = {
+    "right": (0, 1),
+    "left": (0, -1),
+    "down": (1, 0),
+    "up": (-1, 0),
+    "down-right": (1, 1),
+    "up-left": (-1, -1),
+    "down-left": (1, -1),
+    "up-right": (-1, 1),
+}
+"""(dy, dx) of the first motion by name; the first four are `directions=4`."""
+
+_HELD_OUT = 5  # every fifth scan of each digit
+
+
+@cache
+def scans() -> tuple[Tensor, Tensor]:
+    """All digits [1797, 8, 8] in [0, 1], float32, and their values [1797]."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return torch.tensor(bunch.images, dtype=torch.float32) / 16, torch.tensor(bunch.target)
+
+
+@cache
+def split() -> tuple[Tensor, Tensor]:
+    """Indices into `scans()` of the training and of the held-out digits."""
+    labels = scans()[1]
+    rank = torch.zeros_like(labels)
+    for digit in range(10):
+        at = (labels == digit).nonzero()[:, 0]
+        rank[at] = torch.arange(len(at))
+    held_out = rank % _HELD_OUT == _HELD_OUT - 1
+    return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+
+
+@dataclass(frozen=True)
+class MovingDigits:
+    """One digit a clip, in every direction.
+
+    The digit fills `digit_size` pixels (0: 0.55 of the frame's shorter side) and crosses about `travel` times the room
+    that it has. It goes in the asked direction for at least the first half of the clip and may bounce once, later. With
+    three channels each digit has a colour of its own.
+
+    Conditions: `digit` ("0" to "9"), `direction` (its first motion) and `caption` ("a 3 moving left"). One digit in
+    five is held out for validation.
+    """
+
+    modality: Video
+    digit_size: int = 0
+    directions: Literal[4, 8] = 8
+    travel: float = 1.0
+    held_out: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        side = min(self.modality.height, self.modality.width)
+        fastest = (self.modality.frames - 1) / (1.2 * max(self.modality.frames // 2, 1))
+        if not 0 < self.travel <= fastest:
+            raise UsageError(
+                f"data.travel must lie in (0, {fastest:.2g}], so that nothing bounces in the first half of the clip, "
+                f"got {self.travel:g}"
+            )
+        if self.digit_size < 0 or self.size >= side:
+            raise UsageError(
+                f"data.digit_size must be less than the frame's shorter side of {side}, got {self.digit_size}"
+            )
+        if self.size < 6:
+            raise UsageError(f"a digit of {self.size} pixels cannot be read; give frames of 12x12 or more")
+
+    @property
+    def size(self) -> int:
+        """Side of a digit in pixels."""
+        return self.digit_size or round(0.55 * min(self.modality.height, self.modality.width))
+
+    @property
+    def speed(self) -> float:
+        """Mean speed along an axis, in pixels a frame."""
+        room = min(self.modality.height, self.modality.width) - self.size
+        return self.travel * room / max(self.modality.frames - 1, 1)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The directions in use."""
+        return tuple(DIRECTIONS)[: self.directions]
+
+    @property
+    def conditions(self) -> dict[str, dict[str, Any]]:
+        return {
+            "digit": {"type": "class", "names": [str(d) for d in range(10)]},
+            "direction": {"type": "class", "names": list(self.names)},
+            "caption": {"type": "text", "max_bytes": 32},
+        }
+
+    @property
+    def indices(self) -> Tensor:
+        """The scans used here."""
+        return split()[self.held_out]
+
+    def __len__(self) -> int:
+        return len(self.indices) * self.directions
+
+    def clip(self, index: int, seed: int) -> Clip:
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        images, labels = scans()
+        turn, which = divmod(index, len(self.indices))
+        scan = int(self.indices[which])
+        direction = self.names[(which + turn) % self.directions]  # neighbours differ in both, so any few show variety
+        rng = generator(seed, "moving-digits", index)
+        digit = str(int(labels[scan]))
+        light = render(images[scan], self._route(direction, rng), self.size, self.modality.height, self.modality.width)
+        data = light[..., None] * _colour(self.modality.channels, rng)
+        return Clip(
+            data=(data * 255).round().to(torch.uint8),
+            rate=self.modality.fps,
+            conditions={"digit": digit, "direction": direction, "caption": f"a {digit} moving {direction}"},
+            source=f"moving-digits {'validation' if self.held_out else 'training'} clip {index} (scan {scan})",
+        )
+
+    def _route(self, direction: str, rng: torch.Generator) -> Tensor:
+        """Top left corners (y, x) of the digit, [T, 2]."""
+        frames = self.modality.frames
+        room = torch.tensor([self.modality.height - self.size, self.modality.width - self.size], dtype=torch.float32)
+        heading = torch.tensor(DIRECTIONS[direction], dtype=torch.float32)
+        # one speed for both axes, so that a diagonal is a diagonal on frames that are not square, too
+        draw = torch.rand(3, generator=rng)
+        speed = self.speed * (0.8 + 0.4 * float(draw[0]))
+        straight = speed * (frames // 2)  # no wall before that
+        start = draw[1:] * torch.where(heading != 0, (room - straight).clamp(min=0), room)
+        start = torch.where(heading < 0, room - start, start)
+        path = start + torch.arange(frames)[:, None] * speed * heading
+        return room - (path.remainder(2 * room.clamp(min=1e-6)) - room).abs()  # folded at the walls
+
+    def validation(self) -> MovingDigits:
+        other = replace(self)
+        object.__setattr__(other, "held_out", True)
+        return other
+
+    def describe(self) -> dict[str, Any]:
+        m = self.modality
+        return {
+            "clips": len(self),
+            "digits": f"{len(self.indices)} real handwritten ones, {self.size}x{self.size} pixels, 0 to 9",
+            "directions": ", ".join(self.names),
+            "frames": f"{m.frames} of {m.height}x{m.width} at {m.fps:g} a second ({m.frames / m.fps:g} s)",
+        }
+
+
+def render(image: Tensor, corners: Tensor, size: int, height: int, width: int) -> Tensor:
+    """`image` [h, w] scaled to size x size pixels with its top left corner at each of `corners` [T, 2], as [T, H, W] in [0, 1]."""
+    rows = _weights(corners[:, 0], size, image.shape[0], height)
+    cols = _weights(corners[:, 1], size, image.shape[1], width)
+    return torch.einsum("thi,ij,twj->thw", rows, image, cols).clamp(0, 1)
+
+
+def _weights(at: Tensor, size: int, taps: int, n: int) -> Tensor:
+    """Catmull-Rom weights [T, n, taps] of `taps` samples spread over `size` pixels from `at` on."""
+    position = (torch.arange(n) + 0.5 - at[:, None]) * (taps / size) - 0.5
+    d = (position[..., None] - torch.arange(taps)).abs()
+    near = (1.5 * d - 2.5) * d * d + 1
+    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    return torch.where(d < 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+
+
+def _colour(channels: int, rng: torch.Generator) -> Tensor:
+    """White, or a light colour of random hue."""
+    hue = torch.rand((), generator=rng)
+    if channels == 1:
+        return torch.ones(1)
+    return 0.65 + 0.35 * torch.cos(2 * math.pi * (hue - torch.arange(3) / 3))

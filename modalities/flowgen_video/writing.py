@@ -1,0 +1,130 @@
+"""Frames into files that play: H.264 in mp4, VP9 in webm, and gif."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import torch
+from torch import Tensor
+
+from flowgen.errors import FlowgenError
+from flowgen.files import replacing
+from flowgen_video.reading import BICUBIC, EXACT
+
+FORMATS: Mapping[str, str] = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
+_BT709 = 1
+_STUDIO_RANGE = 1
+
+
+def write_frames(frames: Tensor, fps: float, path: Path, metadata: Mapping[str, Any], enlarge: int = 1) -> None:
+    """Write uint8 frames [T, H, W, 1 or 3] at `fps` as `path`'s extension says, with `metadata` as JSON in its comment.
+
+    Each pixel becomes `enlarge` x `enlarge` pixels. mp4 and webm are yuv420p (BT.709), which has even sizes only: an odd
+    one gains a copy of its last row or column. Raises FlowgenError where the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise FlowgenError(f"{path}: cannot write {path.suffix or 'no extension'!r} (known: {', '.join(FORMATS)})")
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] not in (1, 3) or not len(frames):
+        raise FlowgenError(
+            f"{path}: expected bytes [T, H, W, 1 or 3] to write, got {frames.dtype} {tuple(frames.shape)}"
+        )
+    frames = frames.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2).expand(-1, -1, -1, 3)
+    comment = json.dumps(dict(metadata), ensure_ascii=False, default=str)
+    with replacing(path) as temporary:
+        if suffix == ".gif":
+            _write_gif(frames, fps, temporary, comment)
+        else:
+            _write_video(_even(frames), fps, temporary, comment)
+
+
+def _even(frames: Tensor) -> Tensor:
+    _, height, width, _ = frames.shape
+    if height % 2:
+        frames = torch.cat([frames, frames[:, -1:]], 1)
+    return torch.cat([frames, frames[:, :, -1:]], 2) if width % 2 else frames
+
+
+def _write_video(frames: Tensor, fps: float, path: Path, comment: str) -> None:
+    rate = Fraction(fps).limit_denominator(1001)
+    if path.suffix.lower() == ".mp4":
+        kind, codec, options, muxing = "mp4", "libx264", {"crf": "14", "preset": "medium"}, {"movflags": "+faststart"}
+    else:
+        kind, codec, muxing = "webm", "libvpx-vp9", {}
+        options = {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "4"}
+    with av.open(str(path), "w", format=kind, options=muxing) as container:
+        container.metadata["comment"] = comment
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _STUDIO_RANGE
+        for frame in _pictures(frames, Fraction(1) / rate):
+            studio = frame.reformat(
+                format="yuv420p",
+                dst_colorspace=_BT709,
+                dst_color_range=_STUDIO_RANGE,
+                interpolation=BICUBIC | EXACT,
+            )
+            for packet in stream.encode(studio):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+
+
+def _write_gif(frames: Tensor, fps: float, path: Path, comment: str) -> None:
+    """One palette of up to 256 colours from all frames, exact where they have no more; delays in hundredths of a second."""
+    hundredth = Fraction(1, 100)
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frames.shape[2], height=frames.shape[1], format=av.VideoFormat("rgb24"), time_base=hundredth
+    )
+    split, sink = graph.add("split"), graph.add("buffersink")
+    palette = graph.add("palettegen", "reserve_transparent=0:stats_mode=full")
+    use = graph.add("paletteuse", "dither=sierra2_4a")
+    source.link_to(split)
+    split.link_to(palette, 0, 0)
+    split.link_to(use, 1, 0)
+    palette.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    for i, frame in enumerate(_pictures(frames, hundredth)):
+        frame.pts = round(100 * i / fps)
+        source.push(frame)
+    source.push(None)
+    with av.open(
+        str(path), "w", format="gif", options={"loop": "0", "final_delay": str(round(100 / fps))}
+    ) as container:
+        # no transparency between frames: some viewers leave trails of it
+        stream = container.add_stream(
+            "gif", rate=Fraction(fps).limit_denominator(1001), options={"gifflags": "-transdiff"}
+        )
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "pal8"
+        stream.codec_context.time_base = hundredth
+        for _ in range(len(frames)):
+            for packet in stream.encode(sink.pull()):  # type: ignore[arg-type]
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    path.write_bytes(_with_comment(path.read_bytes(), comment.encode()))
+
+
+def _with_comment(gif: bytes, comment: bytes) -> bytes:
+    """A comment extension after the global colour table (GIF89a, 24); FFmpeg reads it and does not write it."""
+    (flags,) = struct.unpack_from("<B", gif, 10)
+    at = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)
+    blocks = b"".join(bytes([len(part)]) + part for part in (comment[i : i + 255] for i in range(0, len(comment), 255)))
+    return gif[:at] + b"\x21\xfe" + blocks + b"\x00" + gif[at:]
+
+
+def _pictures(frames: Tensor, time_base: Fraction) -> Iterator[av.VideoFrame]:
+    for i, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(frame.contiguous().numpy(), format="rgb24")
+        picture.pts, picture.time_base = i, time_base
+        yield picture
