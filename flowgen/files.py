@@ -25,7 +25,8 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():  # not where the folder is no folder
+            temporary.unlink()
 
 
 @contextlib.contextmanager
