@@ -77,6 +77,8 @@ def print_table(result: Evaluation, console: Any) -> None:
     from rich import box
     from rich.table import Table
 
+    from flowgen.evaluation import figure
+
     s = result.settings
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, title_justify="left")
     table.add_column("figure")
@@ -94,8 +96,3 @@ def print_table(result: Evaluation, console: Any) -> None:
         soft_wrap=True,
     )
     console.print(table)
-
-
-def figure(value: float | None) -> str:
-    """Three significant digits; a dash for a figure that a set does not give."""
-    return "-" if value is None else f"{value:.3g}"

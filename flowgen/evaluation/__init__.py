@@ -1,6 +1,6 @@
 """Measuring a generator: the same metrics on what it makes, on what its encoder keeps, and on real clips."""
 
-from flowgen.evaluation.evaluate import Evaluation, Row, Sets, draw_sets, evaluate, load, round_trip, save
+from flowgen.evaluation.evaluate import Evaluation, Row, Sets, draw_sets, evaluate, figure, load, round_trip, save
 from flowgen.evaluation.readings import Reads, build_metrics, readings
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "build_metrics",
     "draw_sets",
     "evaluate",
+    "figure",
     "load",
     "readings",
     "round_trip",

@@ -163,6 +163,13 @@ def load(path: Path) -> Evaluation:
         ) from None
 
 
+def figure(value: float | None) -> str:
+    """Three significant digits; a dash for what a set does not give."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 @torch.no_grad()
 def round_trip(generator: Generator, clips: Sequence[Clip]) -> list[Clip]:
     """Clips as the encoder keeps them, with the conditions they had."""

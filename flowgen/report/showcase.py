@@ -1,0 +1,200 @@
+"""Clips of a run to look at and listen to: media files with what was asked and what was found in each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flowgen import __version__
+from flowgen.clip import Clip
+from flowgen.contracts import Dataset, Modality
+from flowgen.data.loader import Order
+from flowgen.evaluation import build_metrics, readings, round_trip
+from flowgen.experiment import build_dataset
+from flowgen.generator import Generator
+from flowgen.random import seed_of
+from flowgen.run import Run, write_json
+from flowgen.training.watch import caption
+
+_POOL = 400
+"""Held-out clips from which those with the most varied conditions are taken."""
+_POINTS = 5000
+"""Clips in one plot, where a file shows all clips together."""
+_SHEET = 25
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One media file of the report. Paths are relative to the folder of the showcase."""
+
+    file: str
+    media_type: str
+    picture: str | None
+    """An image of it, where the medium itself cannot be seen."""
+    asked: dict[str, str]
+    found: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        return caption(self.asked) or self.file
+
+    @property
+    def rows(self) -> list[tuple[str, str, str, bool | None]]:
+        """Name, asked, found, and whether they agree (None: only one of them is known)."""
+        names = dict.fromkeys([*self.asked, *self.found])
+        both = [(n, self.asked.get(n, ""), self.found.get(n, "")) for n in names]
+        return [(n, a, f, a == f if n in self.asked and n in self.found else None) for n, a, f in both]
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """What `make_showcase` wrote into `folder`: generated clips, pairs of real clips and their round trips, sheets by name."""
+
+    folder: Path
+    generated: tuple[Shown, ...]
+    pairs: tuple[tuple[Shown, Shown], ...]
+    sheets: dict[str, str]
+
+
+def make_showcase(
+    run: Run,
+    folder: Path,
+    *,
+    clips: int = 12,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    on_step: Callable[[int, int], None] | None = None,
+) -> Showcase:
+    """Sample clips with conditions as varied as the data set's, and write them as media files into `folder`.
+
+    What stands there from the same weights and settings is left as it is.
+    """
+    key = _key(run, clips, seed, overrides)
+    found = _existing(folder, key)
+    if found is not None:
+        return found
+    shutil.rmtree(folder, ignore_errors=True)  # of other weights or settings
+    generator = Generator.load(run.folder, overrides=overrides)
+    modality = generator.modality
+    dataset = build_dataset(generator.config, modality)
+    together = modality.clips_per_file is None
+    real = spread(dataset, tuple(generator.conditioners), _POINTS if together else clips, seed)
+    asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in real]
+    made = generator.sample(asked, seed=seed, on_step=on_step)
+    kept = round_trip(generator, real)
+    writer = _Writer(modality, folder, generator.describe(run=str(run.folder), seed=seed))
+    metrics = build_metrics(generator.config, modality, dataset) if generator.config.eval.metrics else []
+    if together:
+        generated = [writer.write(made, "generated", {}, {})]
+        pairs = [(writer.write(real, "real", {}, {}), writer.write(kept, "round-trip", {}, {}))]
+        sheets = {}
+    else:
+        texts = [{k: str(v) for k, v in values.items() if v is not None} for values in asked]
+        heard = readings(metrics, made)
+        generated = [
+            writer.write([c], f"generated-{i:02d}", a, f)
+            for i, (c, a, f) in enumerate(zip(made, texts, heard, strict=True))
+        ]
+        some = range(0, len(real), max(1, len(real) // 3))[:3]
+        pairs = [
+            tuple(
+                writer.write([c], f"{name}-{i:02d}", texts[i], {})
+                for name, c in (("real", real[i]), ("round-trip", kept[i]))
+            )
+            for i in some
+        ]  # type: ignore[misc]
+        sheets = {
+            name: writer.sheet(some_clips[:_SHEET], name) for name, some_clips in (("generated", made), ("real", real))
+        }
+    showcase = Showcase(folder, tuple(generated), tuple(pairs), sheets)
+    write_json({"key": key, **_as_json(showcase)}, folder / "showcase.json")
+    return showcase
+
+
+def spread(dataset: Dataset, names: Sequence[str], count: int, seed: int) -> list[Clip]:
+    """Held-out clips whose conditions vary the most: each in turn has the values seen least so far. In the order of classes."""
+    held_out = dataset.validation()
+    order = Order(seed, len(held_out))
+    pool: list[Clip] = []
+    for i in range(min(max(_POOL, count), len(held_out))):
+        index = order[i].index
+        pool.append(held_out.clip(index, seed_of(seed, "showcase", index)))
+    if len(pool) <= count or not names:
+        return pool[:count]
+    seen: Counter[tuple[str, Any]] = Counter()
+    taken: list[Clip] = []
+    for _ in range(count):
+        repeats = [sum(seen[n, str(clip.conditions.get(n))] for n in names) for clip in pool]
+        best = pool.pop(repeats.index(min(repeats)))
+        seen.update((n, str(best.conditions.get(n))) for n in names)
+        taken.append(best)
+    ranks = {n: [str(v) for v in dataset.conditions[n].get("names", ())] for n in names}
+    return sorted(taken, key=lambda clip: [_rank(ranks[n], clip.conditions.get(n)) for n in names])
+
+
+def _rank(order: Sequence[str], value: Any) -> tuple[int, str]:
+    return (order.index(str(value)), "") if str(value) in order else (len(order), str(value))
+
+
+class _Writer:
+    """Writes media files and pictures of one modality into one folder."""
+
+    def __init__(self, modality: Modality, folder: Path, metadata: Mapping[str, Any]) -> None:
+        self.modality, self.folder, self.metadata = modality, folder, metadata
+        self.suffix, self.media_type = next(iter(modality.formats.items()))
+
+    def write(self, clips: Sequence[Clip], name: str, asked: dict[str, str], found: dict[str, str]) -> Shown:
+        file = name + self.suffix
+        self.modality.write(clips, self.folder / file, {**self.metadata, "conditions": asked})
+        picture = None
+        if self.media_type.partition("/")[0] not in ("video", "image"):
+            picture = f"{name}.png"
+            self.modality.sheet(clips, self.folder / picture)
+        return Shown(file, self.media_type, picture, asked, found)
+
+    def sheet(self, clips: Sequence[Clip], name: str) -> str:
+        file = f"{name}-sheet.png"
+        self.modality.sheet(clips, self.folder / file, [caption(c.conditions) for c in clips])
+        return file
+
+
+def _key(run: Run, clips: int, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """All that the files of a showcase depend on."""
+    manifest = run.newest_checkpoint().manifest
+    return {
+        "version": __version__,
+        "weights": manifest["files"]["ema.safetensors"]["sha256"],
+        "encoder": manifest["encoder"],
+        "sample": run.config(overrides).sample.model_dump(mode="json"),
+        "clips": clips,
+        "seed": seed,
+    }
+
+
+def _existing(folder: Path, key: Mapping[str, Any]) -> Showcase | None:
+    path = folder / "showcase.json"
+    if not path.is_file():
+        return None
+    value = json.loads(path.read_text())
+    if value["key"] != key:
+        return None
+    shown = [Shown(**s) for s in value["generated"]]
+    pairs = tuple((Shown(**a), Shown(**b)) for a, b in value["pairs"])
+    showcase = Showcase(folder, tuple(shown), pairs, value["sheets"])
+    return showcase if all((folder / name).is_file() for name in _files(showcase)) else None
+
+
+def _files(showcase: Showcase) -> list[str]:
+    shown = [*showcase.generated, *(s for pair in showcase.pairs for s in pair)]
+    return [*(s.file for s in shown), *(s.picture for s in shown if s.picture), *showcase.sheets.values()]
+
+
+def _as_json(showcase: Showcase) -> dict[str, Any]:
+    value = asdict(showcase)
+    del value["folder"]
+    return value
