@@ -14,7 +14,7 @@ from flowgen.clip import Clip
 from flowgen.contracts import Dataset
 from flowgen.errors import UsageError
 from flowgen_audio.modality import Audio
-from flowgen_audio.notes import Notes, note_frequency
+from flowgen_audio.notes import Notes, note_frequency, note_name
 from flowgen_audio.pitch import fundamental
 
 
@@ -52,6 +52,18 @@ class NoteAccuracy:
             heard = self._timbres(named)
             out["timbre"] = float(np.mean([h == c.conditions["timbre"] for h, c in zip(heard, named, strict=True)]))
         return out
+
+    def readings(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
+        """The nearest note, its timbre, and the fundamental of each clip."""
+        found = [fundamental(c.data, self.modality.sample_rate) for c in clips]  # type: ignore[arg-type]
+        return [
+            {
+                "pitch": note_name(round(69 + 12 * math.log2(f / 440))) if math.isfinite(f) else "none",
+                "timbre": timbre,
+                "fundamental": f"{f:.1f} Hz" if math.isfinite(f) else "none",
+            }
+            for f, timbre in zip(found, self._timbres(clips), strict=True)
+        ]
 
     def _timbres(self, clips: Sequence[Clip]) -> list[str]:
         from sklearn.linear_model import LogisticRegression

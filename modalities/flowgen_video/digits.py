@@ -46,6 +46,10 @@ class DigitAgreement:
             figures["digit_identity"] = sum(a is not None and a == b for _, a, b in read) / len(read)
         return figures
 
+    def readings(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
+        """The digit read in each clip."""
+        return [{"digit": "none" if digit is None else str(digit)} for digit, _, _ in map(self.read, clips)]
+
     def read(self, clip: Clip) -> tuple[int | None, int | None, int | None]:
         """The digit read in the whole clip, in its first third and in its last; None: no digit is seen."""
         frames = brightness(clip)
@@ -80,6 +84,10 @@ class Motion:
         if clips:
             figures["speed"] = sum(float(self.drift(clip).norm()) for clip in clips) / len(clips)
         return figures
+
+    def readings(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
+        """The direction in which each clip moves."""
+        return [{"direction": self.direction(clip) or "none"} for clip in clips]
 
     def direction(self, clip: Clip) -> str | None:
         """The name of the direction in use that is nearest to the clip's heading; None where it stands still."""
