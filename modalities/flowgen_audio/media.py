@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowgen.errors import FlowgenError
+from flowgen.files import replacing
 
 CODECS = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".ogg": "libopus", ".opus": "libopus"}
 MEDIA_TYPES = {
@@ -103,7 +102,9 @@ def write_samples(samples: Tensor, rate: int, path: Path, metadata: Mapping[str,
     """
     if path.suffix.lower() not in CODECS:
         raise FlowgenError(f"{path}: cannot write {path.suffix or 'no extension'!r} (known: {', '.join(CODECS)})")
-    save_bytes(path, _encode(samples, rate, path.suffix.lower(), metadata))
+    data = _encode(samples, rate, path.suffix.lower(), metadata)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _encode(samples: Tensor, rate: int, suffix: str, metadata: Mapping[str, Any]) -> bytes:
@@ -124,24 +125,6 @@ def _encode(samples: Tensor, rate: int, suffix: str, metadata: Mapping[str, Any]
         for packet in stream.encode(None):
             container.mux(packet)
     return out.getvalue()
-
-
-def save_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that nothing half-written is left."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise FlowgenError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from flowgen.clip import Clip
 from flowgen.errors import UsageError
-from flowgen_audio.media import MEDIA_TYPES, read_samples, save_bytes, write_samples
+from flowgen.files import replacing
+from flowgen_audio.media import MEDIA_TYPES, read_samples, write_samples
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,8 @@ class Audio:
             if i % columns == 0:
                 ax.set_ylabel("kHz", fontsize=7)
         axes[-1][0].set_xlabel("seconds", fontsize=7)
-        out = io.BytesIO()
-        figure.savefig(out, format="png")
-        save_bytes(Path(path), out.getvalue())
+        with replacing(Path(path)) as temporary:
+            figure.savefig(temporary, format="png")
 
 
 def spectrogram_db(samples: Tensor, rate: int) -> Tensor:
