@@ -21,12 +21,22 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.experiment import build_conditioners, build_encoder, build_loss, build_modality, build_network
 from flowgen.losses import Loss
 from flowgen.random import normal_rows
+from flowgen.regions import KnownFlow
 from flowgen.run import Run
 from flowgen.sampler import prior, sample
+from flowgen.streams import StreamSpec
 from flowgen.times import uniform_grid
 from flowgen.tree import State, tree_map
 
 Weights = Literal["ema", "raw"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A clip that is a part of what is sampled: from `at_s` seconds on, or (None) up to the end."""
+
+    clip: Clip
+    at_s: float | None = 0.0
 
 
 @dataclass
@@ -76,6 +86,7 @@ class Generator:
         settings: Sample | None = None,
         negative: Mapping[str, Any] | None = None,
         seconds: float | Sequence[float] | None = None,
+        given: Sequence[Given] = (),
         on_step: Callable[[int, int], None] | None = None,
         on_state: Callable[[float, list[Clip]], None] | None = None,
     ) -> list[Clip]:
@@ -87,6 +98,7 @@ class Generator:
             settings: steps, solver and guidance; those of the config by default.
             negative: conditions that guidance leads away from; nothing given by default.
             seconds: length of all clips, or of each; the length trained on by default.
+            given: clips that are to be part of every sample; they are kept and the rest is made to fit.
             on_step: called with the number of solver steps done and their total.
             on_state: called with the time and the decoded state, at the start and after each step (for animations).
 
@@ -116,7 +128,7 @@ class Generator:
             part, null = (self._part(c, rows) for c in (cond, away))
             if batch.mask is not None:
                 part[MASK] = batch.mask
-            x = self._solve(x, part, null, settings, batch, step)
+            x = self._solve(x, part, null, settings, batch, step, given)
             clips += self.encoder.decode(Latents(x, batch.mask))
         return [_with_conditions(clip, asked) for clip, asked in zip(clips, conditions, strict=True)]
 
@@ -126,9 +138,18 @@ class Generator:
         return {"generator": f"flowgen {__version__}", "name": self.config.name, "step": self.step, **facts, **settings}
 
     def _solve(
-        self, x: State, cond: dict[str, Any], null: dict[str, Any], settings: Sample, batch: _Batch, on_step: Any
+        self,
+        x: State,
+        cond: dict[str, Any],
+        null: dict[str, Any],
+        settings: Sample,
+        batch: _Batch,
+        on_step: Any,
+        given: Sequence[Given],
     ) -> State:
         flow = self.loss.flow(self.network)
+        known = KnownFlow(flow, *self._place(given, x)) if given else None
+        flow = known or flow
         if settings.guidance is not None and self.conditioners:
             flow = build("guidance", settings.guidance)(flow, null)
         grid = uniform_grid(settings.steps, self.config.shift)
@@ -138,9 +159,40 @@ class Generator:
             return batch.noise(f"solver {float(t)!r}")
 
         try:
-            return sample(flow, x, grid, solver=solver, cond=cond, noise=noise, on_step=on_step)
+            x = sample(flow, x, grid, solver=solver, cond=cond, noise=noise, on_step=on_step)
         except ValueError as error:  # what the mathematics refuses: a singular grid, values that are not finite
             raise FlowgenError(f"cannot sample {self.config.name}: {error}") from error
+        return known.restore(x) if known is not None else x
+
+    def _place(self, given: Sequence[Given], x: State) -> tuple[State, State]:
+        """The latents of given clips at their places [1, ...], and where they hold [1, *axes]."""
+        values = tree_map(lambda x: torch.zeros_like(x[:1]), x)
+        known = tree_map(lambda x: torch.zeros(1, *x.shape[1:-1], dtype=torch.bool, device=x.device), x)
+        for part in given:
+            latents = self.encoder.encode([part.clip]).x
+
+            def leaf(spec: StreamSpec, value: Tensor, known: Tensor, latent: Tensor, part: Given = part) -> None:
+                names = [axis.name for axis in spec.axes]
+                if "time" not in names or latent.shape[2:] != value.shape[2:]:
+                    raise UsageError(
+                        f"{part.clip.source or 'the given clip'} cannot be a part: its latents are {tuple(latent.shape[1:])}"
+                    )
+                size, length = value.shape[1], latent.shape[1]
+                start = size - length if part.at_s is None else round(part.at_s * spec.axes[0].rate)
+                if start < 0 or start + length > size or length == size:
+                    raise UsageError(
+                        f"{part.clip.source or 'the given clip'} takes {length} of {size} steps in time from step {start}; "
+                        f"give a shorter part, or ask for a longer clip with --seconds"
+                    )
+                # where a part is cut, the encoder's window has seen silence in place of what is to come
+                edge = int(getattr(self.encoder, "context", 0))
+                first = start + (edge if start > 0 else 0)
+                last = start + length - (edge if start + length < size else 0)
+                value[:, start : start + length] = latent
+                known[:, first:last] = True
+
+            tree_map(leaf, self.encoder.spec, values, known, latents)
+        return values, known
 
     def _shapes(self, seconds: float | Sequence[float] | None, n: int) -> list[Any]:
         """The latent shape of each clip (by stream, where there are several)."""

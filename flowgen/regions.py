@@ -14,9 +14,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from flowgen.estimate import Estimate
+from flowgen.flow import Cond, Flow
 from flowgen.random import Randomness
 from flowgen.streams import Axis, Spec, StreamSpec
-from flowgen.tree import State, tree_map
+from flowgen.tree import State, left, tree_map
 
 
 class Region(Protocol):
@@ -165,6 +167,48 @@ def check_regions(regions: Sequence[Region], spec: Spec) -> None:
             raise ValueError(
                 f"a known region runs along {', '.join(region.along)}; the latents have {', '.join(names) or 'no axes'}"
             )
+
+
+@dataclass(frozen=True)
+class KnownFlow:
+    """A flow in which some positions are given: the network sees them as they are, at t = 1, and nothing moves them.
+
+    It wraps the plain flow and is itself wrapped by guidance. Of what it is told about the given positions, a solver reads
+    that their data estimate is what they are.
+
+    Args:
+        x1: the given values [B or 1, ...], a leaf for each of the state.
+        known: bool [B or 1, *axes], where they hold.
+    """
+
+    flow: Flow
+    x1: State
+    known: State
+
+    def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
+        x1, known = (tree_map(lambda given, x: _rows(given, len(x)), given, x) for given in (self.x1, self.known))
+        seen = tree_map(lambda x, x1, known: torch.where(known[..., None], x1.to(x.dtype), x), x, x1, known)
+        times = tree_map(lambda known, t: torch.where(known, 1.0, left(t.float().to(known.device), known)), known, t)
+        said = self.flow(seen, times, cond)
+
+        def leaf(value: Tensor, x1: Tensor, known: Tensor) -> Tensor:
+            still = (
+                x1.to(value.dtype)
+                if said.prediction == "data"
+                else torch.zeros((), dtype=value.dtype, device=value.device)
+            )
+            return torch.where(known[..., None], still, value)
+
+        return Estimate(said.path, seen, t, said.prediction, tree_map(leaf, said.value, x1, known))
+
+    def restore(self, x: State) -> State:
+        """x with the given positions exactly as they were given."""
+        return tree_map(lambda x, x1, known: torch.where(known[..., None], x1.to(x.dtype), x), x, self.x1, self.known)
+
+
+def _rows(given: Tensor, n: int) -> Tensor:
+    """Rows for a batch that guidance has doubled, or one for all."""
+    return given if len(given) == n else given.repeat(n // len(given), *[1] * (given.ndim - 1))
 
 
 def _check(probability: float, low: float, high: float) -> None:

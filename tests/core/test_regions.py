@@ -83,3 +83,30 @@ def test_misfits_are_refused():
         check_regions([Prefix(0.6, 1, 1, axis="depth")], SPEC)
     with pytest.raises(ValueError, match="0 < low <= high"):
         Prefix(0.5, 2.0, 1.0)
+
+
+def test_a_given_part_is_kept_and_continued():
+    """Data on a line: with the first coordinate given, the exact flow of the joint law makes the second agree with it."""
+    from flowgen import CFG, DPMSolverPP2M, Linear, NetworkFlow, sample, uniform_grid
+    from flowgen.regions import KnownFlow
+
+    seen = []
+
+    def network(x, t, cond):  # x [B, 2 positions, 1]; knows that both positions are equal
+        seen.append(t)
+        level = torch.where(t[:, :1] == 1, x[:, :1, 0], torch.zeros(()))  # reads the given one
+        target = level[:, :, None].expand_as(x)
+        return (target - x) / (1 - t[..., None]).clamp(min=1e-3)
+
+    x1, known = torch.tensor([[[2.0], [0.0]], [[-1.0], [0.0]]]), torch.tensor([[True, False], [True, False]])
+    flow = KnownFlow(NetworkFlow(network, Linear()), x1, known)
+    for solver in (None, DPMSolverPP2M()):
+        x = sample(flow, torch.randn(2, 2, 1), uniform_grid(8), solver=solver)
+        x = flow.restore(x)
+        assert torch.equal(x[:, 0], x1[:, 0])
+        torch.testing.assert_close(x[:, 1], x1[:, 0], atol=1e-2, rtol=0)
+    assert all((t[:, 0] == 1).all() for t in seen)
+    assert (seen[0][:, 1] == 0).all()
+    guided = CFG(scale=2.0)(flow, {})
+    x = flow.restore(sample(guided, torch.randn(2, 2, 1), uniform_grid(8), cond={}))
+    torch.testing.assert_close(x[:, 1], x1[:, 0], atol=1e-2, rtol=0)
