@@ -37,6 +37,12 @@ class Modality(Protocol):
     def sheet(self, clips: Sequence[Clip], path: Path, captions: Sequence[str] = ()) -> None:
         """One PNG that shows all clips at a glance: spectrograms, frames, a scatter plot."""
 
+    # A medium that has a length also offers these, and its generators then continue, animate and inpaint files:
+    #   seconds(clip) -> float                    how long a clip is
+    #   cut(clip, start_s, end_s) -> Clip         the part between two times
+    #   join(clips) -> Clip                       clips one after the other
+    # One whose samples are points of a plane offers animate(frames, path, metadata): the way from noise to data.
+
 
 class Dataset(Protocol):
     """Clips by index. Built as `Dataset(modality, **options)`, the options being its section of the config."""

@@ -33,9 +33,9 @@ Weights = Literal["ema", "raw"]
 
 @dataclass(frozen=True)
 class Given:
-    """A clip that is a part of what is sampled: from `at_s` seconds on, or (None) up to the end."""
+    """Clips that are a part of what is sampled (one for all, or one for each): from `at_s` seconds on, or (None) up to the end."""
 
-    clip: Clip
+    clips: Sequence[Clip]
     at_s: float | None = 0.0
 
 
@@ -148,7 +148,7 @@ class Generator:
         given: Sequence[Given],
     ) -> State:
         flow = self.loss.flow(self.network)
-        known = KnownFlow(flow, *self._place(given, x)) if given else None
+        known = KnownFlow(flow, *self._place(given, x, batch.rows)) if given else None
         flow = known or flow
         if settings.guidance is not None and self.conditioners:
             flow = build("guidance", settings.guidance)(flow, null)
@@ -164,24 +164,24 @@ class Generator:
             raise FlowgenError(f"cannot sample {self.config.name}: {error}") from error
         return known.restore(x) if known is not None else x
 
-    def _place(self, given: Sequence[Given], x: State) -> tuple[State, State]:
-        """The latents of given clips at their places [1, ...], and where they hold [1, *axes]."""
-        values = tree_map(lambda x: torch.zeros_like(x[:1]), x)
-        known = tree_map(lambda x: torch.zeros(1, *x.shape[1:-1], dtype=torch.bool, device=x.device), x)
+    def _place(self, given: Sequence[Given], x: State, rows: range) -> tuple[State, State]:
+        """The latents of given clips at their places [B, ...], and where they hold [B, *axes]."""
+        values = tree_map(torch.zeros_like, x)
+        known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device), x)
         for part in given:
-            latents = self.encoder.encode([part.clip]).x
+            clips = part.clips if len(part.clips) == 1 else part.clips[rows.start : rows.stop]
+            name = clips[0].source or "the given clip"
 
-            def leaf(spec: StreamSpec, value: Tensor, known: Tensor, latent: Tensor, part: Given = part) -> None:
-                names = [axis.name for axis in spec.axes]
-                if "time" not in names or latent.shape[2:] != value.shape[2:]:
-                    raise UsageError(
-                        f"{part.clip.source or 'the given clip'} cannot be a part: its latents are {tuple(latent.shape[1:])}"
-                    )
+            def leaf(
+                spec: StreamSpec, value: Tensor, known: Tensor, latent: Tensor, part: Given = part, name: str = name
+            ) -> None:
+                if not spec.axes or spec.axes[0].name != "time" or latent.shape[2:] != value.shape[2:]:
+                    raise UsageError(f"{name} cannot be a part: its latents are {tuple(latent.shape[1:])}")
                 size, length = value.shape[1], latent.shape[1]
                 start = size - length if part.at_s is None else round(part.at_s * spec.axes[0].rate)
                 if start < 0 or start + length > size or length == size:
                     raise UsageError(
-                        f"{part.clip.source or 'the given clip'} takes {length} of {size} steps in time from step {start}; "
+                        f"{name} takes {length} of {size} steps in time from step {start}; "
                         f"give a shorter part, or ask for a longer clip with --seconds"
                     )
                 # where a part is cut, the encoder's window has seen silence in place of what is to come
@@ -191,7 +191,7 @@ class Generator:
                 value[:, start : start + length] = latent
                 known[:, first:last] = True
 
-            tree_map(leaf, self.encoder.spec, values, known, latents)
+            tree_map(leaf, self.encoder.spec, values, known, self.encoder.encode(clips).x)
         return values, known
 
     def _shapes(self, seconds: float | Sequence[float] | None, n: int) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowgen.cli.options import check_writable, sampling_options, sampling_overrides
+from flowgen.cli.parts import Request, part_options, sample_with_parts
 
 if TYPE_CHECKING:
     from flowgen.generator import Generator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of the clips, where the encoder has one."
 )
+@part_options
 @sampling_options
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
 @click.option("-o", "output", type=click.Path(path_type=Path), help="File to write; its extension says the format.")
@@ -42,10 +44,14 @@ def sample(
       flowgen sample runs/moving-digits -c digit=3 -c digit=7 -c direction=left -n 8 -o digits.mp4
       flowgen sample runs/checkerboard -n 20000 --steps 16 --solver heun -o board.png --animate board.gif
       flowgen sample runs/notes -n 4 --set guidance.scale=3 --set guidance.start=0.2 --seed 7
+      flowgen sample runs/mine --continue begun.mp4 --seconds 2 -o whole.mp4
+      flowgen sample runs/mine --between first.png last.png -o morph.gif
+      flowgen sample runs/mine --inpaint speech.wav --from 0.3 --to 0.6 -o mended.wav
     """
     from rich.console import Console
 
     from flowgen.generator import Generator
+    from flowgen.plugins.media import Media
     from flowgen.training.progress import ProgressDisplay
 
     overrides = sampling_overrides(run, rest)
@@ -61,16 +67,11 @@ def sample(
     frames: list[tuple[float, list[Any]]] = []
     total = -(-n // generator.config.sample.batch_size) * generator.config.sample.steps
     with ProgressDisplay("sample", total, console=console) as bar:
-        clips = generator.sample(
-            requests,
-            seed=seed,
-            negative=negative or None,
-            seconds=rest["seconds"],
-            on_step=lambda done, total: bar.update(done),
-            on_state=(lambda t, clips: frames.append((t, clips))) if animate is not None else None,
-        )
+        on_state = (lambda t, clips: frames.append((t, clips))) if animate is not None else None
+        more = {"negative": negative or None, "on_step": lambda done, total: bar.update(done), "on_state": on_state}
+        clips = sample_with_parts(generator, Request(requests, seed, more), rest)
     metadata = generator.describe(run=str(run), seed=seed, weights=weights)
-    for path in write_clips(generator.modality, clips, output, metadata):
+    for path in write_clips(Media(generator.config.modality.type, generator.modality), clips, output, metadata):
         click.echo(path)
     if animate is not None:
         generator.modality.animate(_joined(frames), animate, metadata)  # type: ignore[attr-defined]
@@ -129,8 +130,9 @@ def _conditions(generator: Generator, cond: tuple[str, ...], prompt: str | None)
 def _output(generator: Generator, run: Path, output: Path | None, seed: int) -> Path:
     """Where to write; refuses an unknown extension or an unwritable folder before any work is done."""
     from flowgen.errors import UsageError, unknown
+    from flowgen.plugins.media import Media
 
-    formats = generator.modality.formats
+    formats = Media(generator.config.modality.type, generator.modality).formats
     path = output or run / "samples" / f"{generator.config.name}-seed{seed}{next(iter(formats))}"
     if path.suffix.lower() not in formats:
         raise UsageError(f"{path}: {unknown('file type', path.suffix, formats)}")
