@@ -150,12 +150,10 @@ def _reader() -> Any:
     train = split()[0]
     rng = generator(0, "digit-reader")
     size, side = 13, 26
-    pictures = []
-    for index in train.tolist():
-        corners = torch.rand(1, 2, generator=rng) * (side - size)
-        pictures.append(cut_out(render(images[index], corners, size, side, side), size)[0])
+    corners = torch.rand(len(train), 1, 2, generator=rng) * (side - size)
+    pictures = cut_out(render(images[train], corners, size, side, side)[:, 0], size)
     machine = CalibratedClassifierCV(SVC(C=10.0, gamma="scale"), ensemble=False)
-    return machine.fit(torch.stack(pictures).flatten(1).numpy(), labels[train].numpy())
+    return machine.fit(pictures.flatten(1).numpy(), labels[train].numpy())
 
 
 def _vote(log_probabilities: Tensor) -> int | None:

@@ -7,6 +7,7 @@ a millisecond at any size, at sub-pixel positions, so that it moves as smoothly 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
@@ -121,36 +122,62 @@ class MovingDigits:
         return len(self.indices) * self.directions
 
     def clip(self, index: int, seed: int) -> Clip:
-        if not 0 <= index < len(self):
-            raise IndexError(f"clip {index} of {len(self)}")
+        return self.clips([index], [seed])[0]
+
+    def clips(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Clip]:
+        """Many clips at once, each as `clip` gives it."""
         images, labels = scans()
-        turn, which = divmod(index, len(self.indices))
-        scan = int(self.indices[which])
-        direction = self.names[(which + turn) % self.directions]  # neighbours differ in both, so any few show variety
-        rng = generator(seed, "moving-digits", index)
-        digit = str(int(labels[scan]))
-        light = render(images[scan], self._route(direction, rng), self.size, self.modality.height, self.modality.width)
-        data = light[..., None] * _colour(self.modality.channels, rng)
-        return Clip(
-            data=(data * 255).round().to(torch.uint8),
-            rate=self.modality.fps,
-            conditions={"digit": digit, "direction": direction, "caption": f"a {digit} moving {direction}"},
-            source=f"moving-digits {'validation' if self.held_out else 'training'} clip {index} (scan {scan})",
+        chosen, routes, colours = [], [], []
+        for index, seed in zip(indices, seeds, strict=True):
+            if not 0 <= index < len(self):
+                raise IndexError(f"clip {index} of {len(self)}")
+            turn, which = divmod(index, len(self.indices))
+            direction = self.names[
+                (which + turn) % self.directions
+            ]  # neighbours differ in both, so any few show variety
+            rng = generator(seed, "moving-digits", index)
+            chosen.append((int(self.indices[which]), direction))
+            routes.append(self._route(direction, rng))
+            colours.append(_colour(self.modality.channels, rng))
+        light = render(
+            images[[scan for scan, _ in chosen]],
+            torch.stack(routes),
+            self.size,
+            self.modality.height,
+            self.modality.width,
         )
+        data = (light[..., None] * torch.stack(colours)[:, None, None, None] * 255).round().to(torch.uint8)
+        return [
+            Clip(
+                data=frames,
+                rate=self.modality.fps,
+                conditions={
+                    "digit": (digit := str(int(labels[scan]))),
+                    "direction": direction,
+                    "caption": f"a {digit} moving {direction}",
+                },
+                source=f"moving-digits {'validation' if self.held_out else 'training'} clip {index} (scan {scan})",
+            )
+            for frames, (scan, direction), index in zip(data, chosen, indices, strict=True)
+        ]
 
     def _route(self, direction: str, rng: torch.Generator) -> Tensor:
-        """Top left corners (y, x) of the digit, [T, 2]."""
+        """Top left corners (y, x) of the digit, float32 [T, 2]."""
         frames = self.modality.frames
-        room = torch.tensor([self.modality.height - self.size, self.modality.width - self.size], dtype=torch.float32)
-        heading = torch.tensor(DIRECTIONS[direction], dtype=torch.float32)
+        draw = torch.rand(3, generator=rng).tolist()
         # one speed for both axes, so that a diagonal is a diagonal on frames that are not square, too
-        draw = torch.rand(3, generator=rng)
-        speed = self.speed * (0.8 + 0.4 * float(draw[0]))
+        speed = self.speed * (0.8 + 0.4 * draw[0])
         straight = speed * (frames // 2)  # no wall before that
-        start = draw[1:] * torch.where(heading != 0, (room - straight).clamp(min=0), room)
-        start = torch.where(heading < 0, room - start, start)
-        path = start + torch.arange(frames)[:, None] * speed * heading
-        return room - (path.remainder(2 * room.clamp(min=1e-6)) - room).abs()  # folded at the walls
+        axes = []
+        for heading, side, u in zip(
+            DIRECTIONS[direction], (self.modality.height, self.modality.width), draw[1:], strict=True
+        ):
+            room = side - self.size
+            start = u * (max(room - straight, 0) if heading else room)
+            start = room - start if heading < 0 else start
+            path = [(start + t * speed * heading) % (2 * room) for t in range(frames)]
+            axes.append([room - abs(p - room) for p in path])  # folded at the walls
+        return torch.tensor(axes).T
 
     def validation(self) -> MovingDigits:
         other = replace(self)
@@ -167,20 +194,20 @@ class MovingDigits:
         }
 
 
-def render(image: Tensor, corners: Tensor, size: int, height: int, width: int) -> Tensor:
-    """`image` [h, w] scaled to size x size pixels with its top left corner at each of `corners` [T, 2], as [T, H, W] in [0, 1]."""
-    rows = _weights(corners[:, 0], size, image.shape[0], height)
-    cols = _weights(corners[:, 1], size, image.shape[1], width)
-    return torch.einsum("thi,ij,twj->thw", rows, image, cols).clamp(0, 1)
+def render(images: Tensor, corners: Tensor, size: int, height: int, width: int) -> Tensor:
+    """`images` [B, h, w] scaled to size x size pixels with their top left corners at `corners` [B, T, 2], [B, T, H, W] in [0, 1]."""
+    rows = _weights(corners[..., 0], size, images.shape[-2], height)
+    cols = _weights(corners[..., 1], size, images.shape[-1], width)
+    return (rows @ images[:, None] @ cols.mT).clamp(0, 1)
 
 
 def _weights(at: Tensor, size: int, taps: int, n: int) -> Tensor:
-    """Catmull-Rom weights [T, n, taps] of `taps` samples spread over `size` pixels from `at` on."""
-    position = (torch.arange(n) + 0.5 - at[:, None]) * (taps / size) - 0.5
+    """Catmull-Rom weights [B, T, n, taps] of `taps` samples spread over `size` pixels from `at` [B, T] on."""
+    position = (torch.arange(n) + 0.5 - at[..., None]) * (taps / size) - 0.5
     d = (position[..., None] - torch.arange(taps)).abs()
     near = (1.5 * d - 2.5) * d * d + 1
     far = ((-0.5 * d + 2.5) * d - 4) * d + 2
-    return torch.where(d < 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+    return torch.where(d < 1, near, torch.where(d < 2, far, 0.0))
 
 
 def _colour(channels: int, rng: torch.Generator) -> Tensor:

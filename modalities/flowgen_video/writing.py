@@ -108,7 +108,7 @@ def _write_gif(frames: Tensor, fps: float, path: Path, comment: str) -> None:
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "pal8"
         stream.codec_context.time_base = hundredth
         for _ in range(len(frames)):
-            for packet in stream.encode(sink.pull()):  # type: ignore[arg-type]
+            for packet in stream.encode(sink.pull()):
                 container.mux(packet)
         for packet in stream.encode(None):
             container.mux(packet)

@@ -19,6 +19,15 @@ def test_a_clip_is_a_function_of_index_and_seed():
         assert data.clip(index, 5).conditions == data.clip(index, 6).conditions
 
 
+def test_many_at_once_are_the_same_as_one_by_one():
+    data = MovingDigits(Video(frames=9, height=20, width=24))
+    indices, seeds = list(range(0, 6000, 100)), list(range(60))
+    for clip, index, seed in zip(data.clips(indices, seeds), indices, seeds, strict=True):
+        alone = data.clip(index, seed)
+        assert torch.equal(clip.data, alone.data)
+        assert (clip.conditions, clip.source) == (alone.conditions, alone.source)
+
+
 def test_no_digit_is_in_both_parts_and_none_is_lost():
     train, held_out = split()
     assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(len(scans()[0])))
@@ -68,7 +77,7 @@ def test_some_clips_bounce():
 
 def test_a_pixel_of_travel_is_a_pixel():
     image = scans()[0][7]
-    still, moved = render(image, torch.tensor([[3.0, 4.0], [5.0, 9.0]]), 13, 32, 32)
+    still, moved = render(image[None], torch.tensor([[[3.0, 4.0], [5.0, 9.0]]]), 13, 32, 32)[0]
     assert torch.allclose(still.roll((2, 5), (0, 1)), moved, atol=1e-6)
 
 
