@@ -114,7 +114,7 @@ class Notes:
 
     def clip(self, index: int, seed: int) -> Clip:
         rng = np.random.default_rng(seed_of("notes", "validation" if self.held_out else "training", index, seed))
-        pitch = self.pitches[rng.integers(len(self.pitches))]
+        pitch = note_name(int(rng.integers(note_number(self.low), note_number(self.high) + 1)))
         timbre = self.timbres[rng.integers(len(self.timbres))]
         wave = synthesise(note_frequency(pitch), TIMBRES[timbre], self.modality.samples, self.modality.sample_rate, rng)
         data = torch.from_numpy(wave).expand(self.modality.channels, -1).contiguous()
@@ -139,34 +139,46 @@ def synthesise(frequency: float, timbre: Timbre, n: int, rate: int, rng: np.rand
     def between(pair: tuple[float, float]) -> float:
         return float(rng.uniform(*pair))
 
-    time = np.arange(n, dtype=np.float32) / rate
     onset, attack, decay = rng.uniform(0.005, 0.02), between(timbre.attack), between(timbre.decay)
     detune, depth, speed = np.clip(rng.normal(0, 3), -8, 8), between(timbre.vibrato), rng.uniform(4.5, 6.5)
-    release = min(0.1, 0.2 * n / rate)
+    silent = min(int(onset * rate), n - 1)  # samples before the note begins
+    length = n - silent
 
-    # phase in cycles; vibrato sets in after the attack, its integral in closed form
+    # phase in cycles; vibrato sets in over the first 0.2 s, its integral in closed form
     base = frequency * 2.0 ** (detune / 1200)
     wobble = base * (2.0 ** (depth / 1200) - 1) / (2 * np.pi * speed)
-    phase = base * time + wobble * np.cos(2 * np.pi * (speed * time + rng.uniform())) * np.clip(time / 0.2, 0, 1)
+    swing = _exponential(length, 2j * np.pi * speed / rate, wobble * np.exp(2j * np.pi * rng.uniform())).real
+    swing[: int(0.2 * rate)] *= np.linspace(0, 1, int(0.2 * rate))[:length]
+    position = (np.arange(length) * (base / rate) + swing + rng.uniform()) * _TABLE
+    whole = np.floor(position)
+    at, share = whole.astype(np.int64) % _TABLE, (position - whole).astype(np.float32)
+    table = _table(timbre, between(timbre.slope), base, rate, rng)
+    both = table[at] + share * (table[at + 1] - table[at])
 
-    since = np.maximum(time - onset, 0)
-    level = (1 - np.exp(-4 * since / attack)) * np.exp(-since / decay)
-    level *= np.clip((n / rate - time) / release, 0, 1) ** 2
-    bright, dark = _tables(timbre, between(timbre.slope), base, rate, rng)
-    position = (phase + rng.uniform()) % 1.0 * _TABLE
-    at = position.astype(np.int64) % _TABLE
-    mix = np.exp(-since / (0.6 * decay)).astype(np.float32)
-    share = (position - np.floor(position)).astype(np.float32)
-    tone = _lookup(dark, at, share) * (1 - mix) + _lookup(bright, at, share) * mix
-    noise = rng.standard_normal(n, dtype=np.float32) * between(timbre.breath)
-    wave = (tone + noise) * level
-    return (wave / np.abs(wave).max() * rng.uniform(0.3, 0.9)).astype(np.float32)
+    mix = _exponential(length, -1 / (0.6 * decay * rate)).astype(np.float32)
+    wave = both.imag + mix * (both.real - both.imag)
+    wave += rng.standard_normal(length, dtype=np.float32) * np.float32(between(timbre.breath))
+    level = _exponential(length, -1 / (decay * rate)) * (1 - _exponential(length, -4 / (attack * rate)))
+    release = int(min(0.1 * rate, 0.2 * n))
+    level[length - release :] *= np.linspace(1, 0, release) ** 2
+    wave *= level.astype(np.float32)
+    out = np.zeros(n, dtype=np.float32)
+    out[silent:] = wave * np.float32(rng.uniform(0.3, 0.9) / np.abs(wave).max())
+    return out
 
 
-def _tables(
-    timbre: Timbre, slope: float, frequency: float, rate: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """One period of the bright and of the dark sound, without harmonics near or above the Nyquist frequency."""
+def _exponential(n: int, rate: complex, scale: complex = 1.0) -> np.ndarray:
+    """scale exp(rate k) for k = 0 ... n - 1, as an outer product: n multiplications and hardly an exponential."""
+    block = 128
+    coarse = scale * np.exp(rate * block * np.arange(-(-n // block)))
+    return np.outer(coarse, np.exp(rate * np.arange(block))).reshape(-1)[:n]
+
+
+def _table(timbre: Timbre, slope: float, frequency: float, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """One period of the bright (real part) and of the dark sound (imaginary part), its first sample repeated at the end.
+
+    Without harmonics near or above the Nyquist frequency.
+    """
     count = min(int(0.45 * rate / frequency), 40)
     k = np.arange(1, count + 1)
     known = np.array(timbre.harmonics[:count], dtype=np.float64)
@@ -176,11 +188,6 @@ def _tables(
     spectrum = np.zeros((2, _TABLE // 2 + 1), dtype=np.complex64)
     spectrum[:, 1 : count + 1] = amplitude * np.exp(2j * np.pi * rng.uniform(size=count))
     spectrum[1, 1 : count + 1] *= (1 - timbre.darkens) ** np.log2(k)
-    bright, dark = np.fft.irfft(spectrum, _TABLE).astype(np.float32) * _TABLE
-    return bright, dark
-
-
-def _lookup(table: np.ndarray, at: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Linear interpolation in a period."""
-    low = table[at]
-    return low + share * (table[(at + 1) % _TABLE] - low)
+    bright, dark = np.fft.irfft(spectrum, _TABLE) * _TABLE
+    table = (bright + 1j * dark).astype(np.complex64)
+    return np.append(table, table[0])
