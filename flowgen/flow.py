@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from flowgen.estimate import Estimate, Prediction
-from flowgen.paths import Paths
-from flowgen.tree import State, batch_size, first_leaf, tree_map
+from flowgen.paths import Coefficients, Path, Paths, coefficients
+from flowgen.tree import State, batch_size, first_leaf, lincomb, tree_map
 
 Cond: TypeAlias = Mapping[str, Any]
 """Conditions as a network takes them: batch-first tensors (or trees of them) by name. See `flowgen.conditions`."""
 
 
 class Flow(Protocol):
-    """`flow(x, t, cond)` -> Estimate. Guidance wraps a Flow and is a Flow."""
+    """`flow(x, t, cond)` -> Estimate. Guidance wraps a Flow and is a Flow.
+
+    A flow that tells its `path` and what it `predicts` has singular readings refused before sampling begins.
+    """
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate: ...
 
@@ -39,9 +42,81 @@ class NetworkFlow:
         n, device = batch_size(x), first_leaf(x).device
         times = tree_map(lambda t: _times(t, n, device), t)
         value = self.network(tree_map(lambda leaf: leaf.float(), x), times, dict(cond or {}))
+        _same_structure(value, x)
         return Estimate(self.path, x, t, self.predicts, tree_map(lambda v, x: v.to(x.dtype), value, x))
+
+
+def _same_structure(value: State, x: State) -> None:
+    if isinstance(value, Tensor) and isinstance(x, Tensor):
+        if value.shape != x.shape:
+            raise ValueError(f"the network made {list(value.shape)} of a state {list(x.shape)}; it must keep the shape")
+    elif not isinstance(value, Mapping) or not isinstance(x, Mapping) or value.keys() != x.keys():
+        made, given = (sorted(v) if isinstance(v, Mapping) else "one tensor" for v in (value, x))
+        raise ValueError(f"the network made {made} of a state of {given}; it must keep the streams")
+    else:
+        for key in x:
+            _same_structure(value[key], x[key])
 
 
 def _times(t: Tensor, n: int, device: torch.device) -> Tensor:
     t = t.to(device=device, dtype=torch.float32)
     return t.expand(n) if t.ndim == 0 else t
+
+
+@dataclass(frozen=True)
+class OnPath:
+    """A flow on another path than it was trained on, where the signal-to-noise ratios allow it.
+
+    x_t on `path` is, up to scale, what the trained path has at the time of the same alpha/sigma; data and noise in it are
+    the same, so is what the network says of them. ValueError: the trained path never has the ratio of `start` or `end`,
+    the times between which it will be asked.
+    """
+
+    flow: Flow
+    path: Path
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        trained = self._trained
+        low, high = (_at(trained, t).snr for t in (0.0, 1.0))
+        for t in (self.start, self.end):
+            snr = _at(self.path, t).snr
+            if not low * (1 - 1e-9) <= snr <= high * (1 + 1e-9):
+                raise ValueError(
+                    f"{self.path} has alpha/sigma = {snr:.4g} at t = {t:g}, outside the {low:.4g} to {high:.4g} that the "
+                    f"network saw on {trained}; sample between other times (start, end), or on the trained path"
+                )
+
+    @property
+    def _trained(self) -> Path:
+        path = getattr(self.flow, "path", None)
+        if path is None or isinstance(path, Mapping):
+            raise ValueError(f"a change of path wants a flow with one path, got {path!r}")
+        return path
+
+    @property
+    def predicts(self) -> Prediction:
+        """What it is read from: a velocity is converted to the new path's, the others stay what they are."""
+        return self.flow.predicts  # type: ignore[attr-defined]
+
+    def __call__(self, x: State, t: Tensor, cond: Cond | None = None) -> Estimate:  # type: ignore[override]
+        if not bool(((t >= self.start) & (t <= self.end)).all()):
+            raise ValueError(
+                f"asked at t = {t.flatten()[0]:g}, outside the checked range [{self.start:g}, {self.end:g}]"
+            )
+        asked, trained = self.path(t), self._trained
+        # the clamp takes off rounding only: the range of ratios has been checked
+        u = trained.time_of_snr(asked.alpha / asked.sigma).clamp(0, 1)
+        seen = trained(u)
+        scale = (seen.alpha + seen.sigma) / (asked.alpha + asked.sigma)
+        estimate = self.flow(lincomb((scale, x)), u, cond)
+        if estimate.prediction == "velocity":
+            value = lincomb((asked.dalpha, estimate.data), (asked.dsigma, estimate.noise))
+        else:  # the density of x is that of the scaled state, scaled: so is its score
+            value = lincomb((scale if estimate.prediction == "score" else 1.0, estimate.value))
+        return Estimate(self.path, x, t, estimate.prediction, value)
+
+
+def _at(path: Path, t: float) -> Coefficients:
+    return coefficients(path, torch.tensor(t, dtype=torch.float64))

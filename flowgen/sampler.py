@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowgen.estimate import Estimate
 from flowgen.flow import Cond, Flow
-from flowgen.solvers import Euler, Noise, Solver
-from flowgen.tree import State, leaves, tree_map
+from flowgen.paths import Paths
+from flowgen.solvers.base import Noise, Solver
+from flowgen.solvers.ode import Euler
+from flowgen.tree import State, leaves, lincomb, tree_map
 
 
 def sample(
@@ -26,35 +30,117 @@ def sample(
     """Carry x from grid[0] to grid[-1] along `flow`.
 
     Args:
-        x: the state at grid[0] [B, ...]; standard normal noise where grid[0] = 0. Kept in float32 or float64.
+        x: the state at grid[0] [B, ...]; `prior` of standard normal noise where grid[0] = 0. Kept in float32 or float64.
         grid: increasing times with both ends in it, [steps + 1], on the host.
         noise: what a stochastic solver draws from; unseeded normal numbers by default.
         on_step: called after each step with its number, the time reached and the state.
 
-    Raises ValueError for a grid that is no grid.
+    Raises ValueError for a grid that is no grid, a prediction that is singular where the solver asks for it (before
+    anything is computed), and values that are not finite.
     """
-    _check_grid(grid)
-    solver = solver or Euler()
-    noise = noise or (lambda x, t, s: tree_map(torch.randn_like, x))
-    grid = grid.to(device="cpu", dtype=torch.float64)
+    return _solve(flow, x, check_grid(grid), solver or Euler(), cond, noise, on_step)
+
+
+def encode(
+    flow: Flow,
+    x: State,
+    grid: Tensor,
+    *,
+    solver: Solver | None = None,
+    cond: Cond | None = None,
+    on_step: Callable[[int, float, State], None] | None = None,
+) -> State:
+    """Carry x backwards from grid[-1] to grid[0]: the noise that `sample` would turn into x, up to the solver's error.
+
+    The grid is that of `sample`, increasing. A stochastic solver refuses.
+    """
+    return _solve(flow, x, check_grid(grid).flip(0), solver or Euler(), cond, None, on_step)
+
+
+def prior(paths: Paths, noise: State, t: float = 0.0) -> State:
+    """The state at the start of sampling from standard normal noise: sigma(t) noise. It differs from noise on VE, where sigma(0) is large."""
+    start = torch.tensor(t, dtype=torch.float64)
+    return tree_map(lambda x, path: lincomb((path(start).sigma, x)), noise, paths)
+
+
+def _solve(
+    flow: Flow,
+    x: State,
+    grid: Tensor,
+    solver: Solver,
+    cond: Cond | None,
+    noise: Noise | None,
+    on_step: Callable[[int, float, State], None] | None,
+) -> State:
+    _check_state(x)
+    noise = noise or _unseeded
+    refuse_singular(flow, grid, solver)
     state = solver.init(x)
     with torch.no_grad():
-        for i, (t, s) in enumerate(pairwise(grid)):
+        for i, (t, s) in enumerate(pairwise(grid.unbind())):
             x, state = solver.step(flow, x, t, s, state, noise, cond)
             if on_step is not None:
                 on_step(i, float(s), x)
-    for leaf in leaves(x):
+    for name, leaf in x.items() if isinstance(x, Mapping) else [("the result", x)]:
         if not torch.isfinite(leaf).all():
+            bad = int((~torch.isfinite(leaf)).flatten(1).any(1).sum())
             raise ValueError(
-                "sampling gave values that are not finite; check the network's weights and the grid's ends"
+                f"sampling gave values that are not finite in {name} ({bad} of {len(leaf)} samples); "
+                "check the network's weights and the grid's ends"
             )
     return x
 
 
-def _check_grid(grid: Tensor) -> None:
+def check_grid(grid: Tensor) -> Tensor:
+    """The grid in float64 on the host. ValueError: it is no grid."""
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"a grid is a vector of at least 2 times, got shape {tuple(grid.shape)}")
-    if not bool((grid.diff() > 0).all()):
-        raise ValueError("a grid must increase from noise (0) to data (1)")
-    if float(grid[0]) < 0 or float(grid[-1]) > 1:
-        raise ValueError(f"times lie in [0, 1], got a grid from {float(grid[0]):g} to {float(grid[-1]):g}")
+    grid = grid.to(device="cpu", dtype=torch.float64)
+    times = grid.tolist()
+    if not all(t < s for t, s in pairwise(times)):
+        raise ValueError("a grid must increase from noise (0) to data (1); to go from data to noise use `encode`")
+    if times[0] < 0 or times[-1] > 1:
+        raise ValueError(f"times lie in [0, 1], got a grid from {times[0]:g} to {times[-1]:g}")
+    return grid
+
+
+def _check_state(x: State) -> None:
+    sizes = set()
+    for leaf in leaves(x):
+        if leaf.ndim < 2 or leaf.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"a state is [B, ..., channels] in float32 or float64, got {tuple(leaf.shape)} in {leaf.dtype}; "
+                "lower precision belongs in the network, under autocast"
+            )
+        sizes.add(len(leaf))
+    if len(sizes) > 1:
+        raise ValueError(f"the streams of a state have one batch size, got {sorted(sizes)}")
+
+
+def refuse_singular(flow: Flow, grid: Tensor, solver: Solver) -> None:
+    """Take the first and the last step of the grid with a network that says 0, so that a singular reading is refused at once.
+
+    A flow that does not tell its path and prediction is not checked here; its readings are, when they are taken.
+    """
+    paths, predicts = getattr(flow, "path", None), getattr(flow, "predicts", None)
+    if paths is None or predicts is None:
+        return
+
+    def silent(x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        single = tree_map(lambda t: t.flatten()[0].cpu() if t.ndim else t, t)
+        return Estimate(paths, x, single, predicts, x)
+
+    edges = [(grid[0], grid[1])] if len(grid) == 2 else [(grid[0], grid[1]), (grid[-2], grid[-1])]
+    for t, s in edges:
+        if _regular(t) and _regular(s):
+            continue
+        x: Any = tree_map(lambda path: torch.zeros(1, 1, dtype=torch.float64), paths)
+        solver.step(silent, x, t, s, solver.init(x), _unseeded, None)
+
+
+def _regular(t: Tensor) -> bool:
+    return 0.0 < t.item() < 1.0
+
+
+def _unseeded(x: State, t: Tensor, s: Tensor) -> State:
+    return tree_map(torch.randn_like, x)

@@ -52,11 +52,11 @@ def lincomb(*terms: tuple[Any, State]) -> State:
     out = x if isinstance(c, float) and c == 1 else x * c
     for c, y in others:
         c = _coefficient(c, y)
-        # one pass over memory for each term; `alpha` is applied in the precision of the state
         if isinstance(c, float):
             out = torch.add(out, y, alpha=c)  # type: ignore[arg-type]
         else:
-            out = torch.addcmul(out, c, y)  # type: ignore[arg-type]
+            # not addcmul: whether that rounds once or twice depends on the place in the batch
+            out = out + c * y  # type: ignore[operator]
     return out
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
+from flowgen.estimate import Estimate, safe_reading
 from flowgen.flow import Cond, Flow
-from flowgen.tree import State
+from flowgen.paths import Coefficients, Path, Paths, coefficients
+from flowgen.tree import State, lincomb, tree_map
 
 Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]
-"""noise(x, t, s): standard normal noise with the structure of x for the step from t to s."""
+"""noise(x, t, s): standard normal noise with the structure of x for the step from t to s; another one for every (t, s)."""
 
 
 class Solver(Protocol):
     order: int
-    """Order of convergence of the error at t = 1 in the step size."""
+    """Order of convergence of the error at t = 1 in the step size (of expectations, for a stochastic solver)."""
     evaluations: int
     """Evaluations of the flow in one step."""
 
@@ -26,4 +28,41 @@ class Solver(Protocol):
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
     ) -> tuple[State, Any]:
-        """The state at s given x at t (scalars, float64), and what the next step wants to know."""
+        """The state at s given x at t (scalars, float64), and what the next step wants to know. s < t runs backwards."""
+
+
+def at(paths: Paths, t: Tensor) -> Any:
+    """Coefficients at a single time, one for each path."""
+    return tree_map(lambda path: coefficients(path, t), paths)
+
+
+def combine(estimate: Estimate, now: Any, weights: Callable[..., dict[str, float]], *trees: Any) -> State:
+    """weights["x"] x + sum_k weights[k] (the estimate read as k), with one pass for each of x and what the network said.
+
+    `weights(now, *trees)` is asked for each leaf; a reading whose weight is 0 is not taken, so that its singularity does not matter.
+    """
+
+    def leaf(value: Tensor, x: Tensor, path: Path, t: Tensor, now: Coefficients, *rest: Any) -> State:
+        asked = weights(now, *rest)
+        a, b = asked.pop("x", 0.0), 0.0
+        for target, weight in asked.items():
+            if weight:
+                of_x, of_value = safe_reading(path, t, now, estimate.prediction, target)
+                a, b = a + weight * of_x, b + weight * of_value
+        return lincomb((a, x), (b, value))
+
+    return tree_map(leaf, estimate.value, estimate.x, estimate.path, estimate.t, now, *trees)
+
+
+def interpolatory(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
+    """Weights w with sum_j w_j nodes_j^k = moments_k: the integral of the polynomial through the nodes (Bjorck and Pereyra 1970)."""
+    w, n = list(moments), len(nodes)
+    for k in range(n - 1):
+        for i in range(n - 1, k, -1):
+            w[i] -= nodes[k] * w[i - 1]
+    for k in range(n - 2, -1, -1):
+        for i in range(k + 1, n):
+            w[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, n - 1):
+            w[i] -= w[i + 1]
+    return w

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -25,8 +26,10 @@ class Tableau:
             raise ValueError("an explicit tableau has rows of length 0, 1, ..., one weight each")
         if abs(sum(self.b) - 1) > 1e-12:
             raise ValueError(f"weights sum to {sum(self.b)}, not to 1")
+        if self.order >= 2 and abs(sum(b * c for b, c in zip(self.b, self.c, strict=True)) - 0.5) > 1e-12:
+            raise ValueError(f"order {self.order} wants sum_i b_i c_i = 1/2; this table is of order 1")
 
-    @property
+    @cached_property
     def c(self) -> tuple[float, ...]:
         return tuple(sum(row) for row in self.a)
 
@@ -50,17 +53,16 @@ class RungeKutta:
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
     ) -> tuple[State, Any]:
-        h = s - t
+        table, h = self.tableau, (s - t).item()
         ks: list[State] = []
-        for row, c in zip(self.tableau.a, self.tableau.c, strict=True):
-            at = s if c == 1 else t + c * h  # the last stage meets the grid point itself, not its rounding
+        for row, c in zip(table.a, table.c, strict=True):
+            at = t if c == 0 else s if c == 1 else t + c * h  # a stage at an end meets the grid point, not its rounding
             ks.append(flow(_advance(x, h, row, ks), at, cond).velocity)
-        return _advance(x, h, self.tableau.b, ks), None
+        return _advance(x, h, table.b, ks), None
 
 
-def _advance(x: State, h: Tensor, weights: tuple[float, ...], ks: list[State]) -> State:
-    terms = [(h * w, k) for w, k in zip(weights, ks, strict=True) if w]
-    return lincomb((1.0, x), *terms) if terms else x
+def _advance(x: State, h: float, weights: tuple[float, ...], ks: list[State]) -> State:
+    return lincomb((1.0, x), *((h * w, k) for w, k in zip(weights, ks, strict=True) if w))
 
 
 class Euler(RungeKutta):
@@ -81,7 +83,28 @@ class Heun(RungeKutta):
     tableau = Tableau(a=((), (1.0,)), b=(0.5, 0.5), order=2)
 
 
+class Ralston(RungeKutta):
+    """The second-order method of two stages with the least error bound (Ralston 1962). It never evaluates at s."""
+
+    tableau = Tableau(a=((), (2 / 3,)), b=(0.25, 0.75), order=2)
+
+
 class RK4(RungeKutta):
     """The classical method of Runge and Kutta."""
 
     tableau = Tableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4)
+
+
+class TableRungeKutta(RungeKutta):
+    """Any explicit Runge-Kutta method: rows of `a` (of length 0, 1, ...), weights `b` and its `order`.
+
+    Ralston's third-order method by default.
+    """
+
+    def __init__(
+        self,
+        a: tuple[tuple[float, ...], ...] = ((), (0.5,), (0.0, 0.75)),
+        b: tuple[float, ...] = (2 / 9, 1 / 3, 4 / 9),
+        order: int = 3,
+    ) -> None:
+        self.tableau = Tableau(tuple(map(tuple, a)), tuple(b), order)
