@@ -51,7 +51,7 @@ def run_jobs(jobs: Sequence[Job], console: Console, environment: Mapping[str, st
     running = [_Running(job, environment) for job in jobs if job.stages]
     with _terminable(), _display(console, running) as show:
         try:
-            while any(r.poll() for r in running):
+            while any([r.poll() for r in running]):  # every one of them, not up to the first
                 show()
                 time.sleep(_POLL_S)
             show()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,14 +68,17 @@ class NoteAccuracy:
         ]
 
     def _timbres(self, clips: Sequence[Clip]) -> list[str]:
+        return list(self._classifier.predict(self._features(clips)))
+
+    @cached_property
+    def _classifier(self) -> Any:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
         real = [self.dataset.clip(i, 0) for i in range(self.examples)]
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        classifier.fit(self._features(real), [clip.conditions["timbre"] for clip in real])
-        return list(classifier.predict(self._features(clips)))
+        return classifier.fit(self._features(real), [clip.conditions["timbre"] for clip in real])
 
     def _features(self, clips: Sequence[Clip]) -> np.ndarray:
         return torch.stack([note_features(c.data, self.modality.sample_rate) for c in clips]).numpy()  # type: ignore[arg-type]
