@@ -17,8 +17,15 @@ from flowgen.streams import StreamSpec
 class MLP(nn.Module):
     """Velocity of plain vectors [B, channels]: linear layers with ReLU, time and conditions added to the first.
 
-    The time embedding is the sine and cosine of t at `width`/2 frequencies from `max_frequency` down to 1/`max_frequency`
-    of it, as in the widely watched flow-matching tutorials (and before them in the transformer's positions, 10,000 t).
+    Args:
+        spec: the stream, which has no axes.
+        conditions: conditioners by name, all of role "vector".
+        width: of the hidden layers and of the time embedding.
+        depth: number of hidden layers.
+        max_frequency: time is embedded as sine and cosine of t at `width`/2 frequencies from this one down to 1; 10,000 is
+            what the widely watched flow-matching tutorials took over from the positions of language models.
+        octaves: show the network sin and cos of 1, 2, 4, ... times each channel as well, for so many octaves. Sharp edges
+            are learned many times faster (Tancik et al. 2020).
 
     Raises ValueError for a stream with axes, and for a condition that is a sequence.
     """
@@ -34,6 +41,7 @@ class MLP(nn.Module):
         width: int = 512,
         depth: int = 4,
         max_frequency: float = 10_000.0,
+        octaves: int = 0,
     ) -> None:
         super().__init__()
         if spec.axes:
@@ -45,7 +53,8 @@ class MLP(nn.Module):
         if sequences:
             raise ValueError(f"the MLP takes no sequences, but {sequences} are; use the transformer")
         self.max_frequency = max_frequency
-        self.embed = nn.Linear(spec.channels, width)
+        self.octaves = octaves
+        self.embed = nn.Linear(spec.channels * (1 + 2 * octaves), width)
         self.time = nn.Linear(width, width)
         self.conditions = ConditionEmbedding(conditions, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
@@ -59,6 +68,9 @@ class MLP(nn.Module):
             angle = t.float()[:, None] * band
             h = self.time(torch.cat([angle.sin(), angle.cos()], -1).to(self.time.weight.dtype))
         vector = self.conditions(cond).vector
+        if self.octaves:
+            angle = x.unsqueeze(-1) * 2.0 ** torch.arange(self.octaves, device=x.device)
+            x = torch.cat([x, angle.sin().flatten(1), angle.cos().flatten(1)], -1)
         h = self.embed(x) + (h if vector is None else h + vector)
         for layer in self.layers:
             h = F.relu(layer(h))

@@ -23,7 +23,12 @@ def test_times_near_the_end_are_told_apart_under_autocast() -> None:
 
 
 def test_vectors_are_summed_and_sequences_strung_together() -> None:
-    conditions = {"kind": ClassCondition(("a",)), "n": NumberCondition(0, 1), "x": TextCondition(5), "y": TextCondition(3)}
+    conditions = {
+        "kind": ClassCondition(("a",)),
+        "n": NumberCondition(0, 1),
+        "x": TextCondition(5),
+        "y": TextCondition(3),
+    }
     embed = ConditionEmbedding(conditions, 16)
     cond = encode_conditions(conditions, [{"kind": "a", "n": 0.5, "x": "ab", "y": "c"}, {}])
     out = embed(cond)

@@ -17,8 +17,8 @@ def phase(positions: Positions, grid: tuple[int, ...]) -> Tensor:
 def test_attention_sees_only_how_far_apart_two_tokens_are() -> None:
     positions = Positions((Axis("time", 16, 5.0), Axis("height", 4)), (1, 1), pairs=8)
     table = positions((16, 4))
-    q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
-    scores = (rotate(q.expand(1, 64, 1, 16), table) @ rotate(k.expand(1, 64, 1, 16), table)[0, :, 0].T).reshape(16, 4, 16, 4)
+    q, k = (rotate(torch.randn(16).expand(1, 64, 1, 1, 16), table).reshape(64, 16) for _ in range(2))
+    scores = (q @ k.T).reshape(16, 4, 16, 4)
     assert (scores[3, 1, 7, 2] - scores[10, 2, 14, 3]).abs() < 1e-4
     assert (scores[3, 1, 7, 2] - scores[3, 1, 8, 2]).abs() > 1e-3
     assert (scores[3, 1, 7, 2] - scores[3, 1, 7, 3]).abs() > 1e-3
