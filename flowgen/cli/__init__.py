@@ -9,6 +9,7 @@ from importlib import import_module
 import click
 
 from flowgen import __version__
+from flowgen.cli.extensions import leave_out, load_command, plugin_commands
 from flowgen.errors import FlowgenError
 
 COMMANDS = {
@@ -24,24 +25,36 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Commands by import string, so that help needs none of them."""
+    """Commands by import string, so that help needs none of them; those of plugins by their entry points."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *plugin_commands()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[name][0].partition(":")
-        return getattr(import_module(module), attribute)
+        if name in COMMANDS:
+            module, _, attribute = COMMANDS[name][0].partition(":")
+            return getattr(import_module(module), attribute)
+        return load_command(name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+        if added := plugin_commands():
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(name, command.summary) for name, command in added.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="flowgen")
+@click.option(
+    "--no-plugin",
+    metavar="NAME",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, option, names: leave_out(names),
+    help="Leave a plugin out, without importing it; repeat for more (as FLOWGEN_DISABLE=a,b does).",
+)
 def cli() -> None:
     """Train and sample audio and video generators with flow matching.
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from flowgen.plugins import Plugin
 
 
 @click.group()
 def plugins() -> None:
-    """List plugins and the components they bring."""
+    """List, check and write plugins, and the components they bring."""
 
 
 @plugins.command(name="list")
 @click.option("--kind", help="Only components of this kind.")
 def list_plugins(kind: str | None) -> None:
-    """List plugins and their components by kind; a broken plugin is shown with its reason.
+    """List plugins with their versions and import times, and their components by kind.
+
+    A broken plugin is shown with its reason, a disabled one as such.
 
     \b
     Examples:
@@ -26,12 +33,29 @@ def list_plugins(kind: str | None) -> None:
     if kind is not None and kind not in KINDS:
         raise UsageError(unknown("kind of component", kind, KINDS))
     for plugin in registry().plugins.values():
-        click.echo(click.style(plugin.name, bold=True) + f"  {plugin.distribution} {plugin.version}".rstrip())
-        if plugin.error:
-            click.echo(f"  left out: {plugin.error}")
-        for component in plugin.components:
-            if kind in (None, component.kind):
-                click.echo(f"  {component.kind:<12}{component.name:<22}{component.summary}")
+        _say_plugin(plugin, kind)
+    for name in registry().disabled:
+        click.echo(click.style(name, bold=True) + "  disabled")
+
+
+def _say_plugin(plugin: Plugin, kind: str | None = None) -> None:
+    facts = [f"{plugin.distribution} {plugin.version}".strip()]
+    if plugin.import_s:
+        facts.append(f"imported in {1000 * plugin.import_s:.1f} ms")
+    click.echo(click.style(plugin.name, bold=True) + f"  {', '.join(facts)}")
+    if plugin.error:
+        click.echo(f"  left out: {plugin.error}")
+    for component in plugin.components:
+        if kind in (None, component.kind):
+            click.echo(f"  {component.kind:<12}{component.name:<22}{component.summary}")
+    if kind is None:
+        for hook in plugin.hooks:
+            if hook not in ("flowgen_components", "flowgen_recipes"):
+                click.echo(f"  {'hook':<12}{hook}")
+        for recipe in sorted(plugin.recipes.rglob("*.yaml")) if plugin.recipes else []:
+            click.echo(
+                f"  {'recipe':<12}{plugin.name}/{recipe.relative_to(plugin.recipes or '').with_suffix('').as_posix()}"
+            )
 
 
 @plugins.command()
@@ -50,10 +74,7 @@ def show(name: str) -> None:
 
     found = registry()
     if name in found.plugins:
-        plugin = found.plugins[name]
-        click.echo(f"{plugin.name}: {plugin.distribution} {plugin.version}")
-        for component in plugin.components:
-            click.echo(f"  {component.kind:<12}{component.name:<22}{component.summary}")
+        _say_plugin(found.plugins[name])
     kind, _, short = name.rpartition("/")
     matches = [c for c in found.components() if c.name == short and kind in ("", c.kind)]
     if not matches and name not in found.plugins:

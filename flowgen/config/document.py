@@ -99,11 +99,21 @@ def override(document: Document, assignments: Sequence[str]) -> None:
             nested = YAML(typ="safe", pure=True).load(text) if text else None
         except MarkedYAMLError:
             raise UsageError(f"cannot read the value of {assignment!r} as YAML") from None
-        for part in reversed(key):
-            nested = {part: nested}
-        sources: dict[Key, str] = {}
-        _note(nested, (), "command line", sources)
-        _merge(document, nested, sources, ())
+        put(document, key, nested, "command line")
+
+
+def put(document: Document, key: Sequence[str], value: Any, source: str) -> None:
+    """Set one key, and note where it came from."""
+    for part in reversed(key):
+        value = {part: value}
+    sources: dict[Key, str] = {}
+    _note(value, (), source, sources)
+    _merge(document, value, sources, ())
+
+
+def merge(base: Document, new: Document) -> None:
+    """Lay a document over another."""
+    _merge(base, new.values, new.sources, ())
 
 
 def _note(value: Any, key: Key, source: str, sources: dict[Key, str]) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from flowgen.config.components import options_model
+from flowgen.config.defaults import with_defaults
 from flowgen.config.document import Document, Key, override, read
 from flowgen.config.schema import Config, Slot
 from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.plugins import registry
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
 
     Raises UsageError with one line for each thing that is wrong.
     """
-    document = read(locate(name))
+    document = with_defaults(read(locate(name)))
     override(document, overrides)
     return resolve(document)
 
 
 def locate(name: str) -> Path:
-    """The file of a config: a path, a run folder, or a recipe shipped with flowgen ("audio/fsdd", or "fsdd")."""
+    """The file of a config: a path, a run folder, or a recipe shipped with flowgen or a plugin ("audio/fsdd", or "fsdd")."""
     path = Path(name)
     if path.is_dir() and (path / "config.yaml").is_file():
         return path / "config.yaml"
@@ -73,12 +75,18 @@ def locate(name: str) -> Path:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes shipped with flowgen, by name."""
-    try:
-        root = Path(str(resources.files("flowgen_configs")))
-    except ModuleNotFoundError:
-        return {}
-    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.yaml"))}
+    """The recipes shipped with flowgen and, as PLUGIN/NAME, with its plugins. UsageError: two of one name."""
+    found = _recipes_in(Path(str(resources.files("flowgen_configs"))), "")
+    for plugin in registry().plugins.values():
+        for name, path in _recipes_in(plugin.recipes, f"{plugin.name}/").items() if plugin.recipes else ():
+            if name in found:
+                raise UsageError(f"the recipe name {name!r} is taken twice: by {found[name]} and {path}; rename one")
+            found[name] = path
+    return found
+
+
+def _recipes_in(root: Path, prefix: str) -> dict[str, Path]:
+    return {prefix + p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.rglob("*.yaml"))}
 
 
 def resolve(document: Document) -> Resolved:

@@ -35,6 +35,11 @@ KINDS = {
         Kind("guidance", "a wrapper around a flow"),
         Kind("metric", "a measure of generated clips", given=("modality", "dataset")),
         Kind("logger", "where the figures of a training run go", given=("folder",)),
+        Kind(
+            "writer",
+            "another file type of a modality, named MODALITY.EXTENSION",
+            given=("modality", "clips", "path", "metadata"),
+        ),
     )
 }
 

@@ -31,6 +31,7 @@ from flowgen.experiment import (
     settle_conditions,
 )
 from flowgen.generator import Generator
+from flowgen.plugins import registry
 from flowgen.random import Randomness, seed_of
 from flowgen.regions import draw_known
 from flowgen.run import Run
@@ -149,7 +150,8 @@ class Trainer:
         self.ema = ShardedEMA(engine, config.train.ema.decay)
         self.watcher: Watcher | None = None
         self.step = 0
-        self._stop = False
+        self._stop = self._finished = False
+        self._saved: Path | None = None
         self._skipped_in_a_row = 0
         self._figures = _Figures(ranks)
 
@@ -172,6 +174,8 @@ class Trainer:
                     visible=self.ranks.first,
                 )
             )
+            self._tell("flowgen_run_started", config=self.config, step=self.step)
+            stack.callback(lambda: self._tell("flowgen_run_ended", step=self.step, finished=self._finished))
             while self.step < options.steps:
                 self._train_step(data, split)
                 self.step += 1
@@ -183,15 +187,16 @@ class Trainer:
                     figures |= self._watch(bar)
                 for logger in loggers if figures else []:
                     logger.log(self.step, figures)
+                self._tell("flowgen_step_done", step=self.step, figures=figures)
                 if self._due(options.checkpoint.every):
                     self._save()
                 if self._asked_to_stop():
                     break
             saved = self._save()
-        finished = self.step >= options.steps
+            self._finished = self.step >= options.steps
         if self.ranks.first:
-            self._farewell(saved, finished)
-        return Result(self.run.folder, self.step, finished)
+            self._farewell(saved, self._finished)
+        return Result(self.run.folder, self.step, self._finished)
 
     def _train_step(self, data: Iterator[Any], split: Split) -> None:
         """One optimizer step over all micro-batches."""
@@ -268,6 +273,7 @@ class Trainer:
                 if self._due(options.preview.every):
                     sheet = self.watcher.preview(self.step, name, options.preview.clips)
                     bar.say(f"preview  {sheet}") if name == "ema" else None
+                    self._tell("flowgen_preview_made", step=self.step, weights=name, sheet=sheet)
             if self._due(options.validation.every):
                 figures = self.watcher.validate(options.validation.quantiles)
                 bar.say(f"step {self.step}: validation loss {figures['validation/loss']:.4f}")
@@ -282,7 +288,16 @@ class Trainer:
             "name": self.config.name,
         }
         keep = self.config.train.checkpoint.keep
-        return save_checkpoint(self.run, self.engine, self.ema, self.ranks, self.step, facts, keep)
+        saved = save_checkpoint(self.run, self.engine, self.ema, self.ranks, self.step, facts, keep)
+        if saved != self._saved:  # the last step may have been saved by its number already
+            self._saved = saved
+            self._tell("flowgen_checkpoint_saved", step=self.step, checkpoint=saved)
+        return saved
+
+    def _tell(self, event: str, **facts: Any) -> None:
+        """Plugins hear of it in the first process."""
+        if self.ranks.first:
+            registry().tell(event, folder=self.run.folder, **facts)
 
     def _farewell(self, saved: Path, finished: bool) -> None:
         done = "done" if finished else f"stopped at step {self.step} of {self.config.train.steps}"
