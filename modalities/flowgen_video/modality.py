@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -49,6 +49,21 @@ class Video:
 
         data = read_frames(Path(path), self.fps, self.height, self.width, self.channels)
         return Clip(data=data, rate=self.fps, source=str(path))
+
+    def seconds(self, clip: Clip) -> float:
+        """How long a clip is."""
+        return len(clip.data) / self.fps
+
+    def cut(self, clip: Clip, start_s: float, end_s: float) -> Clip:
+        """The part of a clip between two times, in whole frames."""
+        start, end = (round(s * self.fps) for s in (start_s, end_s))
+        return replace(clip, data=clip.data[start:end])  # type: ignore[index]
+
+    def join(self, clips: Sequence[Clip]) -> Clip:
+        """Clips one after the other."""
+        import torch
+
+        return replace(clips[0], data=torch.cat([clip.data for clip in clips]))  # type: ignore[misc]
 
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
         from flowgen_video.writing import write_frames

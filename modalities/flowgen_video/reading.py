@@ -1,57 +1,72 @@
-"""Files into frames: decoded with PyAV, resampled in time by their timestamps, brought to size with antialiasing."""
+"""Files into frames: counted by index, decoded with PyAV only where they are needed, resampled in time by their timestamps,
+turned upright and brought to size with antialiasing."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from flowgen.errors import FlowgenError
+
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".ogv")
+)
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 
 # libswscale (swscale.h); without the last three, colours come out one or two levels too dark
 BICUBIC, AREA = 4, 32
 EXACT = 0x40000 | 0x2000 | 0x4000  # accurate rounding, full chroma resolution on both sides
 
+_UNSEEKABLE = frozenset(("gif", "apng"))  # every frame builds on the one before, whatever the packets say
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """What a file holds, read from its packets without decoding: one entry a frame, in the order of presentation."""
+
+    times: Tensor
+    """Seconds from the first frame, float64 [N], rising."""
+    height: int
+    width: int
+    """Size as shown: upright, with square pixels."""
+    keys: tuple[int, ...] = (0,)
+    """Frames from which decoding can start."""
+    stamps: tuple[int, ...] = ()
+    """Presentation timestamps, in units of the stream; empty where frames can only be counted."""
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def duration(self) -> float:
+        """Seconds; the last frame is taken to last as long as the median one."""
+        return float(self.times[-1] + self.times.diff().median()) if len(self) > 1 else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Mean frames a second; 0 for a single picture."""
+        return len(self) / self.duration if self.duration else 0.0
+
 
 def read_frames(path: Path, fps: float, height: int, width: int, channels: int) -> Tensor:
-    """All frames of a file as uint8 [T, H, W, C], one every 1/fps seconds from its first to its last.
+    """All of a file as uint8 [T, H, W, C], one frame every 1/fps seconds from its first to its last.
 
-    Each is the frame of the file that is nearest in time, turned upright, scaled to cover height x width (pixels that are
-    not square become so) and cropped around the middle. Raises FlowgenError for a file that cannot be read.
+    Each is the frame of the file that is nearest in time. A folder of pictures is a clip of as many frames, in the order
+    of the numbers in their names. Raises FlowgenError for what cannot be read.
     """
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise FlowgenError(f"{path}: no video in it; expected a file with frames")
-            times, pictures = [], []
-            for time, frame in _decoded(container):
-                times.append(time)
-                pictures.append(_picture(frame, height, width, channels))
-    except FileNotFoundError:
-        raise FlowgenError(f"{path}: no such file") from None
-    except (OSError, av.FFmpegError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FlowgenError(f"{path}: cannot be read as video ({reason})") from error
-    if not pictures:
-        raise FlowgenError(f"{path}: holds no frame that can be decoded")
-    kept = resample(torch.tensor(times, dtype=torch.float64), fps)
-    return torch.from_numpy(np.stack(pictures))[kept]
-
-
-def _decoded(container: av.container.InputContainer) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames with their times in seconds, counted from the first; without timestamps, by the stream's mean rate."""
-    stream = container.streams.video[0]
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
-    first = None
-    for index, frame in enumerate(container.decode(stream)):
-        time = frame.time if frame.time is not None else index / rate
-        first = time if first is None else first
-        yield time - first, frame
+    index = index_frames(path, fps)
+    return decode_frames(path, resample(index.times, fps).tolist(), height, width, channels, index)
 
 
 def resample(times: Tensor, fps: float) -> Tensor:
@@ -68,24 +83,154 @@ def resample(times: Tensor, fps: float) -> Tensor:
     return torch.searchsorted(middle, wanted)
 
 
-def _picture(frame: av.VideoFrame, height: int, width: int, channels: int) -> np.ndarray:
-    """A frame upright and at size, uint8 [H, W, C]."""
-    turns = round(frame.rotation / 90) % 4
-    if turns % 2:
-        height, width = width, height  # of the picture as it is stored
-    pixel = frame.sample_aspect_ratio if hasattr(frame, "sample_aspect_ratio") else None
-    stored_width = frame.width * float(pixel or 1)
-    scale = max(height / frame.height, width / stored_width)
-    tall = max(height, round(frame.height * scale))
-    wide = max(width, round(stored_width * scale))
-    whole = tall < frame.height and frame.height % tall == 0 and frame.width % wide == 0
-    # the mean over whole boxes undoes enlarged pixels exactly; otherwise bicubic, which widens its filter when shrinking
-    scaled = frame.reformat(
-        width=wide,
-        height=tall,
-        format="rgb24" if channels == 3 else "gray",
-        interpolation=(AREA if whole else BICUBIC) | EXACT,
-    ).to_ndarray()
-    top, left = (tall - height) // 2, (wide - width) // 2
-    cropped = scaled.reshape(tall, wide, channels)[top : top + height, left : left + width]
-    return np.ascontiguousarray(np.rot90(cropped, turns))
+def index_frames(path: Path, fps: float = 25.0) -> FrameIndex:
+    """The frames of a file, or of a folder of pictures shown at `fps`. FlowgenError: no video, or unreadable."""
+    if path.is_dir():
+        pictures = _pictures_in(path)
+        with _errors_of(pictures[0]), Image.open(pictures[0]) as first:
+            width, height = ImageOps.exif_transpose(first).size
+        return FrameIndex(torch.arange(len(pictures), dtype=torch.float64) / fps, height, width)
+    with _errors_of(path), av.open(str(path)) as container:
+        stream = _video_stream(container, path)
+        found, unstamped = [], 0
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                unstamped += packet.pts is None
+                found.append((packet.pts, packet.is_keyframe))
+        if not found:
+            raise FlowgenError(f"{path}: holds no frames; the file may be cut off")
+        height, width = _shown_size(path, stream)
+        stamps = sorted((pts, key) for pts, key in found if pts is not None)
+        if unstamped or len({pts for pts, _ in stamps}) < len(found) or container.format.name in _UNSEEKABLE:
+            rate = float(stream.average_rate or stream.guessed_rate or 25)
+            times = torch.arange(len(found), dtype=torch.float64) / rate
+            if not unstamped:
+                times = torch.tensor([pts for pts, _ in stamps], dtype=torch.float64) * float(stream.time_base or 1)
+            return FrameIndex(times - times[0], height, width)
+        times = torch.tensor([pts for pts, _ in stamps], dtype=torch.float64) * float(stream.time_base or 1)
+        keys = tuple(i for i, (_, key) in enumerate(stamps) if key)
+        return FrameIndex(times - times[0], height, width, keys or (0,), tuple(pts for pts, _ in stamps))
+
+
+def decode_frames(
+    path: Path, wanted: Sequence[int], height: int, width: int, channels: int, index: FrameIndex | None = None
+) -> Tensor:
+    """The frames `wanted` (any order, repeats allowed) of a file as uint8 [len(wanted), H, W, C].
+
+    Decoding starts at the key frame before the first that is wanted and skips ahead over key frames where that saves work.
+    Frames are scaled to cover height x width and cropped around the middle. Raises FlowgenError for a frame that cannot
+    be decoded.
+    """
+    index = index or index_frames(path)
+    if not wanted or min(wanted) < 0 or max(wanted) >= len(index):
+        raise FlowgenError(f"{path}: expected frames from 0 to {len(index) - 1}, got {list(wanted)[:8]}")
+    scaler = _Scaler(height, width, channels)
+    needed = sorted(set(wanted))
+    if path.is_dir():
+        files = _pictures_in(path)
+        pictures = {i: scaler(_load_picture(files[i])) for i in needed}
+    else:
+        with _errors_of(path), av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            stream.codec_context.thread_count = 1  # loaders run one process a core
+            pixel = float(stream.sample_aspect_ratio or 1)
+            found = zip(needed, _at(container, stream, index, needed), strict=False)
+            pictures = {i: scaler(frame, pixel) for i, frame in found}
+    if len(pictures) < len(needed):
+        raise FlowgenError(
+            f"{path}: frame {needed[len(pictures)]} of {len(index)} cannot be decoded; the file may be damaged"
+        )
+    return torch.from_numpy(np.stack([pictures[i] for i in wanted]))
+
+
+def _at(
+    container: av.container.InputContainer, stream: av.VideoStream, index: FrameIndex, needed: Sequence[int]
+) -> Iterator[av.VideoFrame]:
+    """The frames `needed` (rising), as far as they can be decoded."""
+    number = {stamp: i for i, stamp in enumerate(index.stamps)}
+    decoder, following = None, 0
+    for target in needed:
+        key = max((k for k in index.keys if k <= target), default=0)
+        if decoder is None or key > following:
+            if key > 0:
+                container.seek(index.stamps[key], stream=stream)
+            decoder = container.decode(stream)
+        for frame in decoder:
+            at = number.get(frame.pts, -1) if number and frame.pts is not None else following
+            following = at + 1
+            if at == target:
+                yield frame
+                break
+        else:
+            return
+
+
+class _Scaler:
+    """Frames upright and at size, uint8 [H, W, C]. Keeps the tables of the scaler from frame to frame."""
+
+    def __init__(self, height: int, width: int, channels: int) -> None:
+        self.height, self.width, self.channels = height, width, channels
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame, pixel: float = 1.0) -> np.ndarray:
+        """`pixel`: width of a pixel relative to its height."""
+        turns = round(frame.rotation / 90) % 4
+        height, width = (self.width, self.height) if turns % 2 else (self.height, self.width)  # as it is stored
+        scale = max(height / frame.height, width / (frame.width * pixel))
+        tall = max(height, round(frame.height * scale))
+        wide = max(width, round(frame.width * pixel * scale))
+        whole = tall < frame.height and frame.height % tall == 0 and frame.width % wide == 0
+        # the mean over whole boxes undoes enlarged pixels exactly; otherwise bicubic, which widens its filter when shrinking
+        scaled = self.reformatter.reformat(
+            frame,
+            width=wide,
+            height=tall,
+            format="rgb24" if self.channels == 3 else "gray",
+            interpolation=(AREA if whole else BICUBIC) | EXACT,
+        ).to_ndarray()
+        top, left = (tall - height) // 2, (wide - width) // 2
+        cropped = scaled.reshape(tall, wide, self.channels)[top : top + height, left : left + width]
+        return np.ascontiguousarray(np.rot90(cropped, turns))
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    if not container.streams.video:
+        raise FlowgenError(f"{path}: no video in it; expected a file with frames")
+    return container.streams.video[0]
+
+
+def _shown_size(path: Path, stream: av.VideoStream) -> tuple[int, int]:
+    """Height and width of the frames as shown; the rotation is only known once one is decoded."""
+    with av.open(str(path)) as container:
+        frame = next(container.decode(container.streams.video[0]), None)
+    if frame is None:
+        raise FlowgenError(f"{path}: holds no frame that can be decoded; the file may be damaged")
+    height, width = frame.height, round(frame.width * float(stream.sample_aspect_ratio or 1))
+    return (width, height) if round(frame.rotation / 90) % 2 else (height, width)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of the numbers in their names."""
+    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    if not files:
+        raise FlowgenError(
+            f"{folder}: a folder without pictures; expected frames as {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return sorted(files, key=lambda p: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", p.name)])
+
+
+def _load_picture(path: Path) -> av.VideoFrame:
+    with _errors_of(path), Image.open(path) as picture:
+        return av.VideoFrame.from_image(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """What goes wrong with a file, as one sentence that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FlowgenError(f"{path}: no such file") from None
+    except (OSError, av.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FlowgenError(f"{path}: cannot be read as video ({reason})") from error
