@@ -128,6 +128,8 @@ class _Transform(AudioEncoder):
             raise UsageError(f"encoder.hop: expected 1 to {window // 2} (half of window={window}), got {hop}")
         super().__init__(modality, hop, channels * modality.channels)
         self.window = window
+        self.context = math.ceil(window / (2 * hop))
+        """Steps on either side of a cut that depend on what is beyond it."""
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
 
     def frames_of(self, samples: int) -> int:

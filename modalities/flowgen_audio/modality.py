@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,21 @@ class Audio:
             samples = samples.mean(0, keepdim=True)
         samples = samples.expand(self.channels, -1)
         if rate != self.sample_rate:
-            import torchaudio
-
-            samples = torchaudio.functional.resample(samples, rate, self.sample_rate)
+            samples = _resampler(rate, self.sample_rate)(samples)
         return samples.contiguous().clamp(-1, 1)
+
+    def seconds(self, clip: Clip) -> float:
+        """How long a clip is."""
+        return clip.data.shape[-1] / self.sample_rate  # type: ignore[union-attr]
+
+    def cut(self, clip: Clip, start_s: float, end_s: float) -> Clip:
+        """The part of a clip between two times."""
+        start, end = (round(s * self.sample_rate) for s in (start_s, end_s))
+        return replace(clip, data=clip.data[..., start:end])  # type: ignore[index]
+
+    def join(self, clips: Sequence[Clip]) -> Clip:
+        """Clips one after the other."""
+        return replace(clips[0], data=torch.cat([clip.data for clip in clips], -1))  # type: ignore[misc]
 
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
         """Write one clip; the extension of `path` chooses the format. FlowgenError: it cannot be written."""
@@ -95,6 +107,14 @@ class Audio:
         axes[-1][0].set_xlabel("seconds", fontsize=7)
         with replacing(Path(path)) as temporary:
             figure.savefig(temporary, format="png")
+
+
+@lru_cache(maxsize=16)
+def _resampler(rate: int, target: int) -> Any:
+    """Its filter is made once for each pair of rates."""
+    import torchaudio
+
+    return torchaudio.transforms.Resample(rate, target)
 
 
 def spectrogram_db(samples: Tensor, rate: int) -> Tensor:
