@@ -8,6 +8,8 @@ def flowgen_components() -> list[Component]:
     return [
         Component("modality", "audio", "flowgen_audio.modality:Audio", "sound: wav, flac, mp3, ogg"),
         Component("dataset", "notes", "flowgen_audio.notes:Notes", "built-in instrument notes by pitch and timbre"),
+        Component("dataset", "audio-folder", "flowgen_audio.folder:AudioFolder", "a folder of recordings"),
+        Component("dataset", "audio-manifest", "flowgen_audio.manifest:AudioManifest", "recordings listed in a table"),
         Component("encoder", "spectrogram", "flowgen_audio.encoders:Spectrogram", "log magnitudes and Griffin-Lim"),
         Component("encoder", "mel", "flowgen_audio.encoders:Mel", "log-mel magnitudes and Griffin-Lim"),
         Component("encoder", "stft", "flowgen_audio.encoders:ComplexSTFT", "the invertible complex STFT, compressed"),

@@ -129,3 +129,38 @@ def _encode(samples: Tensor, rate: int, suffix: str, metadata: Mapping[str, Any]
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+
+
+def header_frames(path: Path) -> int | None:
+    """Frames that a file announces, None where it announces none: what a truncated file no longer holds."""
+    if path.suffix.lower() == ".wav":
+        return _wav_frames(path)
+    if path.suffix.lower() in _SOUNDFILE:
+        import soundfile
+
+        return soundfile.info(path).frames
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        if stream.duration is None or stream.time_base is None:
+            return None
+        return round(float(stream.duration * stream.time_base) * stream.rate)
+
+
+def _wav_frames(path: Path) -> int | None:
+    """From the size of the data chunk: libsndfile silently reads a truncated file as a short one."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return None
+        file.seek(12)
+        align = 0
+        while len(header := file.read(8)) == 8:
+            name, size = header[:4], int.from_bytes(header[4:], "little")
+            if name == b"data":
+                # a writer to a pipe leaves the size open
+                return size // align if align and size < 2**31 else None
+            content = file.read(size + size % 2) if name == b"fmt " else file.seek(size + size % 2, 1)
+            if isinstance(content, bytes):
+                align = int.from_bytes(content[12:14], "little")
+    return None

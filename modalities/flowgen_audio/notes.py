@@ -7,7 +7,7 @@ timbre, attack, decay, vibrato, loudness.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class Notes:
     timbres: tuple[str, ...] = tuple(TIMBRES)
     size: int = 4096
     validation_size: int = 256
-    held_out: bool = False
+    held_out: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if note_number(self.low) > note_number(self.high):
@@ -121,7 +121,9 @@ class Notes:
         return Clip(data, self.modality.sample_rate, {"pitch": pitch, "timbre": timbre}, f"note {index}")
 
     def validation(self) -> Notes:
-        return replace(self, held_out=True)
+        held_out = replace(self)
+        object.__setattr__(held_out, "held_out", True)
+        return held_out
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,232 @@
+"""Recordings on disk as a data set: checked once, labelled, split, read segment by segment."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from flowgen.clip import Clip
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.random import generator, seed_of
+from flowgen_audio.loudness import gain_to
+from flowgen_audio.modality import Audio
+from flowgen_audio.survey import Facts, survey
+
+ConditionType = Literal["class", "number", "text"]
+DURATION = "duration"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file, or a segment of one, and what is known about it."""
+
+    path: Path
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Raw values by column: labels, numbers, captions, and whatever the split goes by."""
+    start_s: float = 0.0
+    duration_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        segment = "" if self.duration_s is None else f" [{self.start_s:g}-{self.start_s + self.duration_s:g} s]"
+        return f"{self.path}{segment}"
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a recording must be, and how many may fail."""
+
+    max_bad_share: float = 0.02
+    silence_db: float = -60.0
+    min_duration_s: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_share <= 1:
+            raise UsageError(f"data.max_bad_share: expected a share from 0 to 1, got {self.max_bad_share:g}")
+
+    def problem(self, facts: Facts, recording: Recording) -> str | None:
+        """Why a recording is left out; None if it is fit for use."""
+        if facts.problem:
+            return facts.problem
+        if facts.peak <= 10 ** (self.silence_db / 20):
+            return f"silent: no sample above {self.silence_db:g} dB"
+        left = facts.duration_s - recording.start_s
+        length = left if recording.duration_s is None else recording.duration_s
+        if length > left + 1e-3:
+            return f"truncated: the segment ends {length - left:.2f} s after the file"
+        if length < self.min_duration_s:
+            return f"too short: {max(length, 0):.3f} s of at least {self.min_duration_s:g} s"
+        return None
+
+
+class Recordings:
+    """A data set of recordings. Clips have their true length, up to `modality.duration_s`; longer ones are cut at random.
+
+    The base of `audio-folder` and `audio-manifest`, which find the recordings.
+    """
+
+    def __init__(
+        self,
+        modality: Audio,
+        recordings: Sequence[Recording],
+        kinds: Mapping[str, ConditionType],
+        held_out: Mapping[str, Sequence[str]],
+        validation_share: float,
+        checks: Checks,
+        *,
+        loudness: float | None,
+        pad: bool,
+        duration_condition: bool,
+        where: str,
+    ) -> None:
+        self.modality, self.kinds, self.where = modality, dict(kinds), where
+        self.loudness, self.pad, self.duration_condition = loudness, pad, duration_condition
+        self.facts = survey([r.path for r in recordings], loudness is not None)
+        self.left_out = [(r.name, p) for r in recordings if (p := checks.problem(self.facts[r.path], r))]
+        if len(self.left_out) > checks.max_bad_share * len(recordings):
+            raise FlowgenError(
+                f"{where}: {len(self.left_out)} of {len(recordings)} recordings cannot be used, more than "
+                f"data.max_bad_share={checks.max_bad_share:g} allows: {_report(self.left_out)}"
+            )
+        bad = {name for name, _ in self.left_out}
+        good = [r for r in recordings if r.name not in bad]
+        self.held_out_parts = _split(good, held_out, validation_share, where)
+        self.all = good
+        self.conditions = self._conditions(good)
+        self.items = self.held_out_parts[0]
+        self.is_held_out = False
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def clip(self, index: int, seed: int) -> Clip:
+        item = self.items[index]
+        start_s, length_s = item.start_s, self._length_s(item)
+        if length_s > self.modality.duration_s:
+            spare = length_s - self.modality.duration_s
+            start_s += spare * float(torch.rand((), generator=generator("crop", seed_of(seed))))
+            length_s = self.modality.duration_s
+        clip = self.modality.read(item.path, start_s, length_s)
+        data = clip.data
+        assert isinstance(data, torch.Tensor)
+        if self.loudness is not None:
+            data = data * gain_to(self.loudness, self.facts[item.path])
+        if self.pad and data.shape[1] < self.modality.samples:
+            data = torch.nn.functional.pad(data, (0, self.modality.samples - data.shape[1]))
+        return Clip(data, clip.rate, self._values(item), item.name)
+
+    def validation(self) -> Recordings:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.items, other.is_held_out = self.held_out_parts[1], True
+        return other
+
+    def describe(self) -> dict[str, Any]:
+        lengths = sorted(self._length_s(item) for item in self.items)
+        facts = [self.facts[path] for path in {item.path for item in self.items}]
+        out: dict[str, Any] = {
+            "clips": len(self),
+            "hours": round(sum(lengths) / 3600, 3),
+            "seconds each": f"{lengths[0]:.2f} to {lengths[-1]:.2f}, median {lengths[len(lengths) // 2]:.2f}"
+            if lengths
+            else "",
+            "sample rates": _counts(f.rate for f in facts),
+            "channels": _counts(f.channels for f in facts),
+            "clipped files": sum(f.peak >= 1 - 2**-15 for f in facts),
+        }
+        if self.duration_s_cut:
+            out["cut to duration_s"] = self.duration_s_cut
+        for name, kind in self.kinds.items():
+            if kind == "class":
+                out[f"clips by {name}"] = _counts(item.values.get(name) for item in self.items)
+        out["held out"] = len(self.held_out_parts[1])
+        out["left out"] = _report(self.left_out) if self.left_out else "none"
+        return out
+
+    @property
+    def duration_s_cut(self) -> int:
+        """How many recordings are longer than a clip may be."""
+        return sum(self._length_s(item) > self.modality.duration_s + 1e-6 for item in self.items)
+
+    def _length_s(self, item: Recording) -> float:
+        return self.facts[item.path].duration_s - item.start_s if item.duration_s is None else item.duration_s
+
+    def _values(self, item: Recording) -> dict[str, Any]:
+        values = {name: item.values.get(name) for name in self.kinds}
+        if self.duration_condition:
+            values[DURATION] = round(min(self._length_s(item), self.modality.duration_s), 4)
+        return values
+
+    def _conditions(self, items: Sequence[Recording]) -> dict[str, dict[str, Any]]:
+        out: dict[str, dict[str, Any]] = {}
+        for name, kind in self.kinds.items():
+            values = [item.values[name] for item in items if item.values.get(name) is not None]
+            if not values:
+                raise UsageError(f"{self.where}: no recording has a value for the condition {name!r}")
+            if kind == "class":
+                out[name] = {"type": "class", "names": tuple(sorted({str(v) for v in values}))}
+            elif kind == "number":
+                numbers = [_number(v, name, self.where) for v in values]
+                if min(numbers) == max(numbers):
+                    raise UsageError(f"{self.where}: the number {name!r} is {numbers[0]:g} everywhere; leave it out")
+                out[name] = {"type": "number", "low": min(numbers), "high": max(numbers)}
+            else:
+                out[name] = {"type": "text", "max_bytes": max(len(str(v).encode()) for v in values)}
+        if self.duration_condition:
+            lengths = [min(self._length_s(item), self.modality.duration_s) for item in items]
+            low, high = math.floor(min(lengths) * 1000) / 1000, math.ceil(max(lengths) * 1000) / 1000
+            if low < high:
+                out[DURATION] = {"type": "number", "low": low, "high": high, "log": True}
+        return out
+
+
+def _split(
+    items: Sequence[Recording], held_out: Mapping[str, Sequence[str]], share: float, where: str
+) -> tuple[list[Recording], list[Recording]]:
+    """Training and validation: by values of columns, or a share chosen by a hash of the name (stable as files come and go)."""
+    if not 0 <= share < 1:
+        raise UsageError(f"data.validation_share: expected 0 to below 1, got {share:g}")
+    for name, values in held_out.items():
+        known = {str(item.values[name]) for item in items if name in item.values}
+        if missing := sorted({str(v) for v in values} - known):
+            raise UsageError(f"data.held_out.{name}: {where} has no recording with {', '.join(missing)}")
+
+    def out(item: Recording) -> bool:
+        if held_out:
+            return any(str(item.values.get(name)) in {str(v) for v in values} for name, values in held_out.items())
+        return seed_of("held out", item.name.removeprefix(where)) % 10_000 < 10_000 * share
+
+    training = [item for item in items if not out(item)]
+    if not training:
+        raise UsageError(f"{where}: no recording is left for training; hold out less, or check what was found")
+    return training, [item for item in items if out(item)]
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{where}: expected numbers in {name!r}, found {value!r}")
+    return number
+
+
+def _counts(values: Any) -> str:
+    counted = Counter(str(v) for v in values).most_common()
+    shown = ", ".join(f"{name} ({count})" for name, count in sorted(counted[:30]))
+    return shown + (f" and {len(counted) - 30} more" if len(counted) > 30 else "")
+
+
+def _report(left_out: Sequence[tuple[str, str]]) -> str:
+    """How many for what reason, each file named (the first twenty)."""
+    kinds = Counter(problem.split(":")[0] for _, problem in left_out)
+    total = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    named = "; ".join(f"{name} ({problem})" for name, problem in left_out[:20])
+    return f"{total}: {named}" + (f"; and {len(left_out) - 20} more" if len(left_out) > 20 else "")

@@ -1,0 +1,102 @@
+"""What is in sound files: every file is decoded once, and what was found is remembered until the file changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from flowgen.errors import FlowgenError
+from flowgen.files import replacing
+from flowgen_audio.media import header_frames, read_samples
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A file's length, rate, channels and level, or why it cannot be used. Loudness in LUFS, 0 where not measured."""
+
+    duration_s: float = 0.0
+    rate: int = 0
+    channels: int = 0
+    peak: float = 0.0
+    loudness: float = 0.0
+    problem: str = ""
+
+
+def examine(path: Path, measure_loudness: bool = False) -> Facts:
+    """Decode a file and look at it. What is wrong with it is in `problem`, as "kind: detail"."""
+    from flowgen_audio.loudness import loudness
+
+    try:
+        samples, rate = read_samples(path)
+        promised = header_frames(path)
+    except FlowgenError as error:
+        text = str(error).removeprefix(f"{path}: ")
+        return Facts(problem="empty: the file is empty" if "empty" in text else f"corrupt: {text}")
+    facts = Facts(samples.shape[1] / rate, rate, len(samples), float(samples.abs().max()))
+    # lossy formats round their length to frames and drop priming samples
+    if promised is not None and samples.shape[1] < promised - 0.1 * rate:
+        return replace(
+            facts, problem=f"truncated: {facts.duration_s:.2f} s of the {promised / rate:.2f} s it announces"
+        )
+    return replace(facts, loudness=loudness(samples, rate)) if measure_loudness else facts
+
+
+def survey(paths: Iterable[Path], measure_loudness: bool = False) -> dict[Path, Facts]:
+    """Facts of files, by path. Those of files that have not changed since come from a cache in the user's cache folder."""
+    unique = sorted(set(paths))
+    cache = _Cache(unique, measure_loudness)
+    new = [path for path in unique if path not in cache.known]
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        found = dict(zip(new, pool.map(lambda p: examine(p, measure_loudness), new), strict=True))
+    if new:
+        cache.save(found)
+    return {path: cache.known.get(path) or found[path] for path in unique}
+
+
+class _Cache:
+    """Facts of the files of one data set, each valid while its size and modification time are what they were."""
+
+    def __init__(self, paths: list[Path], measure_loudness: bool) -> None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowgen" / "audio"
+        root = os.path.commonpath([p.absolute() for p in paths]) if paths else ""
+        key = hashlib.sha256(f"{_VERSION}{root}{measure_loudness}".encode()).hexdigest()[:16]
+        self.file = folder / f"{key}.json"
+        self.stamps = {path: _stamp(path) for path in paths}
+        stored = self._load()
+        self.known = {
+            path: Facts(**entry["facts"])
+            for path in paths
+            if (entry := stored.get(str(path.absolute()))) and entry["stamp"] == self.stamps[path]
+        }
+
+    def _load(self) -> dict:
+        try:
+            return json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def save(self, found: dict[Path, Facts]) -> None:
+        entries = {
+            str(path.absolute()): {"stamp": self.stamps[path], "facts": asdict(facts)}
+            for path, facts in {**self.known, **found}.items()
+        }
+        try:
+            with replacing(self.file) as temporary:
+                temporary.write_text(json.dumps(entries))
+        except FlowgenError:
+            pass  # a cache that cannot be written costs time, not correctness
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
