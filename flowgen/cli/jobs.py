@@ -178,7 +178,7 @@ def _display(console: Console, running: Sequence[_Running]) -> Iterator[Callable
                 done, note = r.stage.progress()
                 if r.stage is not stages[i]:
                     stages[i] = r.stage
-                    bars.reset(task, total=r.stage.total, completed=done, stage=r.stage.label)
+                    bars.reset(task, total=r.stage.total, completed=done, stage=r.stage.label, count="", note=note)
                 count = f"{done}/{r.stage.total}" if r.stage.total else ""
                 bars.update(task, completed=done, count=count, note=note)
 
