@@ -36,7 +36,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):
-            return self.mlp(fourier(t, self.features, 1.0, 256.0).to(self.mlp[0].weight.dtype))
+            return self.mlp(fourier(t, self.features, 1.0, 256.0).to(next(self.mlp.parameters()).dtype))
 
 
 class ClassEmbedding(nn.Embedding):
@@ -123,7 +123,7 @@ class ConditionEmbedding(nn.Module):
         vectors: list[Tensor] = []
         sequences: list[tuple[Tensor, Tensor]] = []
         for name, role in self.roles.items():
-            (vectors if role == "vector" else sequences).append(self.embedders[name](cond[name]))  # type: ignore[attr-defined]
+            (vectors if role == "vector" else sequences).append(self.embedders[name](cond[name]))
         return Embedded(
             torch.stack(vectors).sum(0) if vectors else None,
             torch.cat([s for s, _ in sequences], 1) if sequences else None,

@@ -1,0 +1,152 @@
+"""Densities that every flow-matching tutorial knows. They are endless: a clip is a function of (index, seed)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowgen.clip import Clip
+from flowgen.errors import UsageError
+from flowgen_points.modality import Points, read_points
+
+_EPOCH = 2**18  # what a data set without end calls its length
+_HELD_OUT = 0x5DEECE66D
+
+
+def uniforms(indices: Sequence[int], seeds: Sequence[int], n: int) -> Tensor:
+    """n numbers in [0, 1) for each (index, seed), float64 [B, n]: SplitMix64 (Steele et al. 2014), all rows at once.
+
+    A generator for every point would cost more than the training step that it feeds.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        start = _mix(np.asarray(seeds, np.uint64)) + np.asarray(indices, np.uint64) * golden
+        z = _mix(_mix(start)[:, None] + np.arange(1, n + 1, dtype=np.uint64) * golden)
+    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def normals(u: Tensor) -> Tensor:
+    """Standard normal numbers from uniform ones."""
+    return torch.special.ndtri(u.clamp(2.0**-53, 1 - 2.0**-53))
+
+
+class Density:
+    """What the endless data sets share: `points(u)` makes points [B, 2] of uniform numbers [B, 4], and says their class."""
+
+    classes: tuple[str, ...] = ()
+    salt = 0
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    @property
+    def conditions(self) -> dict[str, dict[str, Any]]:
+        return {"class": {"type": "class", "names": list(self.classes)}} if self.classes else {}
+
+    def __len__(self) -> int:
+        return _EPOCH
+
+    def clip(self, index: int, seed: int) -> Clip:
+        return self.clips([index], [seed])[0]
+
+    def clips(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Clip]:
+        """Many clips at once, each as `clip` gives it."""
+        points, kinds = self.points(uniforms(indices, [seed ^ self.salt for seed in seeds], 4))
+        rows = points.float().unbind(0)
+        if not self.classes:
+            return [Clip(row) for row in rows]
+        return [Clip(row, conditions={"class": self.classes[k]}) for row, k in zip(rows, kinds.tolist(), strict=True)]
+
+    def validation(self) -> Density:
+        """The same density, from other random numbers."""
+        other = type(self)(**{name: getattr(self, name) for name in self.__dataclass_fields__})  # type: ignore[attr-defined]
+        object.__setattr__(other, "salt", _HELD_OUT)
+        return other
+
+    def describe(self) -> dict[str, Any]:
+        return {"points": "endless", "classes": ", ".join(self.classes) or "none"}
+
+
+@dataclass(frozen=True)
+class Checkerboard(Density):
+    """Every other square of a 4x4 board on [-half, half]^2; the square at the lower left is empty."""
+
+    modality: Points
+    half: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.half <= 0:
+            raise UsageError(f"data.half must be positive, got {self.half:g}")
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        square = (u[:, 0] * 8).long()
+        row = square // 2
+        column = 2 * (square % 2) + (row % 2 == 0)
+        return (torch.stack([column, row], 1) + u[:, 1:3]) * (self.half / 2) - self.half, square
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"density": f"8 of the 16 squares of a board on [-{self.half:g}, {self.half:g}]^2"}
+
+
+@dataclass(frozen=True)
+class Ring(Density):
+    """Eight Gaussians on a circle, by class: 0 (to the right) to 7, counter-clockwise."""
+
+    modality: Points
+    radius: float = 3.5
+    std: float = 0.3
+    classes = tuple(map(str, range(8)))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        mode = (u[:, 0] * 8).long()
+        angle = mode * (math.pi / 4)
+        return self.radius * torch.stack([angle.cos(), angle.sin()], 1) + self.std * normals(u[:, 2:4]), mode
+
+
+@dataclass(frozen=True)
+class PointsFile:
+    """The points of an npy or csv file, a point a row. One in ten is held out for validation."""
+
+    modality: Points
+    path: str
+    held_out: bool = field(default=False, init=False)
+
+    conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def table(self) -> Tensor:
+        points = read_points(Path(self.path))
+        tenth = torch.arange(len(points)) % 10 == 9
+        return points[tenth if self.held_out else ~tenth]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def clip(self, index: int, seed: int) -> Clip:
+        return Clip(self.table[index], source=f"{self.path}:{index}")
+
+    def validation(self) -> PointsFile:
+        other = PointsFile(self.modality, self.path)
+        object.__setattr__(other, "held_out", True)
+        if not len(other):
+            raise UsageError(
+                f"{self.path}: has {len(self)} points, of which every tenth would be held out; give 10 or more"
+            )
+        return other
+
+    def describe(self) -> dict[str, Any]:
+        return {"points": len(self), "file": self.path}
