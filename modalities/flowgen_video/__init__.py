@@ -14,6 +14,10 @@ def flowgen_components() -> list[Component]:
             "flowgen_video.moving_digits:MovingDigits",
             "real handwritten digits that move and bounce (built in)",
         ),
+        Component("dataset", "video-folder", "flowgen_video.folders:VideoFolder", "the video files of a folder"),
+        Component(
+            "dataset", "video-manifest", "flowgen_video.manifests:VideoManifest", "video files listed in a table"
+        ),
         Component(
             "metric",
             "digit-agreement",

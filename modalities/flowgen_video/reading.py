@@ -37,9 +37,6 @@ class FrameIndex:
 
     times: Tensor
     """Seconds from the first frame, float64 [N], rising."""
-    height: int
-    width: int
-    """Size as shown: upright, with square pixels."""
     keys: tuple[int, ...] = (0,)
     """Frames from which decoding can start."""
     stamps: tuple[int, ...] = ()
@@ -86,10 +83,7 @@ def resample(times: Tensor, fps: float) -> Tensor:
 def index_frames(path: Path, fps: float = 25.0) -> FrameIndex:
     """The frames of a file, or of a folder of pictures shown at `fps`. FlowgenError: no video, or unreadable."""
     if path.is_dir():
-        pictures = _pictures_in(path)
-        with _errors_of(pictures[0]), Image.open(pictures[0]) as first:
-            width, height = ImageOps.exif_transpose(first).size
-        return FrameIndex(torch.arange(len(pictures), dtype=torch.float64) / fps, height, width)
+        return FrameIndex(torch.arange(len(pictures_in(path)), dtype=torch.float64) / fps)
     with _errors_of(path), av.open(str(path)) as container:
         stream = _video_stream(container, path)
         found, unstamped = [], 0
@@ -99,17 +93,32 @@ def index_frames(path: Path, fps: float = 25.0) -> FrameIndex:
                 found.append((packet.pts, packet.is_keyframe))
         if not found:
             raise FlowgenError(f"{path}: holds no frames; the file may be cut off")
-        height, width = _shown_size(path, stream)
         stamps = sorted((pts, key) for pts, key in found if pts is not None)
         if unstamped or len({pts for pts, _ in stamps}) < len(found) or container.format.name in _UNSEEKABLE:
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             times = torch.arange(len(found), dtype=torch.float64) / rate
             if not unstamped:
                 times = torch.tensor([pts for pts, _ in stamps], dtype=torch.float64) * float(stream.time_base or 1)
-            return FrameIndex(times - times[0], height, width)
+            return FrameIndex(times - times[0])
         times = torch.tensor([pts for pts, _ in stamps], dtype=torch.float64) * float(stream.time_base or 1)
         keys = tuple(i for i, (_, key) in enumerate(stamps) if key)
-        return FrameIndex(times - times[0], height, width, keys or (0,), tuple(pts for pts, _ in stamps))
+        return FrameIndex(times - times[0], keys or (0,), tuple(pts for pts, _ in stamps))
+
+
+def shown_size(path: Path) -> tuple[int, int]:
+    """Height and width of the first frame as shown: upright, with square pixels."""
+    if path.is_dir():
+        frame, pixel = _load_picture(pictures_in(path)[0]), 1.0
+    else:
+        with _errors_of(path), av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            pixel = float(stream.sample_aspect_ratio or 1)
+            first = next(container.decode(stream), None)
+        if first is None:
+            raise FlowgenError(f"{path}: holds no frame that can be decoded; the file may be damaged")
+        frame = first
+    height, width = frame.height, round(frame.width * pixel)
+    return (width, height) if round(frame.rotation / 90) % 2 else (height, width)
 
 
 def decode_frames(
@@ -127,7 +136,7 @@ def decode_frames(
     scaler = _Scaler(height, width, channels)
     needed = sorted(set(wanted))
     if path.is_dir():
-        files = _pictures_in(path)
+        files = pictures_in(path)
         pictures = {i: scaler(_load_picture(files[i])) for i in needed}
     else:
         with _errors_of(path), av.open(str(path)) as container:
@@ -199,17 +208,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     return container.streams.video[0]
 
 
-def _shown_size(path: Path, stream: av.VideoStream) -> tuple[int, int]:
-    """Height and width of the frames as shown; the rotation is only known once one is decoded."""
-    with av.open(str(path)) as container:
-        frame = next(container.decode(container.streams.video[0]), None)
-    if frame is None:
-        raise FlowgenError(f"{path}: holds no frame that can be decoded; the file may be damaged")
-    height, width = frame.height, round(frame.width * float(stream.sample_aspect_ratio or 1))
-    return (width, height) if round(frame.rotation / 90) % 2 else (height, width)
-
-
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of the numbers in their names."""
     files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     if not files:

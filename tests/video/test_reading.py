@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from flowgen_video.modality import Video
-from flowgen_video.reading import decode_frames, index_frames, read_frames, resample
+from flowgen_video.reading import decode_frames, index_frames, read_frames, resample, shown_size
 from PIL import Image
 
 from flowgen.errors import FlowgenError
@@ -56,9 +56,11 @@ def numbers(frames):
 def test_frames_are_counted_and_found_by_index(files, kind):
     index = index_frames(files[kind], fps=20)
     assert len(index) == FRAMES
-    assert (index.height, index.width) == (36, 48)
+    assert shown_size(files[kind]) == (36, 48)
     assert index.rate == pytest.approx(20, rel=0.01)
-    assert torch.allclose(index.times, torch.arange(FRAMES, dtype=torch.float64) / 20, atol=0.006)  # a gif has hundredths of a second
+    assert torch.allclose(
+        index.times, torch.arange(FRAMES, dtype=torch.float64) / 20, atol=0.006
+    )  # a gif has hundredths of a second
     for wanted in ([0], [39], [31, 5, 5, 17], list(range(11, 14)), [38, 39], list(range(FRAMES))):
         assert numbers(decode_frames(files[kind], wanted, 36, 48, 3, index)) == wanted
 
@@ -140,9 +142,9 @@ def test_a_rate_of_its_own_keeps_every_frame_whatever_the_rounding():
 def test_rotated_files_are_shown_upright(files, tmp_path, angle):
     path = tmp_path / "turned.mov"
     ffmpeg("-i", files["mov"], f"-c copy -metadata:s:v:0 rotate={angle}", path)
-    index = index_frames(path)
-    assert (index.height, index.width) == ((48, 36) if angle % 180 else (36, 48))
-    ours = read_frames(path, 20, index.height, index.width, 3)
+    size = shown_size(path)
+    assert size == ((48, 36) if angle % 180 else (36, 48))
+    ours = read_frames(path, 20, *size, 3)
     ffmpeg("-i", path, "-frames:v 1", tmp_path / "upright.png")
     theirs = torch.tensor(np.asarray(Image.open(tmp_path / "upright.png").convert("RGB")))
     assert (ours[0].float() - theirs.float()).abs().mean() < 4
@@ -151,8 +153,7 @@ def test_rotated_files_are_shown_upright(files, tmp_path, angle):
 def test_wide_pixels_become_square(files, tmp_path):
     path = tmp_path / "anamorphic.mp4"
     ffmpeg("-i", files["mp4"], "-vf setsar=2 -c:v libx264 -qp 4", path)
-    index = index_frames(path)
-    assert (index.height, index.width) == (36, 96)
+    assert shown_size(path) == (36, 96)
     whole = read_frames(path, 20, 36, 96, 3)[0]
     assert whole[30, 20, 1] < 10 < whole[30, 28, 1]  # the red quarter is 24 wide
     middle = read_frames(path, 20, 36, 36, 3)[0]

@@ -1,0 +1,78 @@
+"""A folder of video files as a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flowgen.errors import UsageError
+from flowgen_video.modality import Video
+from flowgen_video.reading import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from flowgen_video.recordings import Kind, Recording, Recordings, Windows, held_out_share
+
+
+class VideoFolder(Recordings):
+    """Every video file below a folder, and every folder of numbered pictures.
+
+    Where the files lie in sub-folders, the first one's name is the condition `label`; where each has a text file of the
+    same name beside it, that is the condition `caption`.
+
+    Args:
+        folder: where to look.
+        held_out: the share of files that is held out for validation, chosen by name.
+        stride: 0 for one clip a file and epoch, from a random place; n for one every n frames.
+        tolerance: frames that a file may be short of a clip.
+        cache: keep decoded frames in memory, which is faster where they fit.
+
+    Raises UsageError where there is no such folder or nothing in it.
+    """
+
+    def __init__(
+        self,
+        modality: Video,
+        folder: str,
+        held_out: float = 0.1,
+        stride: int = 0,
+        tolerance: int = 1,
+        cache: bool = False,
+    ) -> None:
+        root = Path(folder).expanduser()
+        if not root.is_dir():
+            raise UsageError(f"data.folder: {folder!r} is not a folder")
+        if not 0 <= held_out < 1:
+            raise UsageError(f"data.held_out must lie in [0, 1), got {held_out:g}")
+        found = _recordings(root)
+        if not found:
+            raise UsageError(
+                f"data.folder: no video in {folder!r} (known: {', '.join(sorted(VIDEO_SUFFIXES))}, folders of pictures)"
+            )
+        columns: dict[str, Kind] = {}
+        for name, kind in (("label", "class"), ("caption", "text")):
+            with_it = sum(name in r.values for r in found)
+            if with_it == len(found):
+                columns[name] = kind  # type: ignore[assignment]
+            elif with_it:
+                without = next(r.name for r in found if name not in r.values)
+                raise UsageError(
+                    f"{root}: {with_it} of {len(found)} clips have a {name}, but {without} has none; give it to all"
+                )
+        kept = [r for r in found if not held_out_share(r.name, held_out)]
+        others = [r for r in found if held_out_share(r.name, held_out)]
+        super().__init__(
+            modality, kept, others, columns, Windows(modality.frames, stride, tolerance), cache, origin=str(root)
+        )
+
+
+def _recordings(root: Path) -> list[Recording]:
+    found = []
+    for path in sorted(root.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
+        is_sequence = path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
+        if is_sequence or (path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES):
+            name = path.relative_to(root)
+            values = {"label": name.parts[0]} if len(name.parts) > 1 else {}
+            text = path.parent / f"{path.name if is_sequence else path.stem}.txt"
+            if text.is_file():
+                values["caption"] = " ".join(text.read_text(encoding="utf-8").split())
+            found.append(Recording(path, str(name), values))
+    return found

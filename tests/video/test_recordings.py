@@ -1,0 +1,215 @@
+"""Folders and manifests of files that ffmpeg makes here."""
+
+import csv
+import json
+import subprocess
+
+import pytest
+import torch
+from flowgen_video.folders import VideoFolder
+from flowgen_video.manifests import VideoManifest
+from flowgen_video.modality import Video
+
+from flowgen.errors import FlowgenError, UsageError
+
+VIDEO = Video(fps=10, frames=12, height=16, width=24)
+LENGTHS = {"short": 9, "almost": 11, "exact": 12, "long": 40}
+"""Frames at 10 a second by name; frame i has the brightness 20 + 5 i."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """a/short.mp4, a/exact.mp4, b/almost.mkv, b/long.webm, and b/broken.mp4."""
+    root = tmp_path_factory.mktemp("clips")
+    places = {"short": "a/short.mp4", "exact": "a/exact.mp4", "almost": "b/almost.mkv", "long": "b/long.webm"}
+    for name, place in places.items():
+        path = root / place
+        path.parent.mkdir(exist_ok=True)
+        source = f"color=black:s=24x16:r=10:d={LENGTHS[name] / 10},format=gray,geq=lum='20+5*N'"
+        subprocess.run(
+            ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-pix_fmt", "yuv420p", str(path)], check=True
+        )
+    (root / "b" / "broken.mp4").write_bytes(b"no video" * 100)
+    return root
+
+
+def rows(folder):
+    return [
+        {"file": "a/short.mp4", "label": "dark", "caption": "nine frames", "person": 1, "age": 20},
+        {"file": "a/exact.mp4", "label": "dark", "caption": "twelve frames", "person": 7, "age": 30},
+        {"file": "b/almost.mkv", "label": "light", "caption": "eleven frames, says the file", "person": 2, "age": 45.5},
+        {"file": "b/long.webm", "label": "light", "caption": "forty frames", "person": 8, "age": 70},
+    ]
+
+
+@pytest.fixture
+def manifest(folder, tmp_path):
+    path = tmp_path / "clips.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows(folder)))
+    return path
+
+
+def numbers(clip):
+    shown = clip.data.float().mean((1, 2, 3))
+    return ((shown - shown[0]) / 5).round().int().tolist()
+
+
+def test_every_file_is_kept_or_left_out_with_a_reason(folder):
+    data = VideoFolder(VIDEO, str(folder), held_out=0)
+    report = {row["file"]: row for row in data.report()}
+    assert {name: row["status"] for name, row in report.items()} == {
+        "a/exact.mp4": "kept",
+        "a/short.mp4": "left out",
+        "b/almost.mkv": "filled",
+        "b/broken.mp4": "left out",
+        "b/long.webm": "trimmed",
+    }
+    assert report["a/short.mp4"]["why"].startswith("9 frames at 10 a second, 12 are needed")
+    assert "1 frames short" in report["b/almost.mkv"]["why"]
+    assert "12 of 40" in report["b/long.webm"]["why"]
+    assert "broken.mp4" in report["b/broken.mp4"]["why"]
+    assert [report[name]["frames"] for name in sorted(report) if "broken" not in name] == [12, 9, 11, 40]
+    assert len(data) == 3
+    described = data.describe()
+    assert (described["kept"], described["filled"], described["trimmed"], described["left out"]) == (1, 1, 1, 2)
+    assert "a/short.mp4" in described["left out because"]
+
+
+def test_a_clip_one_frame_short_shows_its_last_frame_again(folder):
+    data = VideoFolder(VIDEO, str(folder), held_out=0)
+    (clip,) = (c for c in (data.clip(i, 0) for i in range(3)) if "almost" in c.source)
+    assert numbers(clip)[:11] == list(range(11))
+    assert torch.equal(clip.data[11], clip.data[10])
+    strict = VideoFolder(VIDEO, str(folder), held_out=0, tolerance=0)
+    assert {r["file"] for r in strict.report() if r["status"] == "left out"} >= {"b/almost.mkv"}
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_windows_change_with_the_seed_and_stay_inside(folder, cache):
+    data = VideoFolder(VIDEO, str(folder), held_out=0, cache=cache)
+    (index,) = (i for i in range(3) if "long" in data.clip(i, 0).source)
+    starts = set()
+    for seed in range(40):
+        clip = data.clip(index, seed)
+        assert torch.equal(clip.data, data.clip(index, seed).data)
+        assert clip.data.shape == (12, 16, 24, 3)
+        assert numbers(clip) == list(range(12))
+        starts.add(round(float(clip.source.split("from ")[1][:-2]) * 10))
+    assert len(starts) > 10
+    assert min(starts) >= 0
+    assert max(starts) <= 28
+
+
+def test_a_stride_gives_one_clip_every_so_many_frames(folder):
+    data = VideoFolder(VIDEO, str(folder), held_out=0, stride=8)
+    assert {row["file"]: row["clips"] for row in data.report()}["b/long.webm"] == 4  # from 0, 8, 16, 24
+    places = [data.clip(i, 3).source for i in range(len(data)) if "long" in data.clip(i, 3).source]
+    for k, place in enumerate(places):
+        assert 8 * k <= round(float(place.split("from ")[1][:-2]) * 10) <= 8 * k + 7
+
+
+def test_held_out_places_do_not_move(folder, manifest):
+    data = VideoManifest(VIDEO, str(manifest), str(folder), held_out={"person": [8]}, stride=8).validation()
+    assert len(data) == 4
+    for index in range(4):
+        assert data.clip(index, 0).source.endswith(f"from {index * 0.8:.2f} s")
+        assert torch.equal(data.clip(index, 0).data, data.clip(index, 99).data)
+
+
+def test_held_out_by_column_values(folder, manifest):
+    data = VideoManifest(VIDEO, str(manifest), str(folder), held_out={"person": [7, 8]})
+    assert {row["file"] for row in data.report()} == {"a/short.mp4", "b/almost.mkv"}
+    assert {row["file"] for row in data.validation().report()} == {"a/exact.mp4", "b/long.webm"}
+    with pytest.raises(UsageError, match="no row matches"):
+        VideoManifest(VIDEO, str(manifest), str(folder), held_out={"person": [9]})
+    nothing = VideoManifest(VIDEO, str(manifest), str(folder), held_out=0.0)
+    with pytest.raises(UsageError, match="nothing is held out"):
+        nothing.validation()
+
+
+def test_columns_become_conditions(folder, manifest):
+    columns = {"label": "class", "caption": "text", "age": "number"}
+    data = VideoManifest(VIDEO, str(manifest), str(folder), columns=columns, held_out={"person": [8]})
+    assert data.conditions == {
+        "label": {"type": "class", "names": ["dark", "light"]},
+        "caption": {"type": "text", "max_bytes": 32},
+        "age": {"type": "number", "low": 20, "high": 70},
+    }
+    assert data.validation().conditions == data.conditions
+    assert data.validation().clip(0, 0).conditions == {"label": "light", "caption": "forty frames", "age": 70}
+    assert VideoManifest(VIDEO, str(manifest), str(folder)).conditions.keys() == {"label", "caption"}
+    with pytest.raises(UsageError, match="did you mean 'caption'"):
+        VideoManifest(VIDEO, str(manifest), str(folder), columns={"captoin": "text"})
+
+
+def test_a_folder_gives_labels_captions_and_sequences(folder, tmp_path):
+    root = tmp_path / "own"
+    (root / "walk").mkdir(parents=True)
+    (root / "walk" / "one.mp4").write_bytes((folder / "a" / "exact.mp4").read_bytes())
+    (root / "walk" / "one.txt").write_text("somebody\n walks ")
+    frames = root / "run" / "two"
+    frames.mkdir(parents=True)
+    subprocess.run(f"ffmpeg -v error -i {folder}/b/long.webm {frames}/%d.png".split(), check=True)
+    with pytest.raises(UsageError, match="1 of 2 clips have a caption"):
+        VideoFolder(VIDEO, str(root), held_out=0)
+    (root / "run" / "two.txt").write_text("somebody runs")
+    data = VideoFolder(VIDEO, str(root), held_out=0)
+    assert [row["frames"] for row in data.report()] == [40, 12]
+    assert data.clip(1, 0).conditions == {"label": "walk", "caption": "somebody walks"}
+    assert data.conditions["label"]["names"] == ["run", "walk"]
+    assert numbers(data.clip(0, 5)) == list(range(12))
+
+
+def test_csv_and_parquet_say_the_same_as_jsonl(folder, manifest, tmp_path):
+    listed = rows(folder)
+    with (tmp_path / "clips.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, listed[0])
+        writer.writeheader()
+        writer.writerows(listed)
+    manifests = [manifest, tmp_path / "clips.csv"]
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        (tmp_path / "clips.parquet").write_bytes(b"PAR1")
+        with pytest.raises(FlowgenError, match="pip install pyarrow"):
+            VideoManifest(VIDEO, str(tmp_path / "clips.parquet"), str(folder))
+    else:
+        parquet.write_table(pyarrow.Table.from_pylist(listed), tmp_path / "clips.parquet")
+        manifests.append(tmp_path / "clips.parquet")
+    found = [VideoManifest(VIDEO, str(path), str(folder), held_out={"person": [8]}) for path in manifests]
+    for data in found[1:]:
+        assert data.conditions == found[0].conditions
+        assert data.report() == found[0].report()
+        assert torch.equal(data.clip(0, 0).data, found[0].clip(0, 0).data)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("absent.jsonl", None, "No such file"),
+        ("clips.txt", "a", "jsonl"),
+        ("empty.jsonl", "\n", "no rows"),
+        ("bad.jsonl", '{"file": "a"}\n{"file": ', "line 2: not JSON"),
+        ("list.jsonl", "[1, 2]", "line 1: expected an object"),
+        ("nofile.jsonl", '{"path": "a.mp4"}', "unknown column 'file'"),
+    ],
+)
+def test_a_bad_manifest_is_one_sentence(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=words):
+        VideoManifest(VIDEO, str(tmp_path / name))
+
+
+def test_nothing_usable_says_why(folder, tmp_path):
+    with pytest.raises(UsageError, match="is not a folder"):
+        VideoFolder(VIDEO, str(tmp_path / "absent"))
+    with pytest.raises(UsageError, match="no video in"):
+        VideoFolder(VIDEO, str(tmp_path))
+    long = VideoFolder(Video(fps=10, frames=80, height=16, width=24), str(folder), held_out=0)
+    with pytest.raises(UsageError, match="12 frames at 10 a second, 80 are needed"):
+        len(long)
+    for options in ({"stride": -1}, {"tolerance": 12}, {"held_out": 1.0}):
+        with pytest.raises(UsageError, match=next(iter(options))):
+            VideoFolder(VIDEO, str(folder), **options)
