@@ -117,7 +117,7 @@ def test_pictures_show_the_points_and_carry_the_metadata(tmp_path: Path) -> None
     assert json.loads(picture.info["Description"]) == {"seed": 3}
     pixels = np.asarray(picture.convert("RGB"), dtype=float)
     blue = pixels[..., 2] - pixels[..., 0] > 15
-    assert 0.2 < blue.mean() < 0.5  # half of the board, which is 64 % of the frame
+    assert 0.1 < blue.mean() < 0.35  # half of the board, which is 64 % of the frame, and dots leave gaps
     MODALITY.write(many(BOARD), tmp_path / "board.svg", {"seed": 3})
     assert "&quot;seed&quot;: 3" in (tmp_path / "board.svg").read_text().replace('"seed"', "&quot;seed&quot;")
     clips = many(Ring(MODALITY), 400)
