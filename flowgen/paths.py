@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from flowgen.tree import State, lincomb, tree_map
+from flowgen.tree import State, left, lincomb, tree_map
 
 
 class Coefficients(NamedTuple):
@@ -245,3 +245,11 @@ def velocity(path: Paths, x1: State, x0: State, t: Tensor | dict[str, Tensor]) -
         return lincomb((c.dalpha, x1), (c.dsigma, x0))
 
     return tree_map(leaf, x1, x0, path, t)
+
+
+def noised(path: Paths, x1: State, x0: State, t: Tensor | dict[str, Tensor]) -> tuple[State, State]:
+    """x_t and dx_t/dt together, in the fewest passes over memory."""
+    if isinstance(path, Linear) and isinstance(t, Tensor) and isinstance(x1, Tensor):
+        difference = x1 - x0  # type: ignore[operator]
+        return torch.addcmul(x0, left(t.to(x1.dtype), x1), difference), difference  # type: ignore[call-overload]
+    return interpolate(path, x1, x0, t), velocity(path, x1, x0, t)

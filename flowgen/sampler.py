@@ -38,7 +38,7 @@ def sample(
     Raises ValueError for a grid that is no grid, a prediction that is singular where the solver asks for it (before
     anything is computed), and values that are not finite.
     """
-    return _solve(flow, x, check_grid(grid), solver or Euler(), cond, noise, on_step)
+    return solve(flow, x, check_grid(grid), solver or Euler(), cond, noise=noise, on_step=on_step)
 
 
 def encode(
@@ -54,38 +54,41 @@ def encode(
 
     The grid is that of `sample`, increasing. A stochastic solver refuses.
     """
-    return _solve(flow, x, check_grid(grid).flip(0), solver or Euler(), cond, None, on_step)
+    return solve(flow, x, check_grid(grid).flip(0), solver or Euler(), cond, on_step=on_step)
 
 
 def prior(paths: Paths, noise: State, t: float = 0.0) -> State:
-    """The state at the start of sampling from standard normal noise: sigma(t) noise. It differs from noise on VE, where sigma(0) is large."""
+    """The state at the start of sampling from standard normal noise: sigma(t) noise, which on VE is not noise itself."""
     start = torch.tensor(t, dtype=torch.float64)
     return tree_map(lambda x, path: lincomb((path(start).sigma, x)), noise, paths)
 
 
-def _solve(
+def solve(
     flow: Flow,
     x: State,
     grid: Tensor,
     solver: Solver,
     cond: Cond | None,
-    noise: Noise | None,
-    on_step: Callable[[int, float, State], None] | None,
+    *,
+    noise: Noise | None = None,
+    on_step: Callable[[int, float, State], None] | None = None,
+    gradient: bool = False,
 ) -> State:
+    """Carry x along a checked grid, in either direction. `gradient`: let gradients through."""
     _check_state(x)
     noise = noise or _unseeded
     refuse_singular(flow, grid, solver)
     state = solver.init(x)
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradient):
         for i, (t, s) in enumerate(pairwise(grid.unbind())):
             x, state = solver.step(flow, x, t, s, state, noise, cond)
             if on_step is not None:
                 on_step(i, float(s), x)
     for name, leaf in x.items() if isinstance(x, Mapping) else [("the result", x)]:
-        if not torch.isfinite(leaf).all():
-            bad = int((~torch.isfinite(leaf)).flatten(1).any(1).sum())
+        broken = torch.stack([~torch.isfinite(part).flatten(1).all(1) for part in leaves(leaf)]).any(0)
+        if broken.any():
             raise ValueError(
-                f"sampling gave values that are not finite in {name} ({bad} of {len(leaf)} samples); "
+                f"sampling gave values that are not finite in {name} ({int(broken.sum())} of {len(broken)} samples); "
                 "check the network's weights and the grid's ends"
             )
     return x

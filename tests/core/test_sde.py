@@ -1,5 +1,6 @@
 """Stochastic solvers: marginals against the exact distribution function of a 1-D mixture, with controls that must fail."""
 
+import itertools
 import math
 
 import pytest
@@ -110,7 +111,7 @@ def test_weak_order_on_a_gaussian(solver, order):
     def variance(steps):
         grid = 0.1 + 0.8 * uniform_grid(steps)
         var = float(0.1**2 * 0.25 + 0.9**2)
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in itertools.pairwise(grid):
 
             def with_noise(z, t=t, s=s):
                 x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
@@ -123,7 +124,7 @@ def test_weak_order_on_a_gaussian(solver, order):
 
     exact = 0.9**2 * 0.25 + 0.1**2
     errors = [abs(variance(n) - exact) for n in (64, 128, 256)]
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2)
 
 
