@@ -17,6 +17,7 @@ from flowgen.losses import Loss
 from flowgen.random import generator
 from flowgen.regions import Region, check_regions
 from flowgen.streams import Spec
+from flowgen.times import Shift, TokenShift
 
 
 def build_modality(config: Config) -> Modality:
@@ -46,7 +47,7 @@ def build_loss(config: Config) -> Loss:
         path=build("path", config.path),
         times=build("times", config.times),
         coupling=build("coupling", config.coupling),
-        shift=config.shift,
+        shift=build_shift(config),
     )
 
 
@@ -58,6 +59,11 @@ def build_regions(config: Config, spec: Spec) -> list[Region]:
     except ValueError as error:
         raise UsageError(f"known: {error}") from None
     return regions
+
+
+def build_shift(config: Config) -> Shift:
+    """The one shift of training times and sampling grids."""
+    return config.shift if isinstance(config.shift, float) else TokenShift(config.shift.base, config.shift.power)
 
 
 def build_network(config: Config, spec: Spec, conditioners: Mapping[str, Conditioner]) -> nn.Module:

@@ -18,14 +18,16 @@ from flowgen.config.schema import Sample
 from flowgen.contracts import Modality
 from flowgen.encoder import Encoder, Latents
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.experiment import build_conditioners, build_encoder, build_loss, build_modality, build_network
+from flowgen.experiment import build_conditioners, build_encoder, build_loss, build_modality, build_network, build_shift
+from flowgen.flow import Flow, OnPath
 from flowgen.losses import Loss
+from flowgen.paths import Paths
 from flowgen.random import normal_rows
 from flowgen.regions import KnownFlow
 from flowgen.run import Run
 from flowgen.sampler import prior, sample
 from flowgen.streams import StreamSpec
-from flowgen.times import uniform_grid
+from flowgen.times import make_grid, shift_factor
 from flowgen.tree import State, tree_map
 
 Weights = Literal["ema", "raw"]
@@ -123,7 +125,7 @@ class Generator:
                     on_step(start // settings.batch_size * settings.steps + i + 1, total)
                 show(t, x)
 
-            x = prior(self.loss.path, batch.noise("sample"))
+            x = prior(self._path(settings), batch.noise("sample"))
             show(0.0, x)
             part, null = (self._part(c, rows) for c in (cond, away))
             if batch.mask is not None:
@@ -147,22 +149,40 @@ class Generator:
         on_step: Any,
         given: Sequence[Given],
     ) -> State:
-        flow = self.loss.flow(self.network)
+        flow: Flow = self.loss.flow(self.network)
+        guidances = (
+            settings.guidance
+            if isinstance(settings.guidance, list)
+            else [settings.guidance]
+            if settings.guidance
+            else []
+        )
         known = KnownFlow(flow, *self._place(given, x, batch.rows)) if given else None
         flow = known or flow
-        if settings.guidance is not None and self.conditioners:
-            flow = build("guidance", settings.guidance)(flow, null)
-        grid = uniform_grid(settings.steps, self.config.shift)
         solver = build("solver", settings.solver)
 
         def noise(x: State, t: Tensor, s: Tensor) -> State:
             return batch.noise(f"solver {float(t)!r}")
 
         try:
+            grid = self._grid(settings, x)
+            if settings.path is not None:
+                flow = OnPath(flow, build("path", settings.path), float(grid[0]), float(grid[-1]))
+            for guidance in guidances if self.conditioners else []:
+                flow = build("guidance", guidance)(flow, null)
             x = sample(flow, x, grid, solver=solver, cond=cond, noise=noise, on_step=on_step)
         except ValueError as error:  # what the mathematics refuses: a singular grid, values that are not finite
             raise FlowgenError(f"cannot sample {self.config.name}: {error}") from error
         return known.restore(x) if known is not None else x
+
+    def _path(self, settings: Sample) -> Paths:
+        return self.loss.path if settings.path is None else build("path", settings.path)
+
+    def _grid(self, settings: Sample, x: State) -> Tensor:
+        """The times of the solver; ValueError where the path does not have them."""
+        path = self._path(settings)
+        single = None if isinstance(path, Mapping) else path
+        return make_grid(settings.grid, settings.steps, single, shift_factor(build_shift(self.config), x))
 
     def _place(self, given: Sequence[Given], x: State, rows: range) -> tuple[State, State]:
         """The latents of given clips at their places [B, ...], and where they hold [B, *axes]."""

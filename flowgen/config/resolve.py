@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from flowgen.config.components import options_model
 from flowgen.config.defaults import with_defaults
 from flowgen.config.document import Document, Key, override, read
-from flowgen.config.schema import Config, Slot
+from flowgen.config.schema import ComponentConfig, Config, Slot
 from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.plugins import registry
 
@@ -92,7 +92,7 @@ def _recipes_in(root: Path, prefix: str) -> dict[str, Path]:
 def resolve(document: Document) -> Resolved:
     """Validate the fixed schema and, against their signatures, all components it names."""
     problems: list[str] = []
-    values = document.values
+    values = _with_types(document.values, Config)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -121,6 +121,20 @@ def resolve(document: Document) -> Resolved:
             target = target[part]
         target[key[-1]] = section
     return Resolved(Config.model_validate(dump), document)
+
+
+def _with_types(values: Any, model: type[BaseModel]) -> Any:
+    """Options alone, of a section that has a default component, are options of that component."""
+    if not isinstance(values, dict):
+        return values
+    filled = dict(values)
+    for name, info in model.model_fields.items():
+        value = values.get(name)
+        if isinstance(value, dict) and isinstance(info.default, ComponentConfig) and "type" not in value:
+            filled[name] = {"type": info.default.type, **value}
+        elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            filled |= {name: _with_types(value, info.annotation)} if name in values else {}
+    return filled
 
 
 def _slots(values: Any, model: type[BaseModel], key: Key) -> Iterator[tuple[str, Key, Any]]:

@@ -122,8 +122,14 @@ class Sample(Section):
     """Defaults of `flowgen sample`, previews and evaluation."""
 
     steps: PositiveInt = 16
+    """Solver steps; a grid that is a list of times has its own."""
     solver: Annotated[_Component, Slot("solver")] = ComponentConfig(type="dpm++2m")
-    guidance: Annotated[_Component | None, Slot("guidance")] = None
+    guidance: Annotated[_Component | list[_Component] | None, Slot("guidance")] = None
+    """One guidance, or a chain of which each wraps those before it."""
+    grid: Literal["uniform", "karras"] | tuple[float, ...] = "uniform"
+    """Where the solver stops: evenly in time (then shifted), at the noise levels of Karras et al., or at these times."""
+    path: Annotated[_Component | None, Slot("path")] = None
+    """A path to sample on, where it is not the one trained on."""
     batch_size: PositiveInt = 64
 
 
@@ -133,6 +139,13 @@ class Eval(Section):
     clips: PositiveInt = 100
     seed: int = 1
     metrics: Annotated[list[_Component], Slot("metric")] = []
+
+
+class TokenShiftConfig(Section):
+    """A shift that grows with the size of a latent: (positions / base)^power."""
+
+    base: PositiveInt
+    power: float = 0.5
 
 
 class Config(Section):
@@ -151,7 +164,7 @@ class Config(Section):
     """Known regions: parts of a clip that some training samples are given, each with its probability."""
     path: Annotated[_Component, Slot("path")] = ComponentConfig(type="linear")
     times: Annotated[_Component, Slot("times")] = ComponentConfig(type="uniform")
-    shift: Annotated[float, Field(gt=0)] = 1.0
+    shift: Annotated[float, Field(gt=0)] | TokenShiftConfig = 1.0
     """Shift of the times, in training and in sampling alike; above 1 spends more of them near the noise."""
     coupling: Annotated[_Component, Slot("coupling")] = ComponentConfig(type="independent")
     loss: Annotated[_Component, Slot("loss")] = ComponentConfig(type="flow-matching")
