@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -96,3 +97,59 @@ def _show_component(kind: str, name: str) -> None:
         type_name = info.annotation.__name__ if isinstance(info.annotation, type) else str(info.annotation)
         default = "required" if info.is_required() else f"default {info.default!r}"
         click.echo(f"  {option}: {type_name.replace('typing.', '')}, {default}")
+
+
+@plugins.command()
+@click.argument("name")
+@click.argument("overrides", nargs=-1)
+@click.option("--config", "configs", multiple=True, metavar="CONFIG", help="Instead of the plugin's recipes.")
+@click.option("--fast", is_flag=True, help="Leave out what starts several processes.")
+def check(name: str, overrides: tuple[str, ...], configs: tuple[str, ...], fast: bool) -> None:
+    """Check that a plugin keeps flowgen's contracts: the conformance kit, on each of its recipes.
+
+    OVERRIDES are key=value, to make the recipes small. Exit code 1 if a contract is broken.
+
+    \b
+    Examples:
+      flowgen plugins check audio --fast
+      flowgen plugins check tone network.depth=1 network.width=32
+      flowgen plugins check tone --config my.yaml
+    """
+    import torch
+
+    from flowgen.errors import FlowgenError
+    from flowgen.testing.table import outcomes, subjects
+
+    torch.set_num_threads(1)
+    broken = 0
+    for recipe, subject in subjects(name, configs, overrides):
+        click.echo(click.style(recipe, bold=True))
+        for outcome in outcomes(subject, slow=not fast):
+            words = outcome.check.name.replace("_", " ")
+            colour = {"kept": "green", "broken": "red"}.get(outcome.result)
+            reason = f"  ({outcome.message})" if outcome.result == "does not apply" else ""
+            click.echo(f"  {words:<44}{click.style(outcome.result, fg=colour)}{reason}  {outcome.seconds:.1f} s")
+            if outcome.result == "broken":
+                broken += 1
+                click.echo("\n".join(f"      {line}" for line in outcome.message.splitlines()))
+    if broken:
+        raise FlowgenError(f"the plugin {name!r} breaks {broken} contract{'s' if broken > 1 else ''}")
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to write it (default: flowgen-NAME).")
+def new(name: str, folder: Path | None) -> None:
+    """Write a new plugin that brings the modality NAME: it trains, samples and passes its tests as it is.
+
+    \b
+    Examples:
+      flowgen plugins new tone
+      flowgen plugins new hand-writing --folder ~/projects/handwriting
+    """
+    from flowgen.plugins.scaffold import new_plugin
+
+    for path in new_plugin(name, folder):
+        click.echo(path)
+    where = folder or f"flowgen-{name}"
+    click.echo(f"next: pip install -e '{where}' && flowgen plugins check {name} && flowgen train {name}/small")

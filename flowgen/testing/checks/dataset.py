@@ -1,0 +1,123 @@
+"""A data set gives clips by index, and nothing but index and seed decides which."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import torch
+
+from flowgen.clip import Clip
+from flowgen.conditions import encode_conditions
+from flowgen.random import seed_of
+from flowgen.testing.contract import NotApplicable, check
+from flowgen.testing.subject import Subject, shapes
+from flowgen.tree import leaves
+
+
+def equal(a: Clip, b: Clip) -> bool:
+    """The same clip, bit for bit."""
+    return (
+        shapes(a.data) == shapes(b.data)
+        and all(torch.equal(x, y) for x, y in zip(leaves(a.data), leaves(b.data), strict=True))
+        and dict(a.conditions) == dict(b.conditions)
+    )
+
+
+def _shake(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@check(
+    "clip(index, seed) is a function of its arguments alone: of no state, no order and no global generator",
+    see="data-set",
+)
+def clip_is_a_function_of_index_and_seed(s: Subject) -> str | None:
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    places = [(i, seed_of(i, "place")) for i in range(min(len(s.dataset), 4))]
+    try:
+        _shake(1)
+        first = [s.dataset.clip(*place) for place in places]
+        _shake(2)
+        again = [s.dataset.clip(*place) for place in reversed(places)][::-1]
+        other = [Subject(s.written).dataset.clip(*place) for place in places]
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])
+    for i, (a, b, c) in enumerate(zip(first, again, other, strict=True)):
+        if not equal(a, b):
+            return f"clip({i}, seed) asked for twice, in another order and with another global seed, gives two clips"
+        if not equal(a, c):
+            return f"clip({i}, seed) of two data sets of the same options differs"
+    return None
+
+
+@check("every clip carries the conditions that the data set declares, and their values are valid", see="data-set")
+def conditions_are_what_is_declared(s: Subject) -> str | None:
+    declared = s.dataset.conditions
+    for clip in s.many:
+        for name in declared:
+            if clip.conditions.get(name) is None:
+                return f"{clip.source or 'a clip'} has no {name!r}; the data set declares {', '.join(declared)}"
+        extra = clip.conditions.keys() - declared.keys()
+        if extra:
+            return f"{clip.source or 'a clip'} carries {sorted(extra)[0]!r}, which the data set does not declare"
+        encode_conditions(s.conditioners, [{k: clip.conditions[k] for k in s.conditioners}])
+    if not declared:
+        raise NotApplicable("the data set declares no conditions")
+    return None
+
+
+@check(
+    "validation() is a held-out part of the same kind: not empty, and none of its clips is trained on", see="data-set"
+)
+def validation_is_held_out(s: Subject) -> str | None:
+    held_out = s.dataset.validation()
+    if not len(held_out):
+        return "validation() is empty"
+    if dict(held_out.conditions) != dict(s.dataset.conditions):
+        return "validation() declares other conditions than the training part"
+    mine = [held_out.clip(i, seed_of(i)) for i in range(min(len(held_out), 16))]
+    theirs = [s.dataset.clip(i, seed_of(i)) for i in range(min(len(s.dataset), 64))]
+    for i, a in enumerate(mine):
+        for j, b in enumerate(theirs):
+            if equal(a, b):
+                return f"clip {i} of the held-out part is clip {j} of the training part"
+    return None
+
+
+@check("describe() gives plain values by name, for a person to read", see="data-set")
+def description_is_plain(s: Subject) -> str | None:
+    facts = s.dataset.describe()
+    if not facts:
+        return "describe() is empty"
+    json.dumps(facts)
+    return None
+
+
+@check("nothing draws from a global generator or reseeds it", see="random-numbers")
+def global_generators_are_left_alone(s: Subject) -> str | None:
+    def state() -> tuple[object, ...]:
+        numpy = np.random.get_state()
+        return random.getstate(), numpy[0], numpy[1].tobytes(), numpy[2:], torch.get_rng_state().numpy().tobytes()
+
+    steps = {
+        "building the data set": lambda: Subject(s.written).dataset,
+        "clip": lambda: [s.dataset.clip(i % len(s.dataset), i) for i in range(4)],
+        "building the encoder": s.new_encoder,
+        "fit": lambda: s.new_encoder().fit(s.many),
+        "encode": lambda: s.encode(s.clips),
+        "decode": lambda: s.decode(s.latents),
+        "building the network": s.new_network,
+        "the network": lambda: s.network(s.state(), s.times(), s.conditions(s.clips)),
+    }
+    for name, step in steps.items():
+        before = state()
+        step()
+        if state() != before:
+            return f"{name} changed the state of a global generator (random, numpy.random or torch)"
+    return None

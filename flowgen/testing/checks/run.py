@@ -1,0 +1,124 @@
+"""Everything together: it learns, samples, and trains on several ranks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from flowgen.conditions import MASK
+from flowgen.config import dumps
+from flowgen.config.schema import Sample
+from flowgen.random import Randomness
+from flowgen.testing.checks.dataset import equal
+from flowgen.testing.contract import NotApplicable, check
+from flowgen.testing.subject import Subject, distance
+from flowgen.tree import leaves
+
+_STEPS = 20
+
+
+@check(f"{_STEPS} steps on one batch lower its loss", see="training")
+def training_lowers_the_loss(s: Subject) -> str | None:
+    network = s.new_network().train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=max(s.config.train.optimizer.lr, 2e-3))
+    cond = s.conditions(s.clips)
+    if s.latents.mask is not None:
+        cond[MASK] = s.latents.mask
+    random = Randomness(0, 0, len(s.clips))
+    losses = []
+    for _ in range(_STEPS + 1):
+        optimizer.zero_grad()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            loss = s.loss(network, s.latents.x, cond, random).total.mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    if not all(map(math.isfinite, losses)):
+        return f"the loss is not finite at step {next(i for i, v in enumerate(losses) if not math.isfinite(v))}"
+    if losses[-1] > 0.9 * losses[0]:
+        return f"the loss goes from {losses[0]:.4g} to {losses[-1]:.4g}; expected at most {0.9 * losses[0]:.4g}"
+    return None
+
+
+@check(
+    "sampling is a function of seed and conditions: the same clips again, whatever else is sampled with them",
+    see="sampling",
+)
+def sampling_follows_the_seed(s: Subject) -> str | None:
+    settings = Sample.model_validate({**s.config.sample.model_dump(), "steps": 2})
+    asked = [{k: c.conditions[k] for k in s.conditioners} for c in s.clips[:2]]
+    first = s.generator.sample(asked, seed=1, settings=settings)
+    if not all(equal(a, b) for a, b in zip(first, s.generator.sample(asked, seed=1, settings=settings), strict=True)):
+        return "the same seed gives other clips the second time"
+    (alone,) = s.generator.sample(asked[:1], seed=1, settings=settings)
+    if distance(alone.data, first[0].data) > 0.02:
+        return (
+            f"a clip sampled alone differs by {distance(alone.data, first[0].data):.2g} from the same one among others"
+        )
+    other = s.generator.sample(asked, seed=2, settings=settings)
+    if all(equal(a, b) for a, b in zip(first, other, strict=True)):
+        return "another seed gives the same clips"
+    if not all(bool(torch.isfinite(leaf.float()).all()) for clip in first for leaf in leaves(clip.data)):
+        return "a sampled clip is not finite"
+    return None
+
+
+@check("a clip that was sampled can be written", see="sampling")
+def samples_can_be_written(s: Subject) -> str | None:
+    settings = Sample.model_validate({**s.config.sample.model_dump(), "steps": 2})
+    clips = s.generator.sample([{k: c.conditions[k] for k in s.conditioners} for c in s.clips[:2]], settings=settings)
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in s.modality.formats:
+            path = Path(folder) / f"sample{suffix}"
+            s.modality.write(clips if s.modality.clips_per_file is None else clips[:1], path, {"seed": 0})
+            if not path.is_file() or not path.stat().st_size:
+                return f"write made no file for {suffix!r}"
+        s.modality.sheet(clips, Path(folder) / "sheet.png", ["a", "b"])
+    return None
+
+
+@check(
+    "it trains under ZeRO-3 on 2 ranks, through the command line, and loses what 1 rank loses",
+    see="training",
+    slow=True,
+)
+def trains_on_two_ranks(s: Subject) -> str | None:
+    if any(plugin.distribution == "this process" for plugin in s.plugins):
+        raise NotApplicable("the plugin is not installed, so another process cannot find it")
+    with tempfile.TemporaryDirectory() as folder:
+        losses = []
+        for ranks, stage in ((1, 1), (2, 3)):
+            done = _train(s, Path(folder), ranks, stage)
+            if done.returncode:
+                said = [line for line in done.stderr.splitlines() if "Error" in line or line.startswith("flowgen:")]
+                return (
+                    f"training on {ranks} ranks with ZeRO-{stage} failed: {' / '.join(said[-2:]) or done.stderr[-400:]}"
+                )
+            log = (Path(folder) / f"run{ranks}" / "log.jsonl").read_text().splitlines()
+            losses.append([json.loads(line)["loss"] for line in log])
+        off = max(abs(a - b) / abs(a) for a, b in zip(*losses, strict=True))
+        return f"the losses are {losses[0]} on 1 rank and {losses[1]} on 2" if off > 1e-3 else None
+
+
+def _train(s: Subject, folder: Path, ranks: int, stage: int) -> subprocess.CompletedProcess[str]:
+    values = s.written.model_dump(mode="json", exclude={"deepspeed", "loggers", "run"})
+    values["train"] |= {"steps": 2, "batch_size": 4, "micro_batch_size": None, "log_every": 1, "workers": 0}
+    values["train"] |= {"validation": {"every": 0}, "preview": {"every": 0}, "precision": "float32"}
+    values |= {
+        "run": str(folder / f"run{ranks}"),
+        "deepspeed": {"zero_optimization": {"stage": stage}},
+        "loggers": ["jsonl"],
+    }
+    path = folder / f"{ranks}.yaml"
+    path.write_text(dumps(values))
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"] if ranks > 1 else []
+    command = [sys.executable, *launch, "-m", "flowgen", "train", str(path), "--quiet"]
+    return subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1", **os.environ})

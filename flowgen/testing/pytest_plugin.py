@@ -1,0 +1,26 @@
+"""For pytest: `-p flowgen.testing.pytest_plugin` knows the marker of slow checks and sets one thread.
+
+With `--flowgen-plugin NAME` the whole battery runs on the recipes of an installed plugin, without a test file:
+
+    pytest -p flowgen.testing.pytest_plugin --flowgen-plugin tone --pyargs flowgen.testing.battery
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--flowgen-plugin", metavar="NAME", help="the plugin that flowgen.testing.battery checks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: starts several processes; leave out with -m 'not slow'")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors on many threads are slow, and threads of several test processes get in each other's way."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,211 @@
+"""What is checked: everything a config names, built as training builds it, on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowgen.clip import Clip
+from flowgen.conditions import Conditioner, encode_conditions, null_conditions
+from flowgen.config import Config, load, write
+from flowgen.contracts import Dataset, Modality
+from flowgen.data.loader import Order
+from flowgen.encoder import Encoder, Latents
+from flowgen.experiment import (
+    build_conditioners,
+    build_dataset,
+    build_encoder,
+    build_loss,
+    build_modality,
+    build_network,
+    settle_conditions,
+)
+from flowgen.generator import Generator
+from flowgen.losses import Loss
+from flowgen.plugins import Plugin, registry
+from flowgen.random import generator, seed_of
+from flowgen.streams import Spec
+from flowgen.testing.pickles import watching
+from flowgen.tree import State, first_leaf, leaves, tree_map
+
+_SOME, _MANY = 4, 32
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How much a medium may lose, in units of the latents' deviation."""
+
+    round_trip: float = 0.2
+    """Between the latents of a clip and those of its decoded latents."""
+    file: float = 0.2
+    """Between the latents of a clip and those of its file."""
+    batch: float = 1e-3
+    """Between what is computed of a clip alone and among others."""
+
+
+@dataclass
+class Subject:
+    """A config and what it names; each part is built when it is first asked for."""
+
+    written: Config
+    tolerances: Tolerances = Tolerances()
+
+    @classmethod
+    def of(
+        cls, config: str | Mapping[str, Any], overrides: Sequence[str] = (), tolerances: Tolerances | None = None
+    ) -> Subject:
+        """A recipe, a file, or the values of a config; `name` and `train` may be left out of the values."""
+        if isinstance(config, str):
+            return cls(load(config, overrides).config, tolerances or Tolerances())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "config.yaml"
+            write({"name": "conformance", "train": {"steps": 20}, **config}, path)
+            return cls(load(str(path), overrides).config, tolerances or Tolerances())
+
+    @cached_property
+    def plugins(self) -> list[Plugin]:
+        """The plugins that bring modality, data set, encoder and network, flowgen itself left out."""
+        c = self.written
+        named = [("modality", c.modality), ("dataset", c.data), ("encoder", c.encoder), ("network", c.network)]
+        found = {registry().owner(kind, section.type).name: kind for kind, section in named}
+        return [registry().plugins[name] for name in found if name != "flowgen"]
+
+    @cached_property
+    def config(self) -> Config:
+        """With the conditions that the data set offers."""
+        return settle_conditions(self.written, self.dataset)
+
+    @cached_property
+    def modality(self) -> Modality:
+        return build_modality(self.written)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        with watching("the data set"):
+            return build_dataset(self.written, self.modality)
+
+    def clip(self, position: int, dataset: Dataset | None = None) -> Clip:
+        """A clip as the first epoch meets it."""
+        data = self.dataset if dataset is None else dataset
+        index = Order(0, len(data))[position % len(data)].index
+        with watching("the data set"):
+            return data.clip(index, seed_of(0, "clip", index))
+
+    @cached_property
+    def many(self) -> list[Clip]:
+        """Enough clips to measure, and to see every kind of condition."""
+        return [self.clip(i) for i in range(min(_MANY, len(self.dataset)))]
+
+    @cached_property
+    def clips(self) -> list[Clip]:
+        return [self.clip(i) for i in range(_SOME)]
+
+    def new_encoder(self) -> Encoder:
+        with watching("the encoder"):
+            return build_encoder(self.written, self.modality)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Fitted."""
+        encoder = self.new_encoder()
+        with watching("the encoder"):
+            encoder.fit(self.many)
+        return encoder
+
+    def encode(self, clips: Sequence[Clip]) -> Latents:
+        with torch.no_grad(), watching("the encoder"):
+            return self.encoder.encode(clips)
+
+    def decode(self, latents: Latents) -> list[Clip]:
+        with torch.no_grad(), watching("the encoder"):
+            return self.encoder.decode(latents)
+
+    @cached_property
+    def latents(self) -> Latents:
+        return self.encode(self.clips)
+
+    @property
+    def spec(self) -> Spec:
+        return self.encoder.spec
+
+    @cached_property
+    def conditioners(self) -> dict[str, Conditioner]:
+        return build_conditioners(self.config)
+
+    def conditions(self, clips: Sequence[Clip]) -> dict[str, Any]:
+        return encode_conditions(
+            self.conditioners, [{k: c.conditions.get(k) for k in self.conditioners} for c in clips]
+        )
+
+    def nulls(self, n: int) -> dict[str, Any]:
+        return null_conditions(self.conditioners, n)
+
+    @cached_property
+    def loss(self) -> Loss:
+        return build_loss(self.config)
+
+    def new_network(self, config: Config | None = None) -> nn.Module:
+        """With the weights a run begins with."""
+        return build_network(config or self.config, self.spec, self.conditioners)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """With weights that are no longer special: layers that begin at zero would hide what is wrong behind them."""
+        return perturbed(self.new_network()).eval()
+
+    @property
+    def generator(self) -> Generator:
+        return Generator(
+            self.config, self.modality, self.encoder, self.conditioners, self.loss, self.network, torch.device("cpu")
+        )
+
+    def state(self, n: int = _SOME, seed: int = 0) -> State:
+        """Random latents of the trained size."""
+        return tree_map(lambda s: torch.randn(n, *s.shape, generator=generator(seed, "state")), self.spec)
+
+    def times(self, n: int = _SOME) -> Tensor:
+        return torch.linspace(0.1, 0.9, n)
+
+
+def perturbed(network: nn.Module, scale: float = 0.05) -> nn.Module:
+    """A copy with noise on every weight."""
+    network = copy.deepcopy(network)
+    rng = generator(0, "perturbation")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=rng))
+    return network
+
+
+def distance(a: State, b: State) -> float:
+    """Root mean square of a - b relative to that of b, over all leaves."""
+    pairs = list(zip(leaves(a), leaves(b), strict=True))
+    off = sum(float((x.double() - y.double()).square().sum()) for x, y in pairs)
+    size = sum(float(y.double().square().sum()) for _, y in pairs)
+    return (off / max(size, 1e-30)) ** 0.5
+
+
+def same(a: State, b: State) -> bool:
+    """Equal up to rounding."""
+    return distance(a, b) < 1e-6
+
+
+def finite(x: State) -> bool:
+    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves(x))
+
+
+def rows(x: State, at: Any) -> State:
+    return tree_map(lambda leaf: leaf[at], x)
+
+
+def shapes(x: State) -> Any:
+    """Shapes for a message."""
+    return tuple(first_leaf(x).shape) if isinstance(x, Tensor) else {k: tuple(v.shape) for k, v in x.items()}
