@@ -57,7 +57,7 @@ def test_the_time_embedding_is_the_tutorials() -> None:
     torch.testing.assert_close(seen[0], torch.cat([angle.sin(), angle.cos()], 1), atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("option", "value"), [("width", 64), ("depth", 1), ("max_frequency", 10.0)])
+@pytest.mark.parametrize(("option", "value"), [("width", 64), ("depth", 1), ("max_frequency", 10.0), ("octaves", 2)])
 def test_every_option_changes_the_result(option: str, value: float) -> None:
     assert (build()(*inputs()) - build(**{option: value})(*inputs())).abs().max() > 1e-4
 
