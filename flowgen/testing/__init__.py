@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from flowgen.testing.conformance import ModalityConformance as ModalityConformance
     from flowgen.testing.contract import Check as Check
     from flowgen.testing.contract import ContractError as ContractError
-    from flowgen.testing.plugged import plugged as plugged
     from flowgen.testing.subject import Subject as Subject
+    from flowgen.testing.temporary import plugged as plugged
 
 _HOME = {
     "CHECKS": "checks",
@@ -29,7 +29,7 @@ _HOME = {
     "ContractError": "contract",
     "ModalityConformance": "conformance",
     "Subject": "subject",
-    "plugged": "plugged",
+    "plugged": "temporary",
 }
 __all__ = ["CHECKS", "Check", "ContractError", "ModalityConformance", "Subject", "plugged"]
 

@@ -100,7 +100,7 @@ def unreadable_file_is_refused(s: Subject) -> str | None:
     with _folder() as folder:
         for suffix in s.modality.formats:
             broken = Path(folder) / f"broken{suffix}"
-            broken.write_bytes(b"this is no media file " * 40)
+            broken.write_bytes(b"this is no media file\n" * 40)
             for path in (broken, Path(folder) / f"missing{suffix}"):
                 try:
                     s.modality.read(path)

@@ -81,8 +81,8 @@ def time_matters(s: Subject) -> str | None:
 def time_keeps_its_precision(s: Subject) -> str | None:
     x, cond = s.state(), s.conditions(s.clips)
     with torch.autocast("cpu", torch.bfloat16):
-        a, b = (_out(s, x, torch.full((len(s.clips),), t), cond) for t in (0.9980, 0.9995))
-    return "under autocast, times 0.9980 and 0.9995 give the same output" if distance(a, b) == 0 else None
+        a, b = (_out(s, x, torch.full((len(s.clips),), t), cond) for t in (0.9985, 0.9998))
+    return "under autocast, times 0.9985 and 0.9998 give the same output" if distance(a, b) == 0 else None
 
 
 @check(
@@ -112,7 +112,7 @@ def conditions_matter(s: Subject) -> str | None:
     x, t = rows(s.state(), slice(1)), s.times()[:1]
     for name in s.conditioners:
         values = list({str(c.conditions[name]): c.conditions[name] for c in s.many}.values())
-        outs = {repr(v): _out(s, x, t, _given(s, name, v)) for v in values[:2]}
+        outs = {repr(v): _out(s, x, t, _given(s, name, v)) for v in values[:16]}
         outs["nothing"] = _out(s, x, t, s.nulls(1))
         given = list(outs)
         for i, a in enumerate(given):
@@ -243,7 +243,8 @@ def network_survives_saving(s: Subject) -> str | None:
     fresh = s.new_network()
     fresh.load_state_dict(load(save({k: v.contiguous() for k, v in state.items()})))
     arguments = s.state(), s.times(), s.conditions(s.clips)
-    off = distance(_out(s, *arguments, fresh.eval()), _out(s, *arguments))
+    _out(s, s.state(seed=1), s.times(), s.nulls(len(s.clips)), fresh.eval())  # nothing may depend on what came first
+    off = distance(_out(s, *arguments, fresh), _out(s, *arguments))
     return f"the output changes by {off:.2g} of its size" if off > 1e-6 else None
 
 

@@ -1,0 +1,170 @@
+"""The kit has teeth: every broken plugin is caught by the check that is meant to catch it."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flowgen.plugins import Component, hookimpl
+from flowgen.plugins.scaffold import new_plugin
+from flowgen.testing import CHECKS, ContractError, Subject, plugged
+
+SECTIONS = {"modality": "modality", "dataset": "data", "encoder": "encoder", "network": "network", "solver": "sample"}
+CHECK = {check.name: check for check in CHECKS}
+
+# kind, class in mutants.py, the check that must catch it, what it must say
+MUTANTS = [
+    ("modality", "FormatWithoutDot", "formats_are_declared", "formats has the entry 'csv'"),
+    ("modality", "WritesHalf", "clip_is_written_and_read_back", "read back from '.csv' are off by 0."),
+    ("modality", "ForgetsMetadata", "metadata_is_embedded", "does not hold 'conformance-mark"),
+    ("modality", "EmptySheet", "sheet_shows_the_clips", "the sheet of real clips equals that of zeros"),
+    ("modality", "ReadsAnything", "unreadable_file_is_refused", "reading broken.csv gave a clip"),
+    ("modality", "RaisesItsOwn", "unreadable_file_is_refused", "reading broken.csv raised ValueError"),
+    ("modality", "ReadsPickles", "nothing_is_unpickled", "reading a pickle named bomb.csv ran the code in it"),
+    ("modality", "WritesInRangeOnly", "samples_can_be_written", "raised ValueError: values must lie in [-1, 1]"),
+    ("dataset", "Arrays", "clips_are_tensors", "the data of curve .* is ndarray"),
+    ("dataset", "Unpickles", "nothing_is_unpickled", "the data set unpickled .*flowgen.clip.Clip"),
+    ("dataset", "DrawsGlobally", "clip_is_a_function_of_index_and_seed", "with another global seed, gives two clips"),
+    ("dataset", "Counts", "clip_is_a_function_of_index_and_seed", "clip(0, seed) asked for twice"),
+    ("dataset", "Reseeds", "global_generators_are_left_alone", "clip changed the state of a global generator"),
+    ("dataset", "LosesConditions", "conditions_are_what_is_declared", "has no 'shape'; the data set declares shape"),
+    ("dataset", "InventsConditions", "conditions_are_what_is_declared", "carries 'colour'"),
+    ("dataset", "HoldsNothingOut", "validation_is_held_out", "clip 0 of the held-out part is clip 0 of the training"),
+    ("dataset", "DescribesInTensors", "description_is_plain", "raised TypeError: Object of type Tensor"),
+    ("encoder", "ChannelsFirst", "spec_matches_the_latents", "have shape (4, 1, 64); spec says (64, 1)"),
+    ("encoder", "Doubles", "spec_matches_the_latents", "are torch.float64"),
+    ("encoder", "NotNormalised", "latents_have_unit_scale", "expected a deviation of 0.3 to 3"),
+    ("encoder", "AnotherStatistic", "decode_undoes_encode", "decoded and encoded again are off by 0.5"),
+    ("encoder", "WrongRate", "decode_undoes_encode", "a clip at rate 64.0 is decoded at rate 128.0"),
+    ("encoder", "Dithers", "coding_is_deterministic", "encoding the same clips twice gives different latents"),
+    ("encoder", "NormalisesTheBatch", "coding_does_not_leak_across_the_batch", "clip 0 encoded alone and among 4"),
+    ("encoder", "PlainAttributes", "encoder_survives_saving", "its latents change by .* saved and loaded"),
+    ("encoder", "OneIdentity", "identity_follows_the_weights", "its identity stays when a weight changes"),
+    ("encoder", "DirtyPadding", "padding_is_zero", "where the mask says padding reach 1"),
+    ("network", "OneChannelMore", "output_is_like_the_state", "shape (4, 64, 1) gives an output of shape (4, 64, 2)"),
+    ("network", "NotFinite", "output_is_like_the_state", "the output is not finite"),
+    ("network", "DropsInEval", "network_is_deterministic", "the same input gives two outputs"),
+    ("network", "OwnSeed", "initial_weights_follow_the_seed", "the weight 'embed.weight' differs"),
+    ("network", "CentresTheBatch", "network_does_not_leak_across_the_batch", "sample 0 alone and among 4 differs"),
+    ("network", "BatchNorm", "network_does_not_leak_across_the_batch", "in training mode a sample differs"),
+    ("network", "IgnoresTime", "time_matters", "times 0.05 and 0.95 give the same output"),
+    ("network", "CoarseTime", "time_keeps_its_precision", "times 0.9985 and 0.9998 give the same output"),
+    ("network", "OneTime", "times_may_differ_by_position", "times that differ by position are ignored"),
+    ("network", "IgnoresConditions", "conditions_matter", "the condition 'shape' is ignored: '"),
+    ("network", "NoNull", "conditions_matter", "'sine' and nothing give the same output"),
+    ("network", "ChokesOnNull", "null_conditions_are_taken", "null conditions give values that are not finite"),
+    ("network", "IgnoresMask", "padding_changes_nothing", "changing the padding after step 48 changes the output"),
+    ("network", "UnusedParameter", "gradient_reaches_every_parameter", "are not used: spare.weight, spare.bias"),
+    ("network", "CutsGradients", "gradient_reaches_every_parameter", "get a gradient of zeros"),
+    ("network", "KeepsWhatIsNotThere", "float32_modules_are_kept", "keep_float32 names 'clock'"),
+    ("network", "NamesNoBlocks", "recomputing_changes_nothing", "repeated_blocks names 'layers'"),
+    ("network", "CountsItsCalls", "recomputing_changes_nothing", "the gradient of .* changes"),
+    (
+        "network",
+        "Tied",
+        "network_survives_saving",
+        "'blocks.0.mlp.0.weight' and 'blocks.1.mlp.0.weight' are one tensor",
+    ),
+    ("network", "HiddenState", "network_survives_saving", "the output changes by"),
+    ("network", "LearnsNothing", "training_lowers_the_loss", "expected at most"),
+    ("solver", "Rolls", "sampling_follows_the_seed", "the same seed gives other clips the second time"),
+]
+
+
+@pytest.fixture(scope="module")
+def wave(tmp_path_factory):
+    """A generated plugin, and the mutants beside it, importable."""
+    folder = tmp_path_factory.mktemp("teeth") / "flowgen-wave"
+    new_plugin("wave", folder)
+    shutil.copy(Path(__file__).with_name("mutants.py"), folder / "wave_mutants.py")
+    (folder / "wave_heavy.py").write_text("import torch\n" + (folder / "flowgen_wave/__init__.py").read_text())
+    sys.path.insert(0, str(folder))
+    import flowgen_wave
+
+    with plugged("wave", flowgen_wave):
+        yield folder
+    sys.path.remove(str(folder))
+    for name in [name for name in sys.modules if name.startswith(("flowgen_wave", "wave_"))]:
+        del sys.modules[name]
+
+
+def plugin(*components):
+    """A plugin made of these components."""
+    return SimpleNamespace(flowgen_components=hookimpl(lambda: list(components)), __name__="flowgen_wave")
+
+
+def subject(kind="", name="", also=()):
+    """The generated recipe, small, with one component replaced."""
+    config = {
+        "modality": "wave",
+        "data": "wave-shapes",
+        "encoder": "wave",
+        "network": {"type": "transformer", "width": 32, "depth": 2, "heads": 2},
+        "sample": {"solver": "euler", "steps": 2},
+    }
+    if kind == "solver":
+        config["sample"] = {"solver": name, "steps": 2}
+    elif kind == "network":
+        config["network"] = {"type": name, "width": 32, "depth": 2, "heads": 2}
+    elif kind:
+        config[SECTIONS[kind]] = name
+    return Subject.of({**config, **dict(also)})
+
+
+@pytest.mark.parametrize(("kind", "name", "check", "message"), MUTANTS, ids=[m[1] for m in MUTANTS])
+def test_a_broken_plugin_is_caught(wave, kind, name, check, message):
+    component = Component(kind, "mutant", f"wave_mutants:{name}", "broken")
+    lengths = Component("dataset", "lengths", "wave_mutants:Lengths", "of two lengths")
+    with plugged("mutant", plugin(component, lengths)):
+        broken = subject(kind, "mutant", [("data", "lengths")] if name == "DirtyPadding" else [])
+        with pytest.raises(ContractError) as caught:
+            CHECK[check](broken)
+    said = str(caught.value)
+    assert re.search(message, said) or message in said
+    assert said.startswith(f"contract: {CHECK[check].contract}\nseen: ")
+    assert said.endswith(f"see: {CHECK[check].see}")
+
+
+def test_torch_at_registration_is_caught(wave):
+    import wave_heavy
+
+    heavy = SimpleNamespace(
+        flowgen_components=hookimpl(lambda: [Component("modality", "heavy", "flowgen_wave.modality:Wave", "heavy")]),
+        __name__=wave_heavy.__name__,
+    )
+    with (
+        plugged("heavy", heavy),
+        pytest.raises(ContractError, match=r"import wave_heavy \(plugin 'heavy'\) imports torch"),
+    ):
+        CHECK["import_is_light"](subject("modality", "heavy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "summary", "check", "message"),
+    [
+        ("Undocumented", "a solver", "components_load", "solver 'extra' .* has no docstring"),
+        ("Rolls", "", "components_load", "solver 'extra' has no summary"),
+        ("Missing", "a solver", "components_load", "raised FlowgenError: solver 'extra' cannot be loaded"),
+        ("TakesAnything", "a solver", "options_are_typed", "its parameter 'options' needs a type hint"),
+    ],
+)
+def test_a_component_that_cannot_be_used_is_caught(wave, name, summary, check, message):
+    modality = Component("modality", "other", "flowgen_wave.modality:Wave", "curves")
+    extra = Component("solver", "extra", f"wave_mutants:{name}", summary)
+    with plugged("mutant", plugin(modality, extra)), pytest.raises(ContractError, match=message):
+        CHECK[check](subject("modality", "other"))
+
+
+def test_every_check_that_can_bite_is_shown_to():
+    bitten = {check for _, _, check, _ in MUTANTS} | {"import_is_light", "components_load", "options_are_typed"}
+    assert CHECK.keys() - bitten == {"trains_on_two_ranks"}  # shown by tests/plugins/test_scaffold.py
+
+
+@pytest.mark.parametrize("check", [c for c in CHECKS if not c.slow], ids=lambda c: c.name)
+def test_the_plugin_that_the_mutants_are_made_of_is_sound(wave, check):
+    if check.name == "padding_is_zero":
+        pytest.skip("its clips are of one length")
+    check(subject())
