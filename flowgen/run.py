@@ -3,12 +3,13 @@
 config.yaml                  the resolved config: the run can be repeated from it alone
 sources.json                 where each value came from, and which packages were there
 encoder.safetensors          what the encoder measured on the data set
-checkpoints/step-00000500/   network.safetensors, ema.safetensors, manifest.json, deepspeed/ (to resume)
+checkpoints/step-00000500/   network.safetensors, ema.safetensors, optimizer/ (to resume), manifest.json
 previews/  log.jsonl  tensorboard/  samples/  eval.json
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,11 @@ class Checkpoint:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        return json.loads((self.folder / "manifest.json").read_text())
+        path = self.folder / "manifest.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise FlowgenError(f"cannot read {path}: {error}; use another checkpoint") from None
 
     @property
     def step(self) -> int:
@@ -52,13 +57,14 @@ class Checkpoint:
                     f"{path} is damaged: its checksum is not the one in the manifest; use another checkpoint"
                 )
 
-    def weights(self, which: str) -> dict[str, Tensor]:
-        """Weights by name: "ema" or "raw". FlowgenError: the file cannot be read."""
-        return read_tensors(self.folder / ("ema.safetensors" if which == "ema" else "network.safetensors"))
+    def weights(self, which: str, suffix: str = "") -> dict[str, Tensor]:
+        """Weights by name: "ema", "raw", or a further average such as "ema-0.1". FlowgenError: they cannot be read."""
+        name = "network" if which == "raw" else which
+        return read_tensors(self.folder / f"{name}{suffix}.safetensors")
 
-    def load_weights(self, network: nn.Module, which: str) -> None:
-        """Load weights strictly."""
-        load_strictly(network, self.weights(which), self.folder)
+    def load_weights(self, network: nn.Module, which: str, suffix: str = "") -> None:
+        """Load weights strictly. `suffix` ".loss": those of the loss instead of the network."""
+        load_strictly(network, self.weights(which, suffix), self.folder)
 
 
 @dataclass(frozen=True)
@@ -119,10 +125,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+        except SafetensorError as error:  # how it reports a full disk
+            raise FlowgenError(f"cannot write {path}: {error}; choose another place or make room") from error
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -148,6 +158,31 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
         ]
         raise FlowgenError(f"the weights in {source} do not fit {type(module).__name__}: {'; '.join(parts)}")
     module.load_state_dict(dict(tensors))
+
+
+def load_allowing(module: nn.Module, tensors: Mapping[str, Tensor], source: Path, allow: Sequence[str]) -> str:
+    """Load tensors into a module; those whose names match a pattern of `allow` may be missing, unexpected or of another shape.
+
+    Returns what matched and what did not. FlowgenError: something else differs, or a pattern matches nothing that does.
+    """
+    own = module.state_dict()
+    differing = {
+        "missing": own.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - own.keys(),
+        "of another shape": {k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape},
+    }
+    every = set().union(*differing.values())
+    for pattern in allow:
+        if not fnmatch.filter(every, pattern):
+            raise UsageError(
+                f"--allow {pattern!r} matches nothing that differs between {source} and the network; leave it out"
+            )
+    let = {name for pattern in allow for name in fnmatch.filter(every, pattern)}
+    kept = {k: v for k, v in own.items() if k in let}
+    load_strictly(module, {**{k: v for k, v in tensors.items() if k not in let}, **kept}, source)
+    report = [f"{len(own) - len(kept)} of {len(own)} tensors match"]
+    report += [f"{what}: {_some(sorted(names))}" for what, names in differing.items() if names]
+    return "; ".join(report)
 
 
 def _some(names: list[str]) -> str:

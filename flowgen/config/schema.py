@@ -69,6 +69,8 @@ class EMA(Section):
     """Exponential moving average of the weights, in float32; its decay ramps up as min(decay, (1 + step)/(10 + step))."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    profiles: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = ()
+    """Power-function averages beside it, each by its width relative to the length of the run: ema-0.1.safetensors."""
 
 
 class Checkpoints(Section):
@@ -76,6 +78,10 @@ class Checkpoints(Section):
 
     every: PositiveInt = 500
     keep: PositiveInt = 2
+    background: bool = False
+    """Write while training goes on, from a copy in the memory of the host."""
+    on_damage: Literal["refuse", "previous"] = "refuse"
+    """What --resume does with a checkpoint whose files are damaged: refuse, or go on from the one before."""
 
 
 class Validation(Section):
@@ -112,7 +118,17 @@ class Train(Section):
     """Processes that load data; 0: the training process itself."""
     log_every: PositiveInt = 20
     max_skipped: Annotated[int, Field(ge=0)] = 20
-    """Steps with a loss that is not finite are skipped; after this many in a row the run stops."""
+    """Steps whose loss or gradient is not finite are skipped; after this many in a row the run stops."""
+    max_loss: Annotated[float, Field(gt=0)] = 1e4
+    """A step in which the loss of a sample is above this is skipped as well."""
+    activation_checkpointing: bool = False
+    """Recompute the network's repeated blocks in the backward pass instead of keeping what they made."""
+    compile: str | None = None
+    """A backend of torch.compile ("inductor") for the network's repeated blocks."""
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """After this long, a rank that waits for another gives up."""
+    watchdog_s: Annotated[float, Field(ge=0)] = 300.0
+    """A rank that stands still for this long says where; 0: never."""
     checkpoint: Checkpoints = Checkpoints()
     validation: Validation = Validation()
     preview: Previews = Previews()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,12 +42,13 @@ class Order:
     def __getitem__(self, position: int) -> Place:
         """The clip at a position counted from the start of the run over all epochs."""
         epoch, within = divmod(position, self.length)
-        return Place(epoch, int(_permutation(self.seed, epoch, self.length)[within]))
+        return Place(epoch, _permutation(self.seed, epoch, self.length)[within])
 
 
 @lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, length: int) -> Tensor:
-    return torch.randperm(length, generator=generator(seed, "order", epoch))
+def _permutation(seed: int, epoch: int, length: int) -> array[int]:
+    shuffled = torch.randperm(length, generator=generator(seed, "order", epoch))
+    return array("q", shuffled.numpy().tobytes())  # indexed ten times faster than a tensor
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ class Split:
 
 
 class _Clips(TorchDataset[Clip]):
-    """A data set asked by place; a clip's randomness is a function of (seed, epoch, index)."""
+    """A data set asked by place; a clip's randomness is a function of (seed, epoch, index).
+
+    A data set of very small clips may have a method `clips(indices, seeds)` that makes many at once.
+    """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
@@ -79,7 +84,7 @@ class _Clips(TorchDataset[Clip]):
 
     def __getitems__(self, places: Sequence[Place]) -> list[Clip]:
         batched = getattr(self.dataset, "clips", None)
-        if batched is None:
+        if not callable(batched):
             return [self[place] for place in places]
         return batched([p.index for p in places], [seed_of(self.seed, "clip", p.epoch, p.index) for p in places])
 
@@ -100,13 +105,16 @@ class _Batches:
 
 def batches(dataset: Dataset, seed: int, split: Split, start: int = 0, workers: int = 0) -> Iterator[list[Clip]]:
     """This rank's micro-batches from step `start` on, endlessly."""
+    if workers == 0:
+        clips = _Clips(dataset, seed)
+        return (clips.__getitems__(places) for places in _Batches(Order(seed, len(dataset)), split, start))
     loader: Any = DataLoader(
         _Clips(dataset, seed),
         batch_sampler=_Batches(Order(seed, len(dataset)), split, start),
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=_ignore_signals if workers else None,
-        persistent_workers=workers > 0,
+        worker_init_fn=_ignore_signals,
+        persistent_workers=True,
     )
     return iter(loader)
 

@@ -1,89 +1,303 @@
-"""Checkpoints: written aside, completed by a manifest, renamed, rotated."""
+"""Checkpoints: written aside, completed by a manifest, renamed, rotated; read back on any number of ranks and ZeRO stage.
+
+network.safetensors, ema.safetensors   whole weights in float32, for sampling and for starting from
+optimizer/rank-0000.safetensors ...    AdamW's moments, each rank its own share, as pieces of named parameters
+manifest.json                          step, facts of the run, and size and checksum of every file
+
+DeepSpeed's own state files are not used: they are pickles, bound to a number of ranks and a stage, and hold nothing else.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from flowgen.errors import FlowgenError
 from flowgen.files import errors_named
 from flowgen.run import Checkpoint, Run, checksum, write_json, write_tensors
-from flowgen.training.ema import ShardedEMA, gather
-from flowgen.training.engine import Ranks, barrier
+from flowgen.training.ema import Average
+from flowgen.training.engine import Ranks, agree, share, store, together
+from flowgen.training.shards import collect, fill, fragments, master_shards, optimizer_states
 
-_ENGINE = "deepspeed"
-_PREFIX = "network."
+_NETWORK, _LOSS = "network.", "loss."
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def network_weights(engine: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters and buffers of the network alone, by their names in it."""
-    buffers = {name: b for name, b in engine.module.named_buffers() if name in engine.module.state_dict()}
-    everything = {**parameters, **buffers}
-    return {name.removeprefix(_PREFIX): t for name, t in everything.items() if name.startswith(_PREFIX)}
+    """Parameters and buffers of the network alone, by their names in it. `parameters`: the trained ones, by name in the engine."""
+    return {k.removeprefix(_NETWORK): v for k, v in _complete(engine, parameters).items() if k.startswith(_NETWORK)}
 
 
-def save_checkpoint(
-    run: Run, engine: Any, ema: ShardedEMA, ranks: Ranks, step: int, facts: Mapping[str, Any], keep: int
-) -> Path:
-    """Write a checkpoint of this step, and remove those beyond the newest `keep`. All ranks must call it.
+def _complete(engine: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With what is not trained: frozen parameters and buffers."""
+    kept = engine.module.state_dict()
+    frozen = {n: _whole(p) for n, p in engine.module.named_parameters() if not p.requires_grad}
+    buffers = {n: b.detach().cpu() for n, b in engine.module.named_buffers() if n in kept}
+    return {**parameters, **frozen, **buffers}
 
-    A reader sees it whole or not at all: it is renamed into place after its manifest is on the disk.
+
+def _whole(parameter: Tensor) -> Tensor:
+    if not hasattr(parameter, "ds_id"):
+        return parameter.detach().cpu()
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().cpu().clone()
+
+
+class Saver:
+    """Writes the checkpoints of a run. All ranks must call `save` and `wait`.
+
+    In the background, training goes on as soon as everything has been copied to the host; what goes wrong while writing
+    is raised by the next `save` or `wait`.
     """
-    final = run.checkpoints_folder / f"step-{step:08d}"
-    if (final / "manifest.json").is_file():
-        return final
-    partial = final.with_name(f".{final.name}.partial")
-    if ranks.first:
-        with errors_named(partial):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-    barrier(ranks)
-    with errors_named(partial):
-        engine.save_checkpoint(str(partial), tag=_ENGINE, save_latest=False)
-    raw, averaged = gather(engine), ema.gather()
-    if ranks.first:
-        write_tensors(network_weights(engine, raw), partial / "network.safetensors")
-        write_tensors(network_weights(engine, averaged), partial / "ema.safetensors")
-        extra = {k: v for k, v in averaged.items() if not k.startswith(_PREFIX)}
-        if extra:  # parameters of the loss itself
-            write_tensors(extra, partial / "ema_loss.safetensors")
-        files = {
-            str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": checksum(p)}
-            for p in sorted(partial.rglob("*"))
-            if p.is_file()
+
+    def __init__(
+        self,
+        run: Run,
+        engine: Any,
+        averages: Mapping[str, Average],
+        ranks: Ranks,
+        *,
+        keep: int,
+        background: bool = False,
+    ) -> None:
+        self.run, self.engine, self.averages, self.ranks = run, engine, averages, ranks
+        self.keep, self.background = keep, background
+        self._thread: threading.Thread | None = None
+        self._error: FlowgenError | None = None
+        self._turn = 0
+        with together(ranks):
+            if ranks.first:  # what a run that was killed while writing left behind
+                for partial in run.checkpoints_folder.glob(".step-*.partial"):
+                    shutil.rmtree(partial)
+
+    def save(self, step: int, facts: Mapping[str, Any]) -> Path:
+        """Write a checkpoint of this step, and remove those beyond the newest `keep`.
+
+        A reader sees it whole or not at all: it is renamed into place after its manifest is on the disk.
+        """
+        self.wait()
+        final = self.run.checkpoints_folder / f"step-{step:08d}"
+        if share(final.is_dir(), self.ranks):
+            return final
+        partial = final.with_name(f".{final.name}.partial")
+        with together(self.ranks):
+            if self.ranks.first:
+                with errors_named(partial):
+                    (partial / "optimizer").mkdir(parents=True)
+        files = self._snapshot()
+        self._turn += 1
+        manifest = {
+            "step": step,
+            "ranks": self.ranks.count,
+            "zero_stage": self.engine.zero_optimization_stage(),
+            **facts,
         }
-        write_json({"step": step, **facts, "files": files}, partial / "manifest.json")
-        with errors_named(final):
-            os.replace(partial, final)
-        for old in run.checkpoints()[:-keep]:
-            shutil.rmtree(old.folder)
-    barrier(ranks)
-    return final
+        self._thread = threading.Thread(target=self._write, args=(partial, final, files, manifest, self._turn))
+        self._thread.start()
+        if not self.background:
+            self.wait()
+        return final
+
+    def wait(self) -> None:
+        """Until what is being written is complete. FlowgenError: it could not be written."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        error, self._error = self._error, None
+        agree(self.ranks, error)
+
+    def _snapshot(self) -> dict[str, dict[str, Tensor]]:
+        """What this rank writes, by file; on the host, and not shared with what training goes on to change."""
+        copy = self.background or self.ranks.device.type != "cpu"
+        whole = {"network": collect(self.engine, master_shards(self.engine), self.ranks)}
+        whole |= {name: average.collect() for name, average in self.averages.items()}
+        files: dict[str, dict[str, Tensor]] = {}
+        for name, trained in whole.items() if self.ranks.first else ():
+            complete = _complete(self.engine, trained)
+            files[name] = {k.removeprefix(_NETWORK): v for k, v in complete.items() if k.startswith(_NETWORK)}
+            extra = {k.removeprefix(_LOSS): v for k, v in complete.items() if k.startswith(_LOSS)}
+            if extra:
+                files[f"{name}.loss"] = extra
+        files[f"optimizer/rank-{self.ranks.rank:04d}"] = self._moments(copy)
+        return files
+
+    def _moments(self, copy: bool) -> dict[str, Tensor]:
+        states = optimizer_states(self.engine)
+        held: dict[str, Tensor] = {}
+        for fragment in fragments(self.engine, self.ranks):
+            state = states[fragment.shard]
+            if state:
+                key = f"{fragment.name}@{fragment.start}"
+                held[f"{key}/step"] = torch.as_tensor(float(state["step"]))
+                for moment in _MOMENTS:
+                    piece = state[moment].view(-1).narrow(0, fragment.offset, fragment.length)
+                    held[f"{key}/{moment}"] = piece.detach().to("cpu", copy=copy)
+        return held
+
+    def _write(
+        self, partial: Path, final: Path, files: dict[str, dict[str, Tensor]], manifest: dict[str, Any], turn: int
+    ) -> None:
+        """Write this rank's files; the first rank completes the checkpoint when all have."""
+        written: dict[str, Any] = {}
+        try:
+            for name, tensors in files.items():
+                path = partial / f"{name}.safetensors"
+                write_tensors(tensors, path)
+                written[f"{name}.safetensors"] = {"bytes": path.stat().st_size, "sha256": checksum(path)}
+        except FlowgenError as error:
+            self._error = error
+        if self.ranks.count > 1:
+            own = json.dumps(None if self._error else written)
+            store().set(f"flowgen/saved/{turn}/{self.ranks.rank}", own)
+        if not self.ranks.first:
+            return
+        others = [f"flowgen/saved/{turn}/{rank}" for rank in range(1, self.ranks.count)]
+        while others and not store().check(others):
+            time.sleep(0.02)
+        parts = [json.loads(store().get(key)) for key in others]
+        if self._error or any(part is None for part in parts):
+            shutil.rmtree(partial, ignore_errors=True)
+            return
+        try:
+            for part in parts:
+                written |= part
+            write_json({**manifest, "files": written}, partial / "manifest.json")
+            with errors_named(final):
+                for folder in (partial / "optimizer", partial):
+                    _flush(folder)
+                os.replace(partial, final)
+                _flush(final.parent)
+                for old in self.run.checkpoints()[: -self.keep]:
+                    shutil.rmtree(old.folder)
+        except FlowgenError as error:
+            self._error = error
+            shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_checkpoint(checkpoint: Checkpoint, engine: Any, ema: ShardedEMA, ranks: Ranks) -> int:
-    """Continue exactly from a checkpoint; returns its step. FlowgenError: damaged, or made by another number of ranks."""
-    made = checkpoint.manifest["ranks"]
-    if made != ranks.count:
-        raise FlowgenError(
-            f"{checkpoint.folder} was made by {made} ranks and this run has {ranks.count}; "
-            f"resume with {made} ranks, or start anew from its weights with --init-from"
-        )
-    if ranks.first:
-        checkpoint.verify()
-    barrier(ranks)
-    loaded, _ = engine.load_checkpoint(str(checkpoint.folder), tag=_ENGINE)
-    if loaded is None:
-        raise FlowgenError(f"DeepSpeed could not load its state from {checkpoint.folder}; use another checkpoint")
-    averaged = {_PREFIX + name: t for name, t in checkpoint.weights("ema").items()}
-    if (checkpoint.folder / "ema_loss.safetensors").is_file():
-        from flowgen.run import read_tensors
+def _flush(folder: Path) -> None:
+    """The folder and the files in it are on the disk when this returns."""
+    for path in (*(p for p in folder.iterdir() if p.is_file()), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
-        averaged |= read_tensors(checkpoint.folder / "ema_loss.safetensors")
-    ema.load(averaged)
-    return checkpoint.step
+
+def choose_checkpoint(run: Run, ranks: Ranks, on_damage: str, say: Callable[..., None]) -> Checkpoint:
+    """The newest checkpoint whose files are what its manifest says. All ranks must call it.
+
+    FlowgenError: it is damaged and `on_damage` is "refuse", or none is whole. With "previous", a damaged one is put aside.
+    """
+    chosen: str | None = None
+    with together(ranks):
+        for checkpoint in reversed(run.checkpoints()) if ranks.first else ():
+            try:
+                checkpoint.verify()
+            except FlowgenError as error:
+                if on_damage == "refuse":
+                    raise FlowgenError(
+                        f"{error}; go on from the one before with train.checkpoint.on_damage=previous"
+                    ) from None
+                aside = checkpoint.folder.with_name(f"damaged-{checkpoint.folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                checkpoint.folder.rename(aside)
+                say(f"[bold]damaged[/bold]  {error}; put aside as {aside.name}", highlight=False, soft_wrap=True)
+            else:
+                chosen = checkpoint.folder.name
+                break
+        if ranks.first and chosen is None:
+            raise FlowgenError(f"{run.folder} has no checkpoint that is whole; start anew in another folder")
+    return Checkpoint(run.checkpoints_folder / str(share(chosen, ranks)))
+
+
+def load_before(checkpoint: Checkpoint, network: torch.nn.Module, loss: Any) -> None:
+    """The weights, into the modules of which an engine is then made."""
+    checkpoint.load_weights(network, "raw")
+    if isinstance(loss, torch.nn.Module) and (checkpoint.folder / "network.loss.safetensors").is_file():
+        checkpoint.load_weights(loss, "raw", suffix=".loss")
+
+
+def load_after(checkpoint: Checkpoint, engine: Any, averages: Mapping[str, Average], ranks: Ranks) -> None:
+    """Masters, averages and moments, into an engine made of the loaded weights; whatever ranks and stage they were saved by."""
+    with _whole_reader(checkpoint.folder, "network") as read:
+        fill(engine, master_shards(engine), ranks, read)
+    for name, average in averages.items():
+        if not (checkpoint.folder / f"{name}.safetensors").is_file():
+            raise FlowgenError(
+                f"{checkpoint.folder} has no average {name!r}; resume with the train.ema it was begun with"
+            )
+        with _whole_reader(checkpoint.folder, name) as read:
+            average.load(read)
+    pieces = _Pieces(checkpoint.folder)
+    for shard, state in zip(master_shards(engine), optimizer_states(engine), strict=True):
+        state["step"] = torch.tensor(0.0, device=shard.device if _steps_on_device(engine) else "cpu")
+        for moment in _MOMENTS:
+            state[moment] = torch.zeros_like(shard)
+    states = optimizer_states(engine)
+    everyone = Ranks(0, 1, ranks.device) if engine.zero_optimization_stage() == 0 else ranks
+    for fragment in fragments(engine, everyone):
+        state, span = states[fragment.shard], (fragment.name, fragment.start, fragment.length)
+        state["step"].fill_(max(float(state["step"]), pieces.step(*span)))
+        for moment in _MOMENTS:
+            target = state[moment].view(-1).narrow(0, fragment.offset, fragment.length)
+            pieces.read(moment, *span, into=target)
+
+
+def _steps_on_device(engine: Any) -> bool:
+    """A fused AdamW counts its steps where its moments are."""
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    return bool(optimizer.defaults.get("fused"))
+
+
+@contextlib.contextmanager
+def _whole_reader(folder: Path, name: str) -> Iterator[Callable[[str, int, int], Tensor]]:
+    """Reads pieces of whole tensors out of NAME.safetensors (and NAME.loss.safetensors)."""
+    with contextlib.ExitStack() as stack:
+        files = {_NETWORK: stack.enter_context(safe_open(folder / f"{name}.safetensors", "pt"))}
+        if (folder / f"{name}.loss.safetensors").is_file():
+            files[_LOSS] = stack.enter_context(safe_open(folder / f"{name}.loss.safetensors", "pt"))
+
+        def read(key: str, start: int, length: int) -> Tensor:
+            prefix = next(p for p in files if key.startswith(p))
+            return files[prefix].get_tensor(key.removeprefix(prefix)).view(-1)[start : start + length]
+
+        yield read
+
+
+class _Pieces:
+    """AdamW's moments, as the ranks of the run that saved them held them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._found: dict[tuple[str, str], list[tuple[int, Any, str]]] = {}
+        for path in sorted((folder / "optimizer").glob("rank-*.safetensors")):
+            file = safe_open(path, "pt")
+            for key in file.keys():  # noqa: SIM118, it is no mapping
+                name, _, rest = key.rpartition("@")
+                start, _, moment = rest.partition("/")
+                self._found.setdefault((name, moment), []).append((int(start), file, key))
+
+    def step(self, name: str, start: int, length: int) -> float:
+        return max((float(file.get_tensor(key)) for _, file, key in self._found.get((name, "step"), ())), default=0.0)
+
+    def read(self, moment: str, name: str, start: int, length: int, *, into: Tensor) -> None:
+        """Copy elements [start, start + length) from the pieces that overlap it; zero where there was no step yet."""
+        for at, file, key in self._found.get((name, moment), ()):
+            piece = file.get_slice(key)
+            low, high = max(start, at), min(start + length, at + piece.get_shape()[0])
+            if low < high:
+                into[low - start : high - start] = piece[low - at : high - at]

@@ -103,7 +103,7 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": config.train.batch_size // (micro * ranks),
         "gradient_clipping": config.train.clip,
-        "zero_optimization": {"stage": 1},
+        "zero_optimization": {"stage": 1 if ranks > 1 else 0},  # alone, there is nothing to shard
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1 << 40,
     }
@@ -121,6 +121,10 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
             )
     merged = _merge(ours, {k: v for k, v in user.items() if v != "auto"})
     _refuse_unsound(merged)
+    if merged["zero_optimization"].get("stage", 0) == 0:
+        merged["gradient_clipping"] = 0.0  # the trainer clips: it needs the norm, to skip what is not finite
+    if "offload_optimizer" in merged["zero_optimization"]:
+        merged.setdefault("zero_force_ds_cpu_optimizer", False)  # AdamW of torch runs there too, without a compiler
     return merged
 
 
@@ -137,6 +141,17 @@ def _refuse_unsound(merged: Mapping[str, Any]) -> None:
             f"deepspeed.{half[0]} with zero_optimization.stage=0 lets Adam take a step of zeros first (its bias correction "
             f"is off by one for the whole run); use stage 1, or train.precision=bfloat16"
         )
+    if zero.get("stage", 0) == 0 and merged.get("torch_autocast", {}).get("dtype") == "float16":
+        raise UsageError(
+            "deepspeed.torch_autocast.dtype=float16 needs a loss scaler, which stage 0 does not combine with clipping; "
+            "use bfloat16, or zero_optimization.stage=1"
+        )
+    for key in ("offload_optimizer", "offload_param"):
+        if zero.get(key, {}).get("device") == "nvme":
+            raise UsageError(
+                f"deepspeed.zero_optimization.{key}.device=nvme keeps weights where checkpoints and averages cannot reach them; "
+                f"use cpu"
+            )
     if zero.get("round_robin_gradients"):
         raise UsageError(
             "deepspeed.zero_optimization.round_robin_gradients makes DeepSpeed return wrong weights for "

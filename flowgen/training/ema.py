@@ -1,106 +1,71 @@
-"""Averages of the weights, and whole weights out of whatever shards DeepSpeed keeps.
+"""Averages of the weights.
 
-The average lives on the float32 master shards that each rank updates, so it is exact under every ZeRO stage and costs
+An average lives on the float32 master shards that each rank updates, so it is exact under every ZeRO stage and costs
 each rank its share alone.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-
-def master_shards(engine: Any) -> list[Tensor]:
-    """The float32 tensors this rank's optimizer updates: flat shards under ZeRO 1 to 3, parameters under ZeRO 0."""
-    optimizer = engine.optimizer
-    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
-        if hasattr(optimizer, name):
-            return [t.data for t in getattr(optimizer, name)]
-    if hasattr(optimizer, "fp32_groups"):
-        return [t.data for group in optimizer.fp32_groups for t in group]
-    return [t.data for group in optimizer.param_groups for t in group["params"]]
+from flowgen.training.engine import Ranks
+from flowgen.training.shards import collect, fill, master_shards
 
 
-@torch.no_grad()
-def gather(engine: Any) -> dict[str, Tensor]:
-    """Whole float32 parameters by name, on the CPU of every rank. All ranks must call it."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    whole: dict[str, Tensor] = {}
-    for name, parameter in engine.module.named_parameters():
-        value = None
-        if engine.zero_optimization_stage() > 0 and parameter.requires_grad:
-            value = safe_get_full_fp32_param(parameter)
-        if value is None:
-            value = parameter.detach().float()
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        whole[name] = value.reshape(-1)[: shape.numel()].reshape(shape).cpu().clone()
-    return whole
+def ramped(decay: float) -> Callable[[int], float]:
+    """min(decay, (1 + step)/(10 + step)): early averages forget the initial weights."""
+    return lambda step: min(decay, (1 + step) / (10 + step))
 
 
-@torch.no_grad()
-def scatter(engine: Any, whole: Mapping[str, Tensor]) -> None:
-    """Write whole parameters into the master shards. All ranks must call it."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+def power(width: float) -> Callable[[int], float]:
+    """The decay of a power-function average whose profile has a relative width (Karras et al. 2024, section 3.1).
 
-    for name, parameter in engine.module.named_parameters():
-        value = whole[name].float()
-        if engine.zero_optimization_stage() == 0 or not parameter.requires_grad:
-            parameter.copy_(value)
-        elif hasattr(parameter, "ds_id"):
-            # safe_set_full_fp32_param fails where the world size does not divide the tensor: set padded shards instead
-            group = parameter.ds_process_group
-            size, rank = parameter.ds_tensor.ds_numel, torch.distributed.get_rank(group=group)
-            world = torch.distributed.get_world_size(group=group)
-            padded = torch.nn.functional.pad(value.reshape(-1), (0, size * world - value.numel()))
-            safe_set_local_fp32_param(parameter, padded.narrow(0, size * rank, size).to(parameter.ds_tensor.device))
-        else:
-            safe_set_full_fp32_param(parameter, value.to(parameter.device))
+    The profile t^gamma has the width sqrt((gamma + 1)/((gamma + 2)^2 (gamma + 3))) of the run; as a share of its length it
+    stays the same however long the run is. Raises ValueError for a width outside (0, 0.28).
+    """
+    gamma = exponent(width)
+    return lambda step: (1 - 1 / (step + 1)) ** (gamma + 1)
 
 
-class ShardedEMA:
-    """An exponential moving average of the master shards, in float32."""
+def exponent(width: float) -> float:
+    """The gamma of a profile of relative width `width`, by bisection: the width falls as gamma grows."""
+    if not 0 < width < 0.28:
+        raise ValueError(f"the relative width of an average lies in (0, 0.28), got {width}")
 
-    def __init__(self, engine: Any, decay: float) -> None:
-        self.engine, self.decay = engine, decay
-        self.shards = [t.clone() for t in master_shards(engine)]
+    def spread(gamma: float) -> float:
+        return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
+
+    low, high = 0.0, 1.0
+    while spread(high) > width:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spread(middle) > width else (low, middle)
+    return (low + high) / 2
+
+
+class Average:
+    """An average of the master shards, in float32, whose decay is a function of the step."""
+
+    def __init__(self, engine: Any, ranks: Ranks, decay: Callable[[int], float]) -> None:
+        self.engine, self.ranks, self.decay = engine, ranks, decay
+        self.masters = master_shards(engine)
+        self.shards = [t.clone() for t in self.masters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after `step` steps. The decay ramps up, so that early averages forget the initial weights."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shards, master_shards(self.engine), 1 - decay)
+        """Take in the weights after step `step` (from 0)."""
+        torch._foreach_lerp_(self.shards, self.masters, 1 - self.decay(step))
 
-    @contextlib.contextmanager
-    def _swapped(self) -> Iterator[None]:
-        """Inside, the master shards hold the average."""
-        masters = master_shards(self.engine)
-        kept = [t.clone() for t in masters]
-        with torch.no_grad():
-            for master, shard in zip(masters, self.shards, strict=True):
-                master.copy_(shard)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for master, old in zip(masters, kept, strict=True):
-                    master.copy_(old)
+    def collect(self) -> dict[str, Tensor]:
+        """Whole averaged parameters by name, on the first rank. All ranks must call it."""
+        return collect(self.engine, self.shards, self.ranks)
 
-    def gather(self) -> dict[str, Tensor]:
-        """Whole averaged parameters by name. All ranks must call it."""
-        with self._swapped():
-            return gather(self.engine)
-
-    def load(self, whole: Mapping[str, Tensor]) -> None:
-        """Set the average from whole parameters. All ranks must call it."""
-        masters = master_shards(self.engine)
-        kept = [t.clone() for t in masters]
-        scatter(self.engine, whole)
-        self.shards = [t.clone() for t in masters]
-        with torch.no_grad():
-            for master, old in zip(masters, kept, strict=True):
-                master.copy_(old)
+    def load(self, read: Callable[[str, int, int], Tensor]) -> None:
+        """Set this rank's share from flat values (see `shards.fill`)."""
+        fill(self.engine, self.shards, self.ranks, read)

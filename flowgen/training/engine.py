@@ -6,7 +6,8 @@ import datetime
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from flowgen.config.schema import Optimizer
+from flowgen.errors import FlowgenError, UsageError
 from flowgen.flow import Cond
 from flowgen.losses import Loss, LossOutput
 from flowgen.random import Randomness
 from flowgen.tree import State
-
-TIMEOUT = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Ranks:
     rank: int
     count: int
     device: torch.device
+    control: Any = None
+    """A group for small messages between hosts; None: the group of everything."""
 
     @property
     def first(self) -> bool:
@@ -45,30 +47,58 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self.loss = loss
-        # DeepSpeed's converter to other world sizes asserts that the module carries this
-        self.universal_checkpoint_info = {"universal_checkpoint_version": 0.4}
 
     def forward(self, x1: State, cond: Cond, random: Randomness, known: State | None = None) -> LossOutput:
         return self.loss(self.network, x1, cond, random, known)
 
 
-def start_ranks() -> Ranks:
-    """Join the process group that a launcher describes in the environment, or make one of this process alone."""
+def start_ranks(timeout_s: float = 600.0) -> Ranks:
+    """Join the process group that a launcher describes in the environment, or make one of this process alone.
+
+    torchrun, the DeepSpeed launcher and `flowgen train --gpus` set RANK and its companions; srun sets its own.
+    """
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if "RANK" not in os.environ:
+        os.environ.update(slurm_environment(os.environ))
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     for name, value in alone.items():
         os.environ.setdefault(name, value)
     if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port())
+        os.environ["MASTER_PORT"] = str(free_port())
     deepspeed = _deepspeed()
     if not torch.distributed.is_initialized():
         # without this DeepSpeed compiles a C++ extension for two minutes on the first CPU run
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=TIMEOUT, verbose=False)
+        timeout = datetime.timedelta(seconds=timeout_s)
+        deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=timeout, verbose=False)
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    control = torch.distributed.new_group(backend="gloo") if cuda and count > 1 else None
+    return Ranks(rank, count, device, control)
+
+
+def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What torch expects, from what srun gives each task; {} outside of a step of several tasks."""
+    count = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if count == "1" or "SLURM_PROCID" not in environment:
+        return {}
+    first = first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+    step = int(environment.get("SLURM_JOB_ID", 0)) * 31 + int(environment.get("SLURM_STEP_ID", 0))
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+        "WORLD_SIZE": count,
+        "MASTER_ADDR": environment.get("MASTER_ADDR", first),
+        "MASTER_PORT": environment.get("MASTER_PORT", str(20000 + step % 10000)),
+    }
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a SLURM node list: "gpu[03-07,12],login" is gpu03."""
+    prefix, bracket, rest = nodes.partition(",")[0].partition("[")
+    return prefix + rest.partition("]")[0].partition("-")[0] if bracket else prefix
 
 
 def _deepspeed() -> Any:
@@ -81,13 +111,16 @@ def _deepspeed() -> Any:
     return deepspeed
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that is free now."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
 
 
-def start_engine(objective: Objective, optimizer: Optimizer, config: Mapping[str, Any]) -> Any:
+def start_engine(
+    objective: Objective, optimizer: Optimizer, config: Mapping[str, Any], timeout_s: float = 600.0
+) -> Any:
     """A DeepSpeed engine for the objective with AdamW; weight decay spares biases, norms and embeddings of one dimension."""
     deepspeed = _deepspeed()
     decayed = [p for p in objective.parameters() if p.requires_grad and p.ndim >= 2]
@@ -99,32 +132,78 @@ def start_engine(objective: Objective, optimizer: Optimizer, config: Mapping[str
         betas=optimizer.betas,
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
+        fused=True,  # one pass over memory, on the CPU as well
     )
     engine, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=dict(config))
-    _set_timeouts()
+    if torch.distributed.get_world_size() == 1 and engine.zero_optimization_stage() == 0:
+        engine.enable_backward_allreduce = (
+            False  # nobody to reduce with; DeepSpeed would copy the gradients there and back
+        )
+    _set_timeouts(datetime.timedelta(seconds=timeout_s))
     return engine
 
 
-def _set_timeouts() -> None:
+def _set_timeouts(timeout: datetime.timedelta) -> None:
     """DeepSpeed makes groups of its own without the timeout given to `init_distributed`."""
     from torch.distributed import distributed_c10d as c10d
 
     for group in list(c10d._world.pg_map):
-        c10d.set_timeout(TIMEOUT, group)
+        c10d.set_timeout(timeout, group)
+
+
+def store() -> Any:
+    """The key-value store through which the ranks found each other."""
+    return torch.distributed.distributed_c10d._get_default_store()
 
 
 def reduce(value: Tensor, ranks: Ranks, how: str = "sum") -> Tensor:
-    """All-reduce a small tensor: "sum", "max" or "min"."""
+    """All-reduce a small tensor on the host: "sum", "max" or "min"."""
     if ranks.count > 1:
         op = {
             "sum": torch.distributed.ReduceOp.SUM,
             "max": torch.distributed.ReduceOp.MAX,
             "min": torch.distributed.ReduceOp.MIN,
         }
-        torch.distributed.all_reduce(value, op=op[how])
+        torch.distributed.all_reduce(value, op=op[how], group=ranks.control)
     return value
 
 
-def barrier(ranks: Ranks) -> None:
+def gather_objects(value: Any, ranks: Ranks) -> list[Any]:
+    """The values of all ranks, in their order, on all of them."""
+    if ranks.count == 1:
+        return [value]
+    values: list[Any] = [None] * ranks.count
+    torch.distributed.all_gather_object(values, value, group=ranks.control)
+    return values
+
+
+def share(value: Any, ranks: Ranks) -> Any:
+    """The first rank's value, on all of them."""
     if ranks.count > 1:
-        torch.distributed.barrier()
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0, group=ranks.control)
+        value = values[0]
+    return value
+
+
+def agree(ranks: Ranks, error: FlowgenError | None) -> None:
+    """Raise on all ranks what went wrong on any, so that none is left waiting. Also a barrier."""
+    if ranks.count == 1:
+        if error is not None:
+            raise error
+        return
+    for found in gather_objects(None if error is None else (type(error).__name__, str(error)), ranks):
+        if found is not None:
+            kind = UsageError if found[0] == "UsageError" else FlowgenError
+            raise kind(found[1]) from error
+
+
+@contextmanager
+def together(ranks: Ranks) -> Iterator[None]:
+    """A block that the ranks leave together, or with the same FlowgenError."""
+    error: FlowgenError | None = None
+    try:
+        yield
+    except FlowgenError as caught:
+        error = caught
+    agree(ranks, error)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from flowgen.clip import Clip
 from flowgen.config import Config, Resolved, dumps
@@ -20,12 +21,24 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
 from flowgen.plugins import registry
 from flowgen.random import seed_of
-from flowgen.run import Run, write_json, write_tensors
+from flowgen.run import Run, load_allowing, write_json, write_tensors
 from flowgen.tree import leaves
 
 FIT_CLIPS = 256
 _MAY_CHANGE = ("run", "sample", "eval", "loggers")
-_MAY_CHANGE_IN_TRAIN = ("log_every", "workers", "checkpoint", "validation", "preview", "max_skipped")
+_MAY_CHANGE_IN_TRAIN = (
+    "log_every",
+    "workers",
+    "checkpoint",
+    "validation",
+    "preview",
+    "max_skipped",
+    "micro_batch_size",
+    "activation_checkpointing",
+    "compile",
+    "timeout_s",
+    "watchdog_s",
+)
 
 
 def run_folder(config: Config) -> Path:
@@ -48,9 +61,17 @@ def refuse_changes(run: Run, config: Config) -> None:
         values = config.model_dump(mode="json", exclude=set(_MAY_CHANGE))
         for key in _MAY_CHANGE_IN_TRAIN:
             del values["train"][key]
+        if config.train.schedule.decay == "constant":
+            del values["train"]["steps"]  # no step before the end depends on where it is
         return values
 
     changed = sorted(_differences(essence(run.config()), essence(config)))
+    if any(change.startswith("train.steps ") for change in changed):
+        raise UsageError(
+            f"--resume cannot change train.steps where the learning rate decays over them "
+            f"(train.schedule.decay={config.train.schedule.decay}); resume without it, then go on with --init-from {run.folder}, "
+            f"or train with train.schedule.decay=constant, which can be prolonged"
+        )
     if changed:
         raise UsageError(
             f"--resume continues {run.folder} exactly, but the config differs from its own in {'; '.join(changed)}; "
@@ -92,10 +113,20 @@ def check_encoder(encoder: Encoder, clips: Sequence[Clip]) -> str:
     return ", ".join(lines)
 
 
-def write_run(run: Run, config: Config, resolved: Resolved, encoder: Encoder) -> None:
-    """Begin the run folder. FlowgenError: it cannot be written."""
+def initialise(network: nn.Module, source: Path, allow: Sequence[str]) -> str:
+    """Load the averaged weights of a run into a network, all but those that `allow` names; returns a line about it."""
+    checkpoint = Run(source).newest_checkpoint()
+    return f"from {checkpoint.folder} (averaged): {load_allowing(network, checkpoint.weights('ema'), checkpoint.folder, allow)}"
+
+
+def write_config(run: Run, config: Config) -> None:
     with replacing(run.folder / "config.yaml") as path:
         path.write_text(dumps(config.model_dump(mode="json")))
+
+
+def write_run(run: Run, config: Config, resolved: Resolved, encoder: Encoder) -> None:
+    """Begin the run folder. FlowgenError: it cannot be written."""
+    write_config(run, config)
     write_json(
         {
             "command": sys.argv,

@@ -1,0 +1,316 @@
+"""The loop over steps, and what meets in it."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from flowgen.clip import Clip
+from flowgen.conditions import MASK, drop_conditions, null_conditions
+from flowgen.config import Config, build
+from flowgen.data.loader import Split
+from flowgen.errors import FlowgenError
+from flowgen.experiment import build_regions
+from flowgen.files import errors_named
+from flowgen.generator import Generator
+from flowgen.plugins import registry
+from flowgen.random import Randomness, seed_of
+from flowgen.regions import draw_known
+from flowgen.run import Checkpoint, Run
+from flowgen.streams import Spec, StreamSpec
+from flowgen.training.checkpoints import Saver, network_weights
+from flowgen.training.ema import Average, power, ramped
+from flowgen.training.engine import Ranks, gather_objects, together
+from flowgen.training.figures import Figures
+from flowgen.training.guard import Guard
+from flowgen.training.loggers import Logger
+from flowgen.training.progress import ProgressDisplay
+from flowgen.training.schedule import learning_rate
+from flowgen.training.shards import collect, master_shards
+from flowgen.training.stages import Stages, Watchdog
+from flowgen.training.watch import Watcher, batch_tensors
+from flowgen.tree import leaves, tree_map
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: at which step, and whether all its steps are done."""
+
+    folder: Path
+    step: int
+    finished: bool
+
+
+class Trainer:
+    """The loop over steps. Everything random in a step is a function of (seed, step, row of the global batch)."""
+
+    def __init__(
+        self, config: Config, run: Run, ranks: Ranks, engine: Any, generator: Generator, console: Console
+    ) -> None:
+        self.config, self.run, self.ranks, self.engine, self.console = config, run, ranks, engine, console
+        self.generator = generator
+        self.regions = build_regions(config, generator.encoder.spec)
+        ema, saving = config.train.ema, config.train.checkpoint
+        self.averages = {"ema": Average(engine, ranks, ramped(ema.decay))}
+        self.averages |= {f"ema-{width:g}": Average(engine, ranks, power(width)) for width in ema.profiles}
+        self.watcher: Watcher | None = None
+        self.step = 0
+        self._stop = False
+        self._skipped_in_a_row = 0
+        self._stage = engine.zero_optimization_stage()
+        self._stages = Stages()
+        self._figures = Figures(ranks, self._stages, *_extent(generator.encoder.spec))
+        self._guard = Guard(engine.module, ranks)
+        self._saver = Saver(run, engine, self.averages, ranks, keep=saving.keep, background=saving.background)
+        self._saved: Path | None = None
+        null = null_conditions(generator.conditioners, 1)
+        self._null = tree_map(lambda v: v.to(ranks.device), null)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Continue the counts of a checkpoint."""
+        self.step = checkpoint.step
+        state = checkpoint.manifest["trainer"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+        parts = state["figures"]
+        if len(parts) == self.ranks.count:
+            self._figures.load(parts[self.ranks.rank])
+        # another number of ranks: the first line of the log begins at this step
+
+    def fit(self, data: Iterator[Any], split: Split) -> Result:
+        """Train to the last step, or to the end of the step in which a stop is asked for."""
+        options = self.config.train
+        finished = False
+        with ExitStack() as stack:
+            stack.enter_context(self._stopping_cleanly())
+            stack.enter_context(Watchdog(self._stages, self.ranks, options.watchdog_s))
+            loggers: list[Logger] = []
+            if self.ranks.first:
+                loggers = [build("logger", c, folder=self.run.folder) for c in self.config.loggers]
+            for logger in loggers:
+                stack.callback(logger.close)
+            label = f"train {self.config.name}"
+            bar = stack.enter_context(
+                ProgressDisplay(label, options.steps, self.step, console=self.console, visible=self.ranks.first)
+            )
+            self._tell("flowgen_run_started", config=self.config, step=self.step)
+            stack.callback(lambda: self._tell("flowgen_run_ended", step=self.step, finished=finished))
+            self.engine.train()
+            while self.step < options.steps:
+                stop = self._train_step(data, split, bar)
+                self.step += 1
+                figures = self._figures.take() if self._due(options.log_every) else {}
+                if figures:
+                    figures["learning_rate"] = self._rate(self.step - 1)
+                bar.update(self.step, f"loss {figures['loss']:.4f}" if "loss" in figures else "")
+                if self._due(options.validation.every) or self._due(options.preview.every):
+                    self._stages.enter("watch")
+                    figures |= self._watch(bar)
+                for logger in loggers if figures else []:
+                    logger.log(self.step, figures)
+                self._tell("flowgen_step_done", step=self.step, figures=figures)
+                if self._due(options.checkpoint.every):
+                    self._save()
+                if stop:
+                    break
+            saved = self._save()
+            self._saver.wait()
+            finished = self.step >= options.steps
+        if self.ranks.first:
+            self._farewell(saved, finished)
+        return Result(self.run.folder, self.step, finished)
+
+    def _train_step(self, data: Iterator[Any], split: Split, bar: ProgressDisplay) -> bool:
+        """One optimizer step over all micro-batches; returns whether to stop after it."""
+        seed, stages = self.config.train.seed, self._stages
+        stages.step = self.step
+        rate = self._rate(self.step)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        stop, seen = False, []
+        for micro_step in range(split.accumulation):
+            stages.enter("data")
+            clips = next(data)
+            stages.enter("encode")
+            rows = split.rows(micro_step)
+            random = Randomness(seed, self.step, split.batch, rows)
+            x1, cond = batch_tensors(self.generator, clips)
+            cond = self._drop(cond, random)
+            # layers that draw from torch's own generator (dropout) do so as a function of the step too
+            torch.manual_seed(seed_of(seed, "layers", self.step, int(rows[0])))
+            known = draw_known(self.regions, self.generator.encoder.spec, x1, cond.get(MASK), random)
+            inputs = (x1, cond, known)
+            stages.enter("forward")
+            if self._stage == 3:  # its forward pass communicates already
+                self._guard.before(self.step, inputs)
+            output = self.engine(x1, cond, random, known)
+            stop |= self._guard.after(self.step, inputs, self._stop)
+            losses = output.total.detach()
+            stages.enter("backward")
+            self.engine.backward(output.total.mean() * self._unless_exploding(losses))
+            self._figures.add(output)
+            seen.append((rows, clips, losses))
+            stages.enter("optimizer")
+            norm, skipped = self._update(last=micro_step == split.accumulation - 1)
+        if skipped:
+            self._skip(seen, bar)
+        else:
+            self._skipped_in_a_row = 0
+            for average in self.averages.values():
+                average.update(self.step)
+        self._figures.add_step(norm, skipped)
+        stages.enter("other")
+        return stop
+
+    def _unless_exploding(self, losses: Tensor) -> Tensor:
+        """1, or not-a-number where a loss is beyond the limit: the gradient then is, and the step is skipped on all ranks."""
+        return torch.where((losses <= self.config.train.max_loss).all(), 1.0, math.nan)
+
+    def _update(self, last: bool) -> tuple[Any, bool]:
+        """The optimizer's step after the last micro-batch; the norm of the gradient, and whether the step was skipped."""
+        if not last:
+            self.engine.step()
+            return None, False
+        if self._stage > 0:
+            self.engine.step()
+            if self._stage == 3:
+                # ZeRO 3 would apply the gradient of the step before to a module that is not used in this one
+                self.engine.optimizer.grad_partitions_flat_buffer.zero_()
+            return self.engine.get_global_grad_norm(), bool(getattr(self.engine.optimizer, "overflow", False))
+        # ZeRO 1 to 3 clip, and skip a step whose gradients are not finite; stage 0 would write them into the weights
+        parameters = [p for p in self.engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        skipped = not bool(norm.isfinite())
+        if skipped:
+            for parameter in parameters:
+                parameter.grad = None
+        elif self.config.train.clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.clip, norm)
+        self.engine.step()
+        return norm, skipped
+
+    def _skip(self, seen: Sequence[tuple[Tensor, Sequence[Clip], Tensor]], bar: ProgressDisplay) -> None:
+        """Write down whose loss it was; FlowgenError after too many in a row."""
+        self._skipped_in_a_row += 1
+        bad: list[dict[str, Any]] = []
+        for rows, clips, losses in seen:
+            for row, clip, loss in zip(rows.tolist(), clips, losses.tolist(), strict=True):
+                if not loss <= self.config.train.max_loss:
+                    bad.append({"row": row, "source": clip.source, "loss": repr(loss)})
+        everyone = [entry for part in gather_objects(bad, self.ranks) for entry in part]
+        everyone.sort(key=lambda entry: entry["row"])
+        sources = ", ".join(dict.fromkeys(entry["source"] or f"row {entry['row']}" for entry in everyone[:3]))
+        culprit = f"the loss of {sources}" if everyone else "the gradient"
+        if self.ranks.first:
+            path = self.run.folder / "skipped.jsonl"
+            with errors_named(path), path.open("a") as file:
+                file.write(json.dumps({"step": self.step, "clips": everyone}) + "\n")
+            bar.say(f"step {self.step} skipped: {culprit} is not finite, or above train.max_loss; see {path}")
+        if self._skipped_in_a_row > self.config.train.max_skipped:
+            raise FlowgenError(
+                f"{self._skipped_in_a_row} steps in a row were skipped, the last being step {self.step}: {culprit} is not finite, "
+                f"or above train.max_loss; lower train.optimizer.lr or check these clips; the newest checkpoint is unharmed"
+            )
+
+    def _drop(self, cond: dict[str, Any], random: Randomness) -> dict[str, Any]:
+        """Replace conditions by their null values, each with its own probability and all together with one."""
+        conditions = self.config.conditions or {}
+        if not conditions:
+            return cond
+        everything = random.uniform("drop all") < self.config.train.condition_dropout
+        dropped = {
+            name: (everything | (random.uniform(f"drop {name}") < c.dropout) if c.dropout else everything)
+            for name, c in conditions.items()
+        }
+        return drop_conditions(cond, self._null, {name: d.to(self.ranks.device) for name, d in dropped.items()})
+
+    def _rate(self, step: int) -> float:
+        options = self.config.train
+        return learning_rate(options.schedule, options.optimizer.lr, step, options.steps)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self.step % every == 0 or self.step == self.config.train.steps)
+
+    def _watch(self, bar: ProgressDisplay) -> dict[str, float]:
+        """Validation and previews, of the raw and of the averaged weights. All ranks gather; the first one looks."""
+        figures: dict[str, float] = {}
+        options = self.config.train
+        for name in ("raw", "ema"):
+            shards = master_shards(self.engine) if name == "raw" else self.averages["ema"].shards
+            trained = collect(self.engine, shards, self.ranks)
+            with together(self.ranks):
+                if self.ranks.first and self.watcher is not None:
+                    self.watcher.show(network_weights(self.engine, trained))
+                    if self._due(options.preview.every):
+                        self._preview(self.watcher, name, bar)
+                    if name == "ema" and self._due(options.validation.every):
+                        figures = self.watcher.validate(options.validation.quantiles)
+                        bar.say(f"step {self.step}: validation loss {figures['validation/loss']:.4f}")
+        return figures
+
+    def _preview(self, watcher: Watcher, name: str, bar: ProgressDisplay) -> None:
+        sheet = watcher.preview(self.step, name, self.config.train.preview.clips)
+        bar.say(f"preview  {sheet}") if name == "ema" else None
+        self._tell("flowgen_preview_made", step=self.step, weights=name, sheet=sheet)
+
+    def _save(self) -> Path:
+        self._stages.enter("checkpoint")
+        figures = gather_objects(self._figures.state(), self.ranks)
+        facts = {
+            "encoder": self.generator.encoder.identity,
+            "name": self.config.name,
+            "trainer": {"skipped_in_a_row": self._skipped_in_a_row, "figures": figures},
+        }
+        saved = self._saver.save(self.step, facts)
+        if saved != self._saved:  # the last step may have been saved by its number already
+            self._saved = saved
+            self._tell("flowgen_checkpoint_saved", step=self.step, checkpoint=saved)
+        self._stages.enter("other")
+        return saved
+
+    def _tell(self, event: str, **facts: Any) -> None:
+        """Plugins hear of it in the first process."""
+        if self.ranks.first:
+            registry().tell(event, folder=self.run.folder, **facts)
+
+    def _farewell(self, saved: Path, finished: bool) -> None:
+        done = "done" if finished else f"stopped at step {self.step} of {self.config.train.steps}"
+        follow = f"flowgen sample {self.run.folder}" if finished else f"flowgen train {self.run.folder} --resume"
+        self.console.print(f"[bold]{done}[/bold]; saved {saved}; go on with: {follow}", highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def _stopping_cleanly(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGUSR1 finish the step, save, and end the run; a second SIGINT interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self._stop and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+
+def _extent(spec: Spec) -> tuple[int, float]:
+    """Positions of one clip's latents over all streams, and its length in seconds (0: it has no time)."""
+    streams: list[StreamSpec] = list(leaves(spec))
+    positions = sum(math.prod(axis.size for axis in stream.axes) for stream in streams)
+    times = [axis.size / axis.rate for stream in streams for axis in stream.axes if axis.name == "time"]
+    return positions, max(times, default=0.0)
