@@ -56,6 +56,8 @@ def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> tup
             frames = -1 if duration_s is None else round(duration_s * file.samplerate)
             return file.read(frames, dtype="float32", always_2d=True).T, file.samplerate
     except (soundfile.LibsndfileError, RuntimeError) as error:
+        if path.suffix.lower() == ".ogg":  # libsndfile refuses Opus of a single page (under a second)
+            return _read_av(path, start_s, duration_s)
         raise FlowgenError(f"{path}: cannot be read as sound ({_reason(error)})") from error
 
 
