@@ -80,7 +80,7 @@ def demo(out: Path | None, quick: bool) -> None:
             f"stopped; go on with: {_program()} demo{f' --out {out}' if out else ''}{' --quick' if quick else ''}"
         )
         sys.exit(130)
-    sections = _sections(folder, configs, console)
+    sections = _sections(configs)
     from flowgen.report import write_report
 
     write_report(path, sections, "What flowgen learned in a few minutes")
@@ -102,6 +102,9 @@ def _job(name: str, recipe: str, config: Config, overrides: tuple[str, ...]) -> 
         stages.append(Stage("training", command, config.train.steps, lambda: _progress(folder, step)))
     if stages or not _measured(folder / "eval.json", config):
         stages.append(Stage("measuring", [*flowgen, "eval", str(folder)]))
+    if stages or not (folder / "report.html").is_file():
+        # a report of its own, whose clips the common one shows
+        stages.append(Stage("sampling", [*flowgen, "report", str(folder)]))
     return Job(name, stages, folder.with_suffix(".log"))
 
 
@@ -142,24 +145,15 @@ def _threads(jobs: int) -> int:
     return max(1, cpus // jobs)
 
 
-def _sections(folder: Path, configs: dict[str, Config], console: Any) -> list[Section]:
+def _sections(configs: dict[str, Config]) -> list[Section]:
     from flowgen.report import section
     from flowgen.run import Run
-    from flowgen.training.progress import ProgressDisplay
 
     sections = []
     for name, config in configs.items():
-        with ProgressDisplay(f"{name}: sampling", config.sample.steps, console=console) as bar:
-            sections.append(
-                section(
-                    Run(Path(str(config.run))),
-                    folder / "report_files" / name,
-                    name=name,
-                    config=RECIPES[name],
-                    program=_program(),
-                    on_step=lambda done, total, bar=bar: bar.update(done),
-                )
-            )
+        run = Run(Path(str(config.run)))
+        media = run.folder / "report_files" / run.folder.name
+        sections.append(section(run, media, name=name, config=RECIPES[name], program=_program()))
     return sections
 
 

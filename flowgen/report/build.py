@@ -42,7 +42,7 @@ def section(
     train = own.train
     data = build_dataset(own, modality).describe()
     facts = {
-        "data": f"{own.data.type}: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in data.items()),
+        "data": f"{own.data.type}: " + "; ".join(f"{k.replace('_', ' ')} {v}" for k, v in data.items()),
         "encoder": own.encoder.type,
         "network": f"{own.network.type}, {sum(p.numel() for p in network.parameters()):,} parameters",
         "training": f"{step:,} steps of {train.batch_size} clips, {own.loss.type} on the {own.path.type} path",
