@@ -56,7 +56,7 @@ class GaussianMixture:
         weights = self.weights.expand(n, -1) if modes is None else self.weights * modes
         k = torch.multinomial(weights, 1, generator=generator)[:, 0]
         z = torch.randn((n, *self.means.shape[1:]), generator=generator, dtype=self.means.dtype)
-        return self.means[k] + left(self.stds[k], z) * z  # type: ignore[operator]
+        return self.means[k] + left(self.stds[k], z) * z
 
     def null(self, n: int) -> dict[str, Tensor]:
         """The condition that says nothing: all modes."""
@@ -106,7 +106,7 @@ class MixtureFlow:
     path: Path
     predicts: Prediction = "velocity"
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Estimate:  # type: ignore[override]
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Estimate:
         _, r, pull, alpha, sigma, c = _posterior(self.target, self.path, x, t, (cond or {}).get("modes"))
         means, variances = self.target.means.flatten(1), self.target.stds[:, None] ** 2
         score = -(r * pull).sum(1)
