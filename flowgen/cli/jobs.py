@@ -69,6 +69,7 @@ class _Running:
         self.at = -1
         self.process: subprocess.Popen[bytes] | None = None
         self.first = 0
+        self.began = 0.0
 
     @property
     def stage(self) -> Stage | None:

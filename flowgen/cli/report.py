@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flowgen.cli.options import check_writable
+
+if TYPE_CHECKING:
+    from flowgen.training.progress import ProgressDisplay
 
 
 @click.command()
@@ -31,7 +36,7 @@ def report(runs: tuple[Path, ...], count: int, seed: int, output: Path | None) -
     from flowgen.errors import UsageError
     from flowgen.report import section, write_report
     from flowgen.run import Run
-    from flowgen.training.progress import ProgressDisplay
+    from flowgen.training.progress import ProgressDisplay as Bar
 
     if output is None and len(runs) > 1:
         raise UsageError("several runs make one page; say where, as in -o report.html")
@@ -46,8 +51,10 @@ def report(runs: tuple[Path, ...], count: int, seed: int, output: Path | None) -
         media = path.parent / f"{path.stem}_files" / (run.name if len(runs) == 1 else f"{i}-{run.name}")
         sample = Run(run).config().sample
         total = -(-count // sample.batch_size) * sample.steps
-        with ProgressDisplay(f"sample {run.name}", total, console=Console(stderr=True)) as bar:
-            sections.append(
-                section(Run(run), media, clips=count, seed=seed, on_step=lambda done, total, bar=bar: bar.update(done))
-            )
+        with Bar(f"sample {run.name}", total, console=Console(stderr=True)) as bar:
+            sections.append(section(Run(run), media, clips=count, seed=seed, on_step=partial(_show, bar)))
     click.echo(write_report(path, sections, "flowgen: " + ", ".join(s.name for s in sections)))
+
+
+def _show(bar: ProgressDisplay, done: int, total: int) -> None:
+    bar.update(done)
