@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,32 +14,25 @@ from torch import Tensor, nn
 from flowgen import __version__
 from flowgen.clip import Clip
 from flowgen.conditions import MASK, Conditioner, encode_conditions
-from flowgen.config import Config, build
+from flowgen.config import ComponentConfig, Config, build
 from flowgen.config.schema import Sample
 from flowgen.contracts import Modality
+from flowgen.editing import Replaced, between, vary
 from flowgen.encoder import Encoder, Latents
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.experiment import build_conditioners, build_encoder, build_loss, build_modality, build_network, build_shift
-from flowgen.flow import Flow, OnPath
+from flowgen.flow import OnPath
+from flowgen.given import Given, Variation, clips_of, place
 from flowgen.losses import Loss
 from flowgen.paths import Paths
-from flowgen.random import normal_rows
 from flowgen.regions import KnownFlow
+from flowgen.rows import Rows
 from flowgen.run import Run
 from flowgen.sampler import prior, sample
-from flowgen.streams import StreamSpec
 from flowgen.times import make_grid, shift_factor
 from flowgen.tree import State, tree_map
 
 Weights = Literal["ema", "raw"]
-
-
-@dataclass(frozen=True)
-class Given:
-    """Clips that are a part of what is sampled (one for all, or one for each): from `at_s` seconds on, or (None) up to the end."""
-
-    clips: Sequence[Clip]
-    at_s: float | None = 0.0
 
 
 @dataclass
@@ -89,6 +83,7 @@ class Generator:
         negative: Mapping[str, Any] | None = None,
         seconds: float | Sequence[float] | None = None,
         given: Sequence[Given] = (),
+        variation: Variation | None = None,
         on_step: Callable[[int, int], None] | None = None,
         on_state: Callable[[float, list[Clip]], None] | None = None,
     ) -> list[Clip]:
@@ -101,6 +96,7 @@ class Generator:
             negative: conditions that guidance leads away from; nothing given by default.
             seconds: length of all clips, or of each; the length trained on by default.
             given: clips that are to be part of every sample; they are kept and the rest is made to fit.
+            variation: clips to start from, in place of noise alone.
             on_step: called with the number of solver steps done and their total.
             on_state: called with the time and the decoded state, at the start and after each step (for animations).
 
@@ -110,13 +106,16 @@ class Generator:
         cond = encode_conditions(self.conditioners, conditions)
         away = encode_conditions(self.conditioners, [negative or {}] * len(conditions))
         shapes = self._shapes(seconds, len(conditions))
+        if variation is not None:
+            latents = self.encoder.encode(variation.clips[:1]).x
+            shapes = [tree_map(lambda x: tuple(x.shape[1:]), latents)] * len(conditions)
         clips: list[Clip] = []
         total = -(-len(conditions) // settings.batch_size) * settings.steps
         for start in range(0, len(conditions), settings.batch_size):
             rows = range(start, min(start + settings.batch_size, len(conditions)))
-            batch = _Batch(seed, rows, shapes[rows.start : rows.stop], self.device)
+            batch = Rows(seed, rows, shapes[rows.start : rows.stop], self.device)
 
-            def show(t: float, x: State, batch: _Batch = batch) -> None:
+            def show(t: float, x: State, batch: Rows = batch) -> None:
                 if on_state is not None:
                     on_state(t, self.encoder.decode(Latents(x, batch.mask)))
 
@@ -125,12 +124,12 @@ class Generator:
                     on_step(start // settings.batch_size * settings.steps + i + 1, total)
                 show(t, x)
 
-            x = prior(self._path(settings), batch.noise("sample"))
-            show(0.0, x)
+            if on_state is not None:
+                show(0.0, prior(self._path(settings), batch.noise("sample")))
             part, null = (self._part(c, rows) for c in (cond, away))
             if batch.mask is not None:
                 part[MASK] = batch.mask
-            x = self._solve(x, part, null, settings, batch, step, given)
+            x = self._solve(part, null, settings, batch, step, Start(given, variation))
             clips += self.encoder.decode(Latents(x, batch.mask))
         return [_with_conditions(clip, asked) for clip, asked in zip(clips, conditions, strict=True)]
 
@@ -139,41 +138,64 @@ class Generator:
         settings = self.config.sample.model_dump(mode="json", exclude={"batch_size"})
         return {"generator": f"flowgen {__version__}", "name": self.config.name, "step": self.step, **facts, **settings}
 
+    def morph(self, a: Clip, b: Clip, conditions: Sequence[Mapping[str, Any]]) -> list[Clip]:
+        """Clips on the way from a to b, one for each mapping of conditions: both are taken back to their noise, which is
+        interpolated on the sphere and sampled again. The solver must be one of an ODE.
+        """
+        n = len(conditions)
+        cond = self._part(encode_conditions(self.conditioners, conditions), range(n))
+        x, y = (tree_map(lambda x: x.expand(n, *x.shape[1:]), self.encoder.encode([clip]).x) for clip in (a, b))
+        shares = torch.linspace(0, 1, n) if n > 1 else torch.tensor([0.5])
+        with self._refusals():
+            grid = self._grid(self.config.sample, x)
+            if self.loss.predicts == "data":  # its velocity is singular at t = 1, where the way back begins
+                grid[-1] = 1 - min(1e-3, float(1 - grid[-2]) / 2)
+            solver = build("solver", self.config.sample.solver)
+            x = between(self.loss.flow(self.network), x, y, shares, grid, solver=solver, cond=cond)
+        return [
+            _with_conditions(clip, asked)
+            for clip, asked in zip(self.encoder.decode(Latents(x)), conditions, strict=True)
+        ]
+
     def _solve(
-        self,
-        x: State,
-        cond: dict[str, Any],
-        null: dict[str, Any],
-        settings: Sample,
-        batch: _Batch,
-        on_step: Any,
-        given: Sequence[Given],
+        self, cond: dict[str, Any], null: dict[str, Any], settings: Sample, batch: Rows, on_step: Any, start: Start
     ) -> State:
-        flow: Flow = self.loss.flow(self.network)
-        guidances = (
-            settings.guidance
-            if isinstance(settings.guidance, list)
-            else [settings.guidance]
-            if settings.guidance
-            else []
-        )
-        known = KnownFlow(flow, *self._place(given, x, batch.rows)) if given else None
-        flow = known or flow
-        solver = build("solver", settings.solver)
-
-        def noise(x: State, t: Tensor, s: Tensor) -> State:
-            return batch.noise(f"solver {float(t)!r}")
-
-        try:
+        """The state at t = 1 of a batch."""
+        noise = batch.noise("sample")
+        x = prior(self._path(settings), noise)
+        with self._refusals():
             grid = self._grid(settings, x)
+            flow: Any = self.loss.flow(self.network)
+            kept: KnownFlow | Replaced | None = None
+            if start.given and self.config.known:
+                flow = kept = KnownFlow(flow, *place(self.encoder, start.given, x, batch.rows))
             if settings.path is not None:
                 flow = OnPath(flow, build("path", settings.path), float(grid[0]), float(grid[-1]))
-            for guidance in guidances if self.conditioners else []:
+            for guidance in _chain(settings) if self.conditioners else []:
                 flow = build("guidance", guidance)(flow, null)
-            x = sample(flow, x, grid, solver=solver, cond=cond, noise=noise, on_step=on_step)
-        except ValueError as error:  # what the mathematics refuses: a singular grid, values that are not finite
+            if start.given and not self.config.known:  # a network that has never seen a known region
+                x1, known = place(self.encoder, start.given, x, batch.rows)
+                flow = kept = Replaced(flow, x1, noise, known)
+
+            def draws(x: State, t: Tensor, s: Tensor) -> State:
+                return batch.noise(f"solver {float(t)!r}")
+
+            solver = build("solver", settings.solver)
+            if start.vary is not None:
+                x1 = self.encoder.encode(clips_of(start.vary.clips, batch.rows)).x
+                x1 = tree_map(lambda x1, x: x1.expand_as(x), x1, x)
+                x = vary(flow, x1, noise, start.vary.t, grid, solver=solver, cond=cond, draws=draws)
+            else:
+                x = sample(flow, x, grid, solver=solver, cond=cond, noise=draws, on_step=on_step)
+        return kept.restore(x) if kept is not None else x
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What the mathematics refuses (a singular grid, values that are not finite) as an error of the request."""
+        try:
+            yield
+        except ValueError as error:
             raise FlowgenError(f"cannot sample {self.config.name}: {error}") from error
-        return known.restore(x) if known is not None else x
 
     def _path(self, settings: Sample) -> Paths:
         return self.loss.path if settings.path is None else build("path", settings.path)
@@ -183,36 +205,6 @@ class Generator:
         path = self._path(settings)
         single = None if isinstance(path, Mapping) else path
         return make_grid(settings.grid, settings.steps, single, shift_factor(build_shift(self.config), x))
-
-    def _place(self, given: Sequence[Given], x: State, rows: range) -> tuple[State, State]:
-        """The latents of given clips at their places [B, ...], and where they hold [B, *axes]."""
-        values = tree_map(torch.zeros_like, x)
-        known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device), x)
-        for part in given:
-            clips = part.clips if len(part.clips) == 1 else part.clips[rows.start : rows.stop]
-            name = clips[0].source or "the given clip"
-
-            def leaf(
-                spec: StreamSpec, value: Tensor, known: Tensor, latent: Tensor, part: Given = part, name: str = name
-            ) -> None:
-                if not spec.axes or spec.axes[0].name != "time" or latent.shape[2:] != value.shape[2:]:
-                    raise UsageError(f"{name} cannot be a part: its latents are {tuple(latent.shape[1:])}")
-                size, length = value.shape[1], latent.shape[1]
-                start = size - length if part.at_s is None else round(part.at_s * spec.axes[0].rate)
-                if start < 0 or start + length > size or length == size:
-                    raise UsageError(
-                        f"{name} takes {length} of {size} steps in time from step {start}; "
-                        f"give a shorter part, or ask for a longer clip with --seconds"
-                    )
-                # where a part is cut, the encoder's window has seen silence in place of what is to come
-                edge = int(getattr(self.encoder, "context", 0))
-                first = start + (edge if start > 0 else 0)
-                last = start + length - (edge if start + length < size else 0)
-                value[:, start : start + length] = latent
-                known[:, first:last] = True
-
-            tree_map(leaf, self.encoder.spec, values, known, self.encoder.encode(clips).x)
-        return values, known
 
     def _shapes(self, seconds: float | Sequence[float] | None, n: int) -> list[Any]:
         """The latent shape of each clip (by stream, where there are several)."""
@@ -229,47 +221,16 @@ class Generator:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Some rows of what is sampled, padded to the longest of them."""
+class Start:
+    """What a sample starts from besides noise."""
 
-    seed: int
-    rows: range
-    shapes: Sequence[Any]
-    device: torch.device
-
-    def noise(self, purpose: str) -> State:
-        """Standard normal noise; that of a row depends on the row and its own shape alone."""
-
-        def leaf(*shapes: tuple[int, ...]) -> Tensor:
-            rows = torch.tensor(self.rows)
-            if len(set(shapes)) == 1:
-                return normal_rows((self.seed, purpose), rows, shapes[0], self.device)
-            padded = torch.zeros(len(shapes), *_longest(shapes), device=self.device)
-            for i, shape in enumerate(shapes):
-                padded[i][_corner(shape)] = normal_rows((self.seed, purpose), rows[i : i + 1], shape, self.device)[0]
-            return padded
-
-        return tree_map(leaf, *self.shapes)
-
-    @property
-    def mask(self) -> State | None:
-        """Which positions are real, bool [B, *axes]; None where all are."""
-
-        def leaf(*shapes: tuple[int, ...]) -> Tensor:
-            real = torch.zeros(len(shapes), *_longest(shapes), dtype=torch.bool, device=self.device)
-            for i, shape in enumerate(shapes):
-                real[i][_corner(shape)] = True
-            return real[..., 0]
-
-        return tree_map(leaf, *self.shapes) if len({str(shape) for shape in self.shapes}) > 1 else None
+    given: Sequence[Given] = ()
+    vary: Variation | None = None
 
 
-def _longest(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-
-
-def _corner(shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(size) for size in shape)
+def _chain(settings: Sample) -> list[ComponentConfig]:
+    guidance = settings.guidance
+    return guidance if isinstance(guidance, list) else [guidance] if guidance is not None else []
 
 
 def _with_conditions(clip: Clip, conditions: Mapping[str, Any]) -> Clip:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -184,6 +184,14 @@ class KnownFlow:
     flow: Flow
     x1: State
     known: State
+
+    @property
+    def path(self) -> Any:
+        return getattr(self.flow, "path", None)
+
+    @property
+    def predicts(self) -> Any:
+        return getattr(self.flow, "predicts", None)
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
         x1, known = (tree_map(lambda given, x: _rows(given, len(x)), given, x) for given in (self.x1, self.known))

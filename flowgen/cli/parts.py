@@ -33,6 +33,15 @@ _OPTIONS = (
     click.option(
         "--inpaint", type=_FILE, metavar="FILE", help="Make FILE anew --from one time --to another, and keep the rest."
     ),
+    click.option("--vary", type=_FILE, metavar="FILE", help="A variation of FILE; --strength says how far from it."),
+    click.option(
+        "--strength",
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        default=0.5,
+        show_default=True,
+        help="Of --vary; 1 keeps nothing.",
+    ),
+    click.option("--morph", type=_FILE, nargs=2, metavar="A B", help="-n clips on the way from A to B."),
     click.option("--from", "from_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Where --inpaint begins."),
     click.option("--to", "to_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Where --inpaint ends."),
 )
@@ -56,13 +65,20 @@ class Request:
 
 def sample_with_parts(generator: Generator, request: Request, options: Mapping[str, Any]) -> list[Clip]:
     """Sample as asked, around the given parts. UsageError: parts that do not go together, or that this medium does not have."""
-    from flowgen.generator import Given
+    from flowgen.given import Given, Variation
 
-    asked = [name for name in ("continued", "first", "last", "between", "inpaint") if options[name]]
+    asked = [name for name in ("continued", "first", "last", "between", "inpaint", "vary", "morph") if options[name]]
     seconds = options["seconds"]
     if not asked:
         return generator.sample(request.conditions, seed=request.seed, seconds=seconds, **request.options)
     modality: Any = generator.modality
+    if asked == ["vary"]:
+        clip = modality.read(options["vary"])
+        variation = Variation([clip], 1 - options["strength"])
+        return generator.sample(request.conditions, seed=request.seed, variation=variation, **request.options)
+    if asked == ["morph"]:
+        a, b = (modality.read(path) for path in options["morph"])
+        return generator.morph(a, b, request.conditions)
     if not hasattr(modality, "cut"):
         raise UsageError(f"the modality {generator.config.modality.type!r} has no parts in time to give")
     if len(asked) > 1 and set(asked) != {"first", "last"}:
@@ -90,7 +106,7 @@ def _window(generator: Generator) -> float:
 
 def _continue(generator: Generator, request: Request, clip: Clip, seconds: float | None) -> list[Clip]:
     """The clip and what follows it, window by window: half a window is seen, the other half made."""
-    from flowgen.generator import Given
+    from flowgen.given import Given
 
     modality: Any = generator.modality
     window = _window(generator)
@@ -110,7 +126,7 @@ def _continue(generator: Generator, request: Request, clip: Clip, seconds: float
 def _inpaint(
     generator: Generator, request: Request, clip: Clip, from_s: float | None, to_s: float | None
 ) -> list[Clip]:
-    from flowgen.generator import Given
+    from flowgen.given import Given
 
     modality: Any = generator.modality
     length = modality.seconds(clip)

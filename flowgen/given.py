@@ -1,0 +1,73 @@
+"""Clips that a sample starts from: kept as a part of it, varied as a whole, or the two ends of a way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowgen.clip import Clip
+from flowgen.encoder import Encoder
+from flowgen.errors import UsageError
+from flowgen.streams import StreamSpec
+from flowgen.tree import State, tree_map
+
+
+@dataclass(frozen=True)
+class Given:
+    """Clips that are a part of what is sampled (one for all, or one for each): from `at_s` seconds on, or (None) up to the end."""
+
+    clips: Sequence[Clip]
+    at_s: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Clips to vary (one for all, or one for each): noise is mixed in up to time `t`; 0 leaves nothing of them, 1 everything."""
+
+    clips: Sequence[Clip]
+    t: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.t < 1:
+            raise UsageError(f"a variation starts from a time in [0, 1), got {self.t:g}")
+
+
+def clips_of(clips: Sequence[Clip], rows: range) -> Sequence[Clip]:
+    return clips if len(clips) == 1 else clips[rows.start : rows.stop]
+
+
+def place(encoder: Encoder, given: Sequence[Given], x: State, rows: range) -> tuple[State, State]:
+    """The latents of given clips at their places, with the structure of x [B, ...], and where they hold [B, *axes].
+
+    Raises UsageError for a clip that does not fit.
+    """
+    values = tree_map(torch.zeros_like, x)
+    known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device), x)
+    for part in given:
+        clips = clips_of(part.clips, rows)
+        name = clips[0].source or "the given clip"
+
+        def leaf(
+            spec: StreamSpec, value: Tensor, known: Tensor, latent: Tensor, part: Given = part, name: str = name
+        ) -> None:
+            if not spec.axes or spec.axes[0].name != "time" or latent.shape[2:] != value.shape[2:]:
+                raise UsageError(f"{name} cannot be a part: its latents are {tuple(latent.shape[1:])}")
+            size, length = value.shape[1], latent.shape[1]
+            start = size - length if part.at_s is None else round(part.at_s * spec.axes[0].rate)
+            if start < 0 or start + length > size or length == size:
+                raise UsageError(
+                    f"{name} takes {length} of {size} steps in time from step {start}; "
+                    f"give a shorter part, or ask for a longer clip with --seconds"
+                )
+            # where a part is cut, the encoder's window has seen silence in place of what is to come
+            edge = int(getattr(encoder, "context", 0))
+            first = start + (edge if start > 0 else 0)
+            last = start + length - (edge if start + length < size else 0)
+            value[:, start : start + length] = latent
+            known[:, first:last] = True
+
+        tree_map(leaf, encoder.spec, values, known, encoder.encode(clips).x)
+    return values, known
