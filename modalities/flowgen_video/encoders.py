@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowgen.clip import Clip
 from flowgen.encoder import Encoder, Latents
-from flowgen.errors import FlowgenError
+from flowgen.errors import FlowgenError, UsageError
 from flowgen.streams import Axis, StreamSpec
 from flowgen_video.modality import Video
 
@@ -34,6 +34,13 @@ class Pixels(Encoder):
             ),
         )
         self.register_buffer("scale", torch.tensor(127.5), persistent=False)
+
+    def latent_shape(self, seconds: float) -> tuple[int, ...]:
+        """The shape of the latent of a clip of so many seconds, in whole frames."""
+        frames = round(seconds * self.modality.fps)
+        if frames < 1:
+            raise UsageError(f"{seconds:g} s is less than one frame at {self.modality.fps:g} frames a second")
+        return (frames, *self.spec.shape[1:])
 
     def encode(self, clips: Sequence[Clip]) -> Latents:
         return Latents(torch.stack([self._frames(clip) for clip in clips]) / self.scale - 1)
