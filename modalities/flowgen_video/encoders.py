@@ -40,7 +40,7 @@ class Pixels(Encoder):
         frames = round(seconds * self.modality.fps)
         if frames < 1:
             raise UsageError(f"{seconds:g} s is less than one frame at {self.modality.fps:g} frames a second")
-        return (frames, *self.spec.shape[1:])
+        return (frames, self.modality.height, self.modality.width, self.modality.channels)
 
     def encode(self, clips: Sequence[Clip]) -> Latents:
         return Latents(torch.stack([self._frames(clip) for clip in clips]) / self.scale - 1)
