@@ -24,5 +24,13 @@ def flowgen_components() -> list[Component]:
             "flowgen_video.digits:DigitAgreement",
             "does a reader of real digits read the digit that was asked, from the first frame to the last?",
         ),
+        Component(
+            "metric", "label-agreement", "flowgen_video.metrics:LabelAgreement", "is the asked class seen in it?"
+        ),
+        Component(
+            "metric", "frechet-video", "flowgen_video.metrics:FrechetDistance", "distance to real clips as a whole"
+        ),
+        Component("metric", "motion-magnitude", "flowgen_video.metrics:MotionMagnitude", "how much moves"),
+        Component("metric", "nearest-training", "flowgen_video.metrics:NearestTraining", "is it learnt by heart?"),
         Component("metric", "motion", "flowgen_video.digits:Motion", "does it move the way that was asked?"),
     ]
