@@ -22,6 +22,8 @@ from flowgen_audio.modality import Audio
 class AudioEncoder(Encoder):
     """Features of frames `hop` samples apart, normalised by statistics measured once on the data set.
 
+    `multiple` is the patch of the network: a grid of any length must be one that it divides.
+
     A subclass turns samples [B, channels, frames_of(n) * hop] into features [B, T, C] and back. The mean is taken of
     every channel, the deviation of all together: channels keep their relative weight.
     """
@@ -31,18 +33,24 @@ class AudioEncoder(Encoder):
     settings: tuple[float, ...] = ()
     """Options that shape and weights do not show; part of the identity."""
 
-    def __init__(self, modality: Audio, hop: int, channels: int) -> None:
+    context: int = 0
+    """Latent steps before and after a cut that what lies beyond it bears on."""
+
+    def __init__(self, modality: Audio, hop: int, channels: int, multiple: int) -> None:
         super().__init__()
-        if hop < 1:
-            raise UsageError(f"encoder: expected a hop of at least 1 sample, got {hop}")
-        self.modality, self.hop = modality, hop
+        if hop < 1 or multiple < 1:
+            raise UsageError(f"encoder: expected a hop and a multiple of at least 1, got {hop} and {multiple}")
+        self.modality, self.hop, self.multiple = modality, hop, multiple
         rate = modality.sample_rate / hop
         self.spec: StreamSpec = StreamSpec(channels, (Axis("time", self.frames_of(modality.samples), rate),))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(()))
 
     def frames_of(self, samples: int) -> int:
-        """Latent steps of a clip of so many samples."""
+        """Latent steps of a clip of so many samples: rounded up to a multiple of `multiple`, the rest being silence."""
+        return math.ceil(self._frames(samples) / self.multiple) * self.multiple
+
+    def _frames(self, samples: int) -> int:
         return math.ceil(samples / self.hop)
 
     def latent_shape(self, seconds: float) -> tuple[int, ...]:
@@ -53,7 +61,7 @@ class AudioEncoder(Encoder):
 
     @property
     def identity(self) -> str:
-        key = f"{super().identity}{self.modality}{self.hop}{self.settings}"
+        key = f"{super().identity}{self.modality}{self.hop}{self.multiple}{self.settings}"
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
     @abstractmethod
@@ -99,7 +107,7 @@ class AudioEncoder(Encoder):
     def _padded(self, clips: Sequence[Clip]) -> tuple[Tensor, list[int]]:
         """Samples [B, channels, n] with zeros after the end, n a multiple of hop, and the true lengths."""
         lengths = [clip.data.shape[-1] for clip in clips]  # type: ignore[union-attr]
-        n = math.ceil(max(lengths) / self.hop) * self.hop
+        n = self._samples_of(self.frames_of(max(lengths)))
         return torch.stack([F.pad(clip.data.float(), (0, n - clip.data.shape[-1])) for clip in clips]).to(  # type: ignore[union-attr]
             self.mean.device
         ), lengths
@@ -108,8 +116,8 @@ class AudioEncoder(Encoder):
 class Waveform(AudioEncoder):
     """Patches of `patch` samples as they are."""
 
-    def __init__(self, modality: Audio, patch: int = 64) -> None:
-        super().__init__(modality, patch, patch * modality.channels)
+    def __init__(self, modality: Audio, patch: int = 64, multiple: int = 1) -> None:
+        super().__init__(modality, patch, patch * modality.channels, multiple)
 
     def features(self, samples: Tensor) -> Tensor:
         return samples.unflatten(-1, (-1, self.hop)).permute(0, 2, 1, 3).flatten(2)
@@ -123,16 +131,16 @@ class _Transform(AudioEncoder):
 
     hann: Tensor
 
-    def __init__(self, modality: Audio, window: int, hop: int, channels: int) -> None:
+    def __init__(self, modality: Audio, window: int, hop: int, channels: int, multiple: int) -> None:
         if not 0 < hop <= window // 2:
             raise UsageError(f"encoder.hop: expected 1 to {window // 2} (half of window={window}), got {hop}")
-        super().__init__(modality, hop, channels * modality.channels)
-        self.window = window
+        super().__init__(modality, hop, channels * modality.channels, multiple)
+        self.window, self.context = window, math.ceil(window / 2 / hop)
         self.context = math.ceil(window / (2 * hop))
         """Steps on either side of a cut that depend on what is beyond it."""
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
 
-    def frames_of(self, samples: int) -> int:
+    def _frames(self, samples: int) -> int:
         return math.ceil(samples / self.hop) + 1
 
     def _samples_of(self, steps: int) -> int:
@@ -159,9 +167,15 @@ class Spectrogram(_Transform):
     """
 
     def __init__(
-        self, modality: Audio, window: int = 1024, hop: int = 256, floor_db: float = -80.0, iterations: int = 32
+        self,
+        modality: Audio,
+        window: int = 1024,
+        hop: int = 256,
+        floor_db: float = -80.0,
+        iterations: int = 32,
+        multiple: int = 1,
     ) -> None:
-        super().__init__(modality, window, hop, window // 2 + 1)
+        super().__init__(modality, window, hop, window // 2 + 1, multiple)
         self.settings = (window, floor_db)
         self.floor, self.iterations = 10 ** (floor_db / 20), iterations
 
@@ -201,8 +215,9 @@ class Mel(_Transform):
         low_hz: float = 20.0,
         floor_db: float = -80.0,
         iterations: int = 32,
+        multiple: int = 1,
     ) -> None:
-        super().__init__(modality, window, hop, bands)
+        super().__init__(modality, window, hop, bands, multiple)
         if not 0 <= low_hz < modality.sample_rate / 2:
             raise UsageError(f"encoder.low_hz: expected 0 to {modality.sample_rate / 2:g}, got {low_hz:g}")
         self.settings = (window, low_hz, floor_db)
@@ -229,10 +244,12 @@ class ComplexSTFT(_Transform):
     Real and imaginary parts are channels. Harder to learn than magnitudes, as phases turn with time.
     """
 
-    def __init__(self, modality: Audio, window: int = 512, hop: int = 128, power: float = 0.5) -> None:
+    def __init__(
+        self, modality: Audio, window: int = 512, hop: int = 128, power: float = 0.5, multiple: int = 1
+    ) -> None:
         if not 0 < power <= 1:
             raise UsageError(f"encoder.power: expected 0 < power <= 1, got {power:g}")
-        super().__init__(modality, window, hop, 2 * (window // 2 + 1))
+        super().__init__(modality, window, hop, 2 * (window // 2 + 1), multiple)
         self.power, self.settings = power, (window, power)
 
     def features(self, samples: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -126,6 +127,13 @@ class Recordings:
         other.__dict__.update(self.__dict__)
         other.items, other.is_held_out = self.held_out_parts[1], True
         return other
+
+    @property
+    def identity(self) -> str:
+        """A hash of what the clips are made of: files, lengths, levels, values, options."""
+        content = [(item.name, self.facts[item.path], self._values(item)) for item in self.items]
+        options = (self.modality, self.loudness, self.pad)
+        return hashlib.sha256(repr((content, options)).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         lengths = sorted(self._length_s(item) for item in self.items)

@@ -140,6 +140,34 @@ def test_identity_follows_statistics_and_options(audio: Audio, real: list[Clip])
     assert Mel(audio, low_hz=60.0).identity != Mel(audio).identity
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_any_length_is_a_multiple_of_the_patch(kind: type, audio: Audio, real: list[Clip]) -> None:
+    encoder = kind(audio, multiple=4)
+    for n in (1, 256, 5000, 15999, 16000):
+        clip = Clip(real[1].data[:, :n], 16000)
+        x = encoder.encode([clip]).x
+        assert x.shape[1] % 4 == 0
+        assert tuple(x.shape[1:]) == encoder.latent_shape(n / 16000)
+        out = encoder.decode(Latents(x))[0].data
+        assert 0 <= out.shape[1] - n < 5 * encoder.hop
+        assert out[:, n + encoder.hop :].abs().max() < 0.1 if out.shape[1] > n + encoder.hop else True
+    together = encoder.encode(lengths(real, 16000, 4800))
+    assert torch.equal(together.mask.sum(1), torch.tensor([encoder.latent_shape(s)[0] for s in (1.0, 0.3)]))
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_beyond_its_context_a_cut_changes_nothing(kind: type, audio: Audio, real: list[Clip]) -> None:
+    """Continuation trusts this: the latents of a part, but for `context` steps at the cut, are those of the whole."""
+    encoder = kind(audio)
+    part = 6 * 256 * 4  # a multiple of every hop
+    whole = encoder.encode([real[0]]).x[0]
+    cut = encoder.encode([Clip(real[0].data[:, :part], 16000)]).x[0]
+    keep = part // encoder.hop + (encoder.context > 0) - encoder.context
+    assert torch.allclose(cut[:keep], whole[:keep], atol=1e-5)
+    if encoder.context:
+        assert not torch.allclose(cut[: keep + 1], whole[: keep + 1], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -148,6 +176,7 @@ def test_identity_follows_statistics_and_options(audio: Audio, real: list[Clip])
         lambda m: ComplexSTFT(m, power=0.0),
         lambda m: Mel(m, low_hz=9000.0),
         lambda m: Waveform(m, patch=0),
+        lambda m: Waveform(m, multiple=0),
     ],
 )
 def test_impossible_options_are_refused(audio: Audio, make: object) -> None:

@@ -1,0 +1,151 @@
+"""How like the real recordings generated ones are: as asked, as a whole, and one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flowgen.clip import Clip
+from flowgen.contracts import Dataset
+from flowgen.errors import UsageError
+from flowgen.random import generator, seed_of
+from flowgen_audio.modality import Audio
+from flowgen_audio.recogniser import Recogniser, recogniser
+
+
+def real_clips(dataset: Dataset, n: int, seed: int) -> list[Clip]:
+    """n clips of a data set, in an order that depends on the seed; all of them where there are fewer."""
+    order = torch.randperm(len(dataset), generator=generator(seed, "likeness"))[:n].tolist()
+    return [dataset.clip(i, seed_of(seed, "likeness", i)) for i in order]
+
+
+@dataclass(frozen=True)
+class ClassifierAgreement:
+    """Share of clips in which a recogniser, trained on real training clips only, hears what was asked, for each class.
+
+    The recogniser trains for `epochs` the first time a data set is measured, and is kept in the user's cache folder.
+    """
+
+    modality: Audio
+    dataset: Dataset
+    epochs: int = 15
+    seed: int = 0
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        return recogniser(self.modality, self.dataset, self.epochs, self.seed)
+
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+        heard, _ = self.recogniser.read(clips)
+        out = {}
+        for name in self.recogniser.classes:
+            asked = [(h[name], str(c.conditions[name])) for h, c in zip(heard, clips, strict=True) if _asked(c, name)]
+            if asked:
+                out[name] = float(np.mean([a == b for a, b in asked]))
+        return out
+
+    def readings(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
+        """What is heard in each clip."""
+        return self.recogniser.read(clips)[0]
+
+
+@dataclass(frozen=True)
+class FrechetAudio:
+    """Frechet distance between Gaussians fitted to the recogniser's features of the clips and of held-out real clips.
+
+    distance: clips to as many held-out clips. training: as many real training clips to the same held-out clips, at equal
+    number on both sides, which is what a perfect generator would reach. The distance depends on features and number, and
+    compares with no other.
+    """
+
+    modality: Audio
+    dataset: Dataset
+    epochs: int = 15
+    seed: int = 0
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        return recogniser(self.modality, self.dataset, self.epochs, self.seed)
+
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+        held_out = self.dataset.validation()
+        n = min(len(clips), len(held_out), len(self.dataset))
+        if n < 2:
+            raise UsageError(f"a Frechet distance needs at least 2 clips on both sides, got {n}")
+        test = self._features(real_clips(held_out, n, self.seed))
+        training = self._features(real_clips(self.dataset, n, self.seed))
+        return {
+            "distance": frechet_distance(self._features(clips[:n]), test),
+            "training": frechet_distance(training, test),
+        }
+
+    def _features(self, clips: Sequence[Clip]) -> Tensor:
+        return self.recogniser.read(clips)[1]
+
+
+@dataclass(frozen=True)
+class NearestRecording:
+    """Does it repeat its training recordings?
+
+    copied: share of clips that lie nearer to some training clip than any held-out real clip does. distance: median
+    distance to the nearest training clip, beside `real`, that of held-out clips. Distances are root mean squares, in
+    decibels, between log-mel frames stretched to one length; at most `most` training clips are compared.
+    """
+
+    modality: Audio
+    dataset: Dataset
+    most: int = 10000
+    seed: int = 0
+
+    @cached_property
+    def _training(self) -> Tensor:
+        return self._points(real_clips(self.dataset, self.most, self.seed))
+
+    @cached_property
+    def _held_out(self) -> Tensor:
+        return self._nearest(self._points(real_clips(self.dataset.validation(), self.most, self.seed)))
+
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+        nearest, real = self._nearest(self._points(clips)), self._held_out
+        return {
+            "copied": float((nearest < real.min()).float().mean()),
+            "distance": float(nearest.median()),
+            "real": float(real.median()),
+        }
+
+    def _points(self, clips: Sequence[Clip]) -> Tensor:
+        model = Recogniser(self.modality.sample_rate, {}, bands=40)
+        frames = [sounding(model.frames(clip)) for clip in clips]
+        return torch.stack([F.interpolate(f[None], 32, mode="linear", align_corners=False).flatten() for f in frames])
+
+    def _nearest(self, points: Tensor) -> Tensor:
+        """Distance of each point to the training clip nearest to it, in decibels."""
+        parts = [torch.cdist(part, self._training).amin(1) for part in points.split(256)]
+        return torch.cat(parts) / points.shape[1] ** 0.5 * 30
+
+
+def sounding(frames: Tensor, below: float = 2 - 40 / 30) -> Tensor:
+    """Frames [bands, T] without the silence (40 dB below the loudest) before and after."""
+    loud = (frames.amax(0) > below).nonzero()[:, 0]
+    return frames[:, int(loud[0]) : int(loud[-1]) + 1] if len(loud) else frames
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of points [N, D]."""
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    # the trace of (A B)^(1/2) by the eigenvalues of A^(1/2) B A^(1/2), which is symmetric
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def _asked(clip: Clip, name: str) -> bool:
+    return clip.conditions.get(name) is not None
