@@ -57,7 +57,7 @@ def convert(value: Tensor, x: Tensor, c: Coefficients, source: str, target: str)
     return lincomb((a, x), (b, value))  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, eq=False)
 class Estimate:
     """A network's output `value` of kind `prediction` about the state `x` at time `t` on `path`."""
 
@@ -66,6 +66,14 @@ class Estimate:
     t: Tensor | dict[str, Tensor]
     prediction: Prediction
     value: State
+
+    def __init__(
+        self, path: Paths, x: State, t: Tensor | dict[str, Tensor], prediction: Prediction, value: State
+    ) -> None:
+        # one is made in every evaluation; the own reading is put where the others will be cached
+        self.__dict__.update(
+            {"path": path, "x": x, "t": t, "prediction": prediction, "value": value, prediction: value}
+        )
 
     def read(self, target: Prediction) -> State:
         """The estimate in another parameterisation. ValueError: it is singular at this (single) time."""
@@ -80,6 +88,7 @@ class Estimate:
 
     @cached_property
     def velocity(self) -> State:
+        """dx/dt."""
         return self.read("velocity")
 
     @cached_property

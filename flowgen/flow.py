@@ -39,9 +39,15 @@ class NetworkFlow:
     predicts: Prediction = "velocity"
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
-        n, device = batch_size(x), first_leaf(x).device
-        times = tree_map(lambda t: _times(t, n, device), t)
-        value = self.network(tree_map(lambda leaf: leaf.float(), x), times, dict(cond or {}))
+        given = dict(cond) if cond else {}
+        if isinstance(x, Tensor) and isinstance(t, Tensor):  # the inner loop of sampling, without the trees
+            value = self.network(x.float(), _times(t, len(x), x.device), given)
+            if value.dtype is x.dtype and value.shape == x.shape:
+                return Estimate(self.path, x, t, self.predicts, value)
+        else:
+            n, device = batch_size(x), first_leaf(x).device
+            times = tree_map(lambda t: _times(t, n, device), t)
+            value = self.network(tree_map(lambda leaf: leaf.float(), x), times, given)
         _same_structure(value, x)
         return Estimate(self.path, x, t, self.predicts, tree_map(lambda v, x: v.to(x.dtype), value, x))
 
@@ -59,8 +65,10 @@ def _same_structure(value: State, x: State) -> None:
 
 
 def _times(t: Tensor, n: int, device: torch.device) -> Tensor:
-    t = t.to(device=device, dtype=torch.float32)
-    return t.expand(n) if t.ndim == 0 else t
+    if t.ndim == 0 and t.device.type == "cpu":  # made where it is wanted: no copy from host to device
+        return torch.full((n,), t.item(), dtype=torch.float32, device=device)
+    t = t.to(device, torch.float32)
+    return t if t.ndim else t.expand(n)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class OnPath:
         """What it is read from: a velocity is converted to the new path's, the others stay what they are."""
         return self.flow.predicts  # type: ignore[attr-defined]
 
-    def __call__(self, x: State, t: Tensor, cond: Cond | None = None) -> Estimate:  # type: ignore[override]
+    def __call__(self, x: State, t: Tensor, cond: Cond | None = None) -> Estimate:
         if not bool(((t >= self.start) & (t <= self.end)).all()):
             raise ValueError(
                 f"asked at t = {t.flatten()[0]:g}, outside the checked range [{self.start:g}, {self.end:g}]"

@@ -49,16 +49,13 @@ def log_prob(
         gradient: keep what it takes to differentiate the result, by x1 or by the network's weights.
     """
     augmented = _Augmented(flow, probe, gradient)
-    start = {"x": x1, "log": torch.zeros(batch_size(x1), 1, dtype=first_leaf(x1).dtype, device=first_leaf(x1).device)}
-    end = solve(
-        augmented,
-        start,
-        check_grid(grid).flip(0),
-        solver or DormandPrince(),
-        cond,
-        gradient=gradient,  # type: ignore[arg-type]
-    )
-    noise = end["x"]  # type: ignore[call-overload]
+    start: Any = {
+        "x": x1,
+        "log": torch.zeros(batch_size(x1), 1, dtype=first_leaf(x1).dtype, device=first_leaf(x1).device),
+    }
+    backwards = check_grid(grid).flip(0)
+    end: Any = solve(augmented, start, backwards, solver or DormandPrince(), cond, gradient=gradient)
+    noise = end["x"]
 
     def leaf(x: Tensor, path: Any) -> Tensor:
         sigma = coefficients(path, grid[0].double().cpu()).sigma
@@ -66,7 +63,7 @@ def log_prob(
 
     prior = sum(leaves(tree_map(leaf, noise, augmented.paths[0])))
     # solved backwards, the divergence has been integrated from 1 to 0
-    return LogProb(prior + end["log"][:, 0], noise)  # type: ignore[call-overload]
+    return LogProb(prior + end["log"][:, 0], noise)
 
 
 def rademacher(like: State, seed: int) -> State:
@@ -88,7 +85,7 @@ class _Augmented:
     gradient: bool
     paths: list[Paths] = field(default_factory=list)
 
-    def __call__(self, x: Any, t: Tensor, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Any, t: Any, cond: Cond | None = None) -> Estimate:
         with torch.enable_grad():
             leaf = x["x"]
             keep = self.gradient
@@ -105,7 +102,7 @@ class _Augmented:
                 probes = tuple(p.to(v.dtype) for p, v in zip(probes, vs, strict=True))
                 pulled = torch.autograd.grad(vs, ys, probes, create_graph=keep)
                 each = {str(i): (g * p).flatten(1).sum(1) for i, (g, p) in enumerate(zip(pulled, probes, strict=True))}
-            divergence = sum(leaves(each))[:, None]  # type: ignore[index]
+            divergence = sum(leaves(each))[:, None]
         if not keep:
             velocity, divergence = tree_map(torch.Tensor.detach, velocity), divergence.detach()
         value: Any = {"x": velocity, "log": divergence}

@@ -251,5 +251,5 @@ def noised(path: Paths, x1: State, x0: State, t: Tensor | dict[str, Tensor]) -> 
     """x_t and dx_t/dt together, in the fewest passes over memory."""
     if isinstance(path, Linear) and isinstance(t, Tensor) and isinstance(x1, Tensor):
         difference = x1 - x0  # type: ignore[operator]
-        return torch.addcmul(x0, left(t.to(x1.dtype), x1), difference), difference  # type: ignore[call-overload]
+        return torch.addcmul(x0, left(t.to(x1.dtype), x1), difference), difference  # type: ignore[arg-type]
     return interpolate(path, x1, x0, t), velocity(path, x1, x0, t)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowgen.estimate import Estimate
+from flowgen.estimate import Estimate, Prediction
 from flowgen.flow import Cond, Flow
 from flowgen.paths import Paths
 from flowgen.solvers.base import Noise, Solver
@@ -85,12 +86,13 @@ def solve(
             if on_step is not None:
                 on_step(i, float(s), x)
     for name, leaf in x.items() if isinstance(x, Mapping) else [("the result", x)]:
+        if all(bool(torch.isfinite(part).all()) for part in leaves(leaf)):
+            continue
         broken = torch.stack([~torch.isfinite(part).flatten(1).all(1) for part in leaves(leaf)]).any(0)
-        if broken.any():
-            raise ValueError(
-                f"sampling gave values that are not finite in {name} ({int(broken.sum())} of {len(broken)} samples); "
-                "check the network's weights and the grid's ends"
-            )
+        raise ValueError(
+            f"sampling gave values that are not finite in {name} ({int(broken.sum())} of {len(broken)} samples); "
+            "check the network's weights and the grid's ends"
+        )
     return x
 
 
@@ -128,21 +130,26 @@ def refuse_singular(flow: Flow, grid: Tensor, solver: Solver) -> None:
     paths, predicts = getattr(flow, "path", None), getattr(flow, "predicts", None)
     if paths is None or predicts is None:
         return
+    edges = {tuple(grid[:2].tolist()), tuple(grid[-2:].tolist())}
+    for t, s in edges:
+        if not (0.0 < t < 1.0 and 0.0 < s < 1.0):
+            try:
+                _passed(paths, predicts, solver, t, s)
+            except TypeError:  # a dict of paths, which cannot be remembered
+                _try_step(paths, predicts, solver, t, s)
 
+
+def _try_step(paths: Paths, predicts: Prediction, solver: Solver, t: float, s: float) -> None:
     def silent(x: State, t: Any, cond: Cond | None = None) -> Estimate:
         single = tree_map(lambda t: t.flatten()[0].cpu() if t.ndim else t, t)
         return Estimate(paths, x, single, predicts, x)
 
-    edges = [(grid[0], grid[1])] if len(grid) == 2 else [(grid[0], grid[1]), (grid[-2], grid[-1])]
-    for t, s in edges:
-        if _regular(t) and _regular(s):
-            continue
-        x: Any = tree_map(lambda path: torch.zeros(1, 1, dtype=torch.float64), paths)
-        solver.step(silent, x, t, s, solver.init(x), _unseeded, None)
+    x: Any = tree_map(lambda path: torch.zeros(1, 1, dtype=torch.float64), paths)
+    start, end = torch.tensor([t, s], dtype=torch.float64).unbind()
+    solver.step(silent, x, start, end, solver.init(x), _unseeded, None)
 
 
-def _regular(t: Tensor) -> bool:
-    return 0.0 < t.item() < 1.0
+_passed = lru_cache(maxsize=256)(_try_step)
 
 
 def _unseeded(x: State, t: Tensor, s: Tensor) -> State:

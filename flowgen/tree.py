@@ -36,7 +36,7 @@ def first_leaf(tree: Any) -> Any:
     return tree if isinstance(tree, Tensor) else next(leaves(tree))
 
 
-def left(c: Tensor | float, x: Tensor) -> Tensor | float:
+def left(c: Any, x: Tensor) -> Any:
     """Align a time-like `c` of shape [], [B], [B, T], ... with the leading dimensions of `x`."""
     if not isinstance(c, Tensor) or c.ndim == 0:
         return c
@@ -45,18 +45,20 @@ def left(c: Tensor | float, x: Tensor) -> Tensor | float:
 
 def lincomb(*terms: tuple[Any, State]) -> State:
     """sum_i c_i x_i over trees; each c_i is a number, a time-like tensor, or a tree of them."""
+    c: Any
+    y: Any
     (c, x), *others = terms
     if not isinstance(x, Tensor):
-        return {k: lincomb(*((c[k] if isinstance(c, Mapping) else c, y[k]) for c, y in terms)) for k in x}  # type: ignore[misc]
+        return {k: lincomb(*((c[k] if isinstance(c, Mapping) else c, y[k]) for c, y in terms)) for k in x}  # type: ignore[misc, index]
     c = _coefficient(c, x)
     out = x if isinstance(c, float) and c == 1 else x * c
     for c, y in others:
         c = _coefficient(c, y)
         if isinstance(c, float):
-            out = torch.add(out, y, alpha=c)  # type: ignore[arg-type]
+            out = torch.add(out, y, alpha=c)
         else:
             # not addcmul: whether that rounds once or twice depends on the place in the batch
-            out = out + c * y  # type: ignore[operator]
+            out = out + c * y
     return out
 
 

@@ -53,7 +53,7 @@ class Guided:
         plain, guided = self.rule(x, t, dict(cond or {}))
 
         def leaf(guided: Tensor, plain: Tensor, inside: Tensor) -> Tensor:
-            return torch.where(left(inside, guided).to(guided.device), guided, plain)  # type: ignore[union-attr, arg-type]
+            return torch.where(left(inside, guided).to(guided.device), guided, plain)
 
         value = tree_map(leaf, guided.value, plain.read(guided.prediction), inside)
         return replace(guided, value=value)

@@ -17,10 +17,13 @@ Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]
 
 
 class Solver(Protocol):
-    order: int
-    """Order of convergence of the error at t = 1 in the step size (of expectations, for a stochastic solver)."""
-    evaluations: int
-    """Evaluations of the flow in one step."""
+    @property
+    def order(self) -> int:
+        """Order of convergence of the error at t = 1 in the step size (of expectations, for a stochastic solver)."""
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the flow in one step."""
 
     def init(self, x: State) -> Any:
         """What the first step starts from besides x."""

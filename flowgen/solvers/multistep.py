@@ -57,7 +57,7 @@ class AdamsBashforth:
         if len(past) + 1 < self.order - 1:
             first: list[State] = []
 
-            def recorded(x: State, t: Tensor, cond: Cond | None = None) -> Any:
+            def recorded(x: State, t: Any, cond: Cond | None = None) -> Estimate:
                 estimate = flow(x, t, cond)
                 first.append(estimate.velocity)
                 return estimate
@@ -270,9 +270,7 @@ def _moments(clock: Clock, now: Coefficients, then: Coefficients, n: int) -> lis
         h = _tick(clock, then) - _tick(clock, now)
         # alpha_s h^k M_k, M_k = h int_0^1 exp(-(1 - u) h) u^k du
         if abs(h) < 0.5:
-            raw = [
-                h * math.exp(-h) * _series(lambda j, k=k: h**j / (math.factorial(j) * (k + 1 + j))) for k in range(n)
-            ]
+            raw = [h * math.exp(-h) * _series(h, k, math.factorial) for k in range(n)]
         else:
             raw = [-math.expm1(-h)]
             for k in range(1, n):
@@ -283,7 +281,7 @@ def _moments(clock: Clock, now: Coefficients, then: Coefficients, n: int) -> lis
     w = 1 - then.sigma / (end * b)  # 1 - 1/q
     if abs(w) < 0.3:
         scale = [then.sigma * b ** (k - 1) * w ** (k + 1) for k in range(n)]
-        return [zeroth, *(scale[k] * _series(lambda j, k=k: (j + 1) * w**j / (k + 1 + j)) for k in range(1, n))]
+        return [zeroth, *(scale[k] * _series(w, k, lambda j: 1 / (j + 1)) for k in range(1, n))]
     inverse = 1 - w
     grown = end * b - then.sigma  # sigma_s (q - 1), finite at sigma_s = 0
     log = then.sigma * -math.log(inverse) if inverse else 0.0
@@ -297,10 +295,11 @@ def _moments(clock: Clock, now: Coefficients, then: Coefficients, n: int) -> lis
     return out
 
 
-def _series(term: Callable[[int], float]) -> float:
+def _series(x: float, k: int, divisor: Callable[[int], float]) -> float:
+    """sum_j x^j / (divisor(j) (k + 1 + j)), for |x| well below 1."""
     total = 0.0
     for j in range(60):
-        part = term(j)
+        part = x**j / (divisor(j) * (k + 1 + j))
         total += part
         if abs(part) < 1e-18:
             break

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from flowgen.flow import Cond, Flow
 from flowgen.solvers.base import Noise
 from flowgen.tree import State, lincomb
+
+Row: TypeAlias = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,19 @@ class Tableau:
     def c(self) -> tuple[float, ...]:
         return tuple(sum(row) for row in self.a)
 
+    @cached_property
+    def stages(self) -> tuple[tuple[float, Row], ...]:
+        """c and the weights that are not 0, with their indices, for every stage."""
+        return tuple((c, _sparse(row)) for c, row in zip(self.c, self.a, strict=True))
+
+    @cached_property
+    def result(self) -> Row:
+        return _sparse(self.b)
+
+
+def _sparse(row: tuple[float, ...]) -> Row:
+    return tuple((j, weight) for j, weight in enumerate(row) if weight)
+
 
 class RungeKutta:
     """A solver for a tableau, which a subclass names."""
@@ -53,16 +69,21 @@ class RungeKutta:
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
     ) -> tuple[State, Any]:
-        table, h = self.tableau, (s - t).item()
-        ks: list[State] = []
-        for row, c in zip(table.a, table.c, strict=True):
-            at = t if c == 0 else s if c == 1 else t + c * h  # a stage at an end meets the grid point, not its rounding
-            ks.append(flow(_advance(x, h, row, ks), at, cond).velocity)
-        return _advance(x, h, table.b, ks), None
+        h = s.item() - t.item()
+        slopes: list[State] = []
+        for c, row in self.tableau.stages:
+            # a stage at an end meets the grid point itself, not its rounding
+            at = t if c == 0 else s if c == 1 else t + c * h
+            slopes.append(flow(_advance(x, h, row, slopes), at, cond).velocity)
+        return _advance(x, h, self.tableau.result, slopes), None
 
 
-def _advance(x: State, h: float, weights: tuple[float, ...], ks: list[State]) -> State:
-    return lincomb((1.0, x), *((h * w, k) for w, k in zip(weights, ks, strict=True) if w))
+def _advance(x: State, h: float, row: Row, slopes: list[State]) -> State:
+    if isinstance(x, Tensor):  # what lincomb would do, without its generality: this is the inner loop of sampling
+        for j, weight in row:
+            x = torch.add(x, slopes[j], alpha=h * weight)  # type: ignore[arg-type]
+        return x
+    return lincomb((1.0, x), *((h * weight, slopes[j]) for j, weight in row))
 
 
 class Euler(RungeKutta):
