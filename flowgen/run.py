@@ -180,7 +180,7 @@ def load_allowing(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
     let = {name for pattern in allow for name in fnmatch.filter(every, pattern)}
     kept = {k: v for k, v in own.items() if k in let}
     load_strictly(module, {**{k: v for k, v in tensors.items() if k not in let}, **kept}, source)
-    report = [f"{len(own) - len(kept)} of {len(own)} tensors match"]
+    report = [f"{len(own) - len(kept)} of {len(own)} tensors match" if every else f"all {len(own)} tensors match"]
     report += [f"{what}: {_some(sorted(names))}" for what, names in differing.items() if names]
     return "; ".join(report)
 

@@ -216,7 +216,7 @@ def choose_checkpoint(run: Run, ranks: Ranks, on_damage: str, say: Callable[...,
                 aside = checkpoint.folder.with_name(f"damaged-{checkpoint.folder.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 checkpoint.folder.rename(aside)
-                say(f"[bold]damaged[/bold]  {error}; put aside as {aside.name}", highlight=False, soft_wrap=True)
+                say(f"{error}; put aside as {aside.name}")
             else:
                 chosen = checkpoint.folder.name
                 break

@@ -19,7 +19,7 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.flow import Cond
 from flowgen.losses import Loss, LossOutput
 from flowgen.random import Randomness
-from flowgen.tree import State
+from flowgen.tree import State, first_leaf
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,15 @@ class Objective(nn.Module):
         self.loss = loss
 
     def forward(self, x1: State, cond: Cond, random: Randomness, known: State | None = None) -> LossOutput:
-        return self.loss(self.network, x1, cond, random, known)
+        dtype = next(
+            self.network.parameters()
+        ).dtype  # DeepSpeed's bf16 and fp16 cast the weights, and nobody the inputs
+        with torch.autocast(_device(x1), dtype=dtype, enabled=dtype != torch.float32):
+            return self.loss(self.network, x1, cond, random, known)
+
+
+def _device(x: State) -> str:
+    return first_leaf(x).device.type
 
 
 def start_ranks(timeout_s: float = 600.0) -> Ranks:
@@ -116,6 +124,21 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Let DeepSpeed read its config. UsageError: it refuses a key or a value."""
+    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+    from pydantic import ValidationError
+
+    try:
+        DeepSpeedConfig(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"deepspeed: {error.title}: {where}: {first['msg']}, got {first['input']!r}") from None
+    except (DeepSpeedConfigError, ValueError) as error:
+        raise UsageError(f"deepspeed: {error}") from None
 
 
 def start_engine(

@@ -18,7 +18,11 @@ class JSONL:
     """One JSON object a line in log.jsonl."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / "log.jsonl").open("a", buffering=1)
+        path = folder / "log.jsonl"
+        if path.is_file():  # a run that was killed may have left half a line
+            whole = path.read_bytes()
+            path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        self._file = path.open("a", buffering=1)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **figures}) + "\n")
@@ -48,8 +52,11 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     path = folder / "log.jsonl"
     if not path.is_file():
         return []
-    by_step: dict[tuple[int, frozenset[str]], dict[str, float]] = {}
+    by_step: dict[int, dict[str, float]] = {}
     for line in path.read_text().splitlines():
-        entry = json.loads(line)
-        by_step[(entry["step"], frozenset(entry))] = entry
-    return sorted(by_step.values(), key=lambda e: e["step"])
+        try:
+            entry = json.loads(line)
+        except ValueError:  # half a line, by a run that was killed
+            continue
+        by_step[entry["step"]] = entry
+    return [by_step[step] for step in sorted(by_step)]

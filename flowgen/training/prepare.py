@@ -22,6 +22,7 @@ from flowgen.files import replacing
 from flowgen.plugins import registry
 from flowgen.random import seed_of
 from flowgen.run import Run, load_allowing, write_json, write_tensors
+from flowgen.training.deepspeed_config import user_config
 from flowgen.tree import leaves
 
 FIT_CLIPS = 256
@@ -39,6 +40,8 @@ _MAY_CHANGE_IN_TRAIN = (
     "timeout_s",
     "watchdog_s",
 )
+_PRECISION = ("bf16", "communication_data_type", "data_types", "fp16", "torch_autocast")
+"""Of the DeepSpeed config; the rest says where things lie, not what they are."""
 
 
 def run_folder(config: Config) -> Path:
@@ -61,6 +64,7 @@ def refuse_changes(run: Run, config: Config) -> None:
         values = config.model_dump(mode="json", exclude=set(_MAY_CHANGE))
         for key in _MAY_CHANGE_IN_TRAIN:
             del values["train"][key]
+        values["deepspeed"] = {k: v for k, v in user_config(config).items() if k in _PRECISION}
         if config.train.schedule.decay == "constant":
             del values["train"]["steps"]  # no step before the end depends on where it is
         return values

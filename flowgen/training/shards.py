@@ -57,7 +57,9 @@ def fragments(engine: Any, ranks: Ranks) -> list[Fragment]:
     names = {id(p): name for name, p in engine.module.named_parameters()}
     optimizer = engine.optimizer
     found: list[Fragment] = []
-    if hasattr(optimizer, "grad_position"):  # stage 3: an equal piece of every parameter, the last one padded
+    if hasattr(
+        optimizer, "fp32_partitioned_groups_flat"
+    ):  # stage 3: an equal piece of every parameter, the last one padded
         for p in (p for group in optimizer.fp16_groups for p in group):
             group, offset, size = optimizer.grad_position[optimizer.get_param_id(p)]
             start = size * torch.distributed.get_rank(group=p.ds_process_group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -23,8 +24,8 @@ from flowgen.generator import Generator
 from flowgen.run import Checkpoint, Run
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.checkpoints import choose_checkpoint, load_after, load_before
-from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size
-from flowgen.training.engine import Objective, Ranks, start_engine, start_ranks, together
+from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
+from flowgen.training.engine import Objective, Ranks, check_config, start_engine, start_ranks, together
 from flowgen.training.loop import Result, Trainer
 from flowgen.training.prepare import (
     FIT_CLIPS,
@@ -64,10 +65,12 @@ def train(
     heading = _Heading(console, ranks.first)
     run = Run(run_folder(resolved.config))
     engine_config = deepspeed_config(resolved.config, ranks.count)
+    check_config(engine_config)
 
     modality = build_modality(resolved.config)
     dataset = build_dataset(resolved.config, modality)
     config = settle_conditions(resolved.config, dataset)
+    config = config.model_copy(update={"deepspeed": user_config(config)})  # the run folder describes the run by itself
     checkpoint = _checkpoint(run, config, ranks, resume, heading)
     heading("data", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in dataset.describe().items()))
     encoder = _encoder(config, modality, dataset, run, checkpoint, ranks, heading)
@@ -98,7 +101,7 @@ def train(
     if checkpoint is not None:
         load_after(checkpoint, engine, trainer.averages, ranks)
         trainer.load(checkpoint)
-        heading("resume", f"from step {trainer.step} of {config.train.steps}")
+        heading("resume", f"from step {trainer.step} of {config.train.steps}{_moved(checkpoint, engine, ranks)}")
     split = Split(config.train.batch_size, micro_batch_size(config, ranks.count), ranks.count, ranks.rank)
     data = batches(dataset, config.train.seed, split, trainer.step, config.train.workers)
     try:
@@ -132,6 +135,13 @@ def _checkpoint(run: Run, config: Config, ranks: Ranks, resume: bool, heading: _
         heading("resume", "nothing saved yet, starting at step 0")
         return None
     return choose_checkpoint(run, ranks, config.train.checkpoint.on_damage, lambda text: heading("damaged", text))
+
+
+def _moved(checkpoint: Checkpoint, engine: Any, ranks: Ranks) -> str:
+    made = (checkpoint.manifest["ranks"], checkpoint.manifest["zero_stage"])
+    if made == (ranks.count, engine.zero_optimization_stage()):
+        return ""
+    return f"; saved by {made[0]} ranks at ZeRO stage {made[1]}, so equal up to the order of sums"
 
 
 def _encoder(

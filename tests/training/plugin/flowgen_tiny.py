@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ def flowgen_components() -> list[Component]:
         Component("network", "tiny-blocks", "flowgen_tiny:Blocks"),
         Component("network", "tiny-branches", "flowgen_tiny:Branches"),
         Component("logger", "clock", "flowgen_tiny:Clock"),
+        Component("logger", "signal-at", "flowgen_tiny:SignalAt"),
     ]
 
 
@@ -39,7 +42,7 @@ class Tiny:
 
     channels: int = 2
     length: int = 0
-    formats = {".json": "application/json"}
+    formats: ClassVar = {".json": "application/json"}
     clips_per_file = 1
 
     def read(self, path: Path) -> Clip:
@@ -61,7 +64,7 @@ class Numbers:
     bad: tuple[int, ...] = ()
     huge: tuple[int, ...] = ()
     held_out: bool = False
-    conditions = {"kind": {"type": "class", "names": list(NAMES)}}
+    conditions: ClassVar = {"kind": {"type": "class", "names": list(NAMES)}}
 
     def __len__(self) -> int:
         return self.clips
@@ -151,3 +154,16 @@ class Clock:
 
     def close(self) -> None:
         self._file.close()
+
+
+class SignalAt:
+    """Sends this process a signal at a step."""
+
+    def __init__(self, folder: Path, step: int, name: str = "SIGTERM") -> None:
+        self.step, self.name = step, name
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        if step == self.step:
+            os.kill(os.getpid(), signal.Signals[self.name])
+
+    def close(self) -> None: ...
