@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("flowgen.cli.train:train", "Train a generator from a config or recipe."),
     "sample": ("flowgen.cli.sample:sample", "Sample clips from a trained run into playable files."),
     "eval": ("flowgen.cli.evaluate:evaluate", "Measure a trained run, beside real clips."),
+    "likelihood": ("flowgen.cli.likelihood:likelihood", "How likely a trained run finds files."),
     "report": ("flowgen.cli.report:report", "Write a page to look at and listen to: clips, curves, figures."),
     "config": ("flowgen.cli.config:config", "Show or check a config."),
     "plugins": ("flowgen.cli.plugins:plugins", "List plugins and the components they bring."),

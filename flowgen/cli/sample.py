@@ -57,7 +57,7 @@ def sample(
     overrides = sampling_overrides(run, rest)
     generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
     asked = _conditions(generator, rest["cond"], rest["prompt"])
-    negative = {name: values[-1] for name, values in _pairs(rest["negative"]).items()}
+    negative = {name: values[-1] for name, values in pairs(rest["negative"]).items()}
     output = _output(generator, run, output, seed)
     if animate is not None:
         _check_animate(generator, animate)
@@ -97,23 +97,24 @@ def write_clips(modality: Any, clips: list[Any], output: Path, metadata: dict[st
     return [*paths, sheet]
 
 
-def _pairs(assignments: tuple[str, ...]) -> dict[str, list[str]]:
+def pairs(assignments: tuple[str, ...]) -> dict[str, list[str]]:
+    """NAME=VALUE as values by name. UsageError: one that cannot be read."""
     from flowgen.errors import UsageError
 
-    pairs: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise UsageError(f"cannot read the condition {assignment!r}; expected NAME=VALUE")
-        pairs.setdefault(name, []).append(value)
-    return pairs
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _conditions(generator: Generator, cond: tuple[str, ...], prompt: str | None) -> dict[str, list[str]]:
     from flowgen.conditions import encode_conditions
     from flowgen.errors import UsageError
 
-    asked = _pairs(cond)
+    asked = pairs(cond)
     if prompt is not None:
         texts = [name for name, c in generator.conditioners.items() if c.role == "sequence"]
         if len(texts) != 1:

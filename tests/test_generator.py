@@ -1,0 +1,83 @@
+"""A trained run as an object: densities that are densities, grids and chains that the config names."""
+
+import pytest
+import torch
+
+from flowgen.clip import Clip
+from flowgen.config import load
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.generator import Generator
+
+CONFIG = """
+name: ring
+modality: points
+data: ring
+encoder: points
+network: {type: mlp, width: 32, depth: 2}
+train: {steps: 60, batch_size: 256, optimizer: {lr: 1e-2}, schedule: {warmup: 0}, validation: {every: 0}, preview: {every: 0}}
+sample: {steps: 4, solver: heun, guidance: {type: cfg, scale: 2.0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from flowgen.training.trainer import train
+
+    path = tmp_path_factory.mktemp("generator")
+    (path / "c.yaml").write_text(CONFIG)
+    train(load(str(path / "c.yaml"), [f"run={path}/run"]))
+    return path / "run"
+
+
+def value(folder):
+    """A value of the run's one condition."""
+    generator = Generator.load(folder)
+    ((name, conditioner),) = generator.conditioners.items()
+    return {name: conditioner.names[2]}
+
+
+def test_the_density_of_a_run_integrates_to_one(folder):
+    generator = Generator.load(folder)
+    ticks = torch.linspace(-8, 8, 41)
+    clips = [Clip(torch.stack([x, y])) for x in ticks for y in ticks]
+    latent_area = float(generator.encoder.encode([Clip(ticks[[1, 1]]), Clip(ticks[[0, 0]])]).x.diff(dim=0).abs().prod())
+    density = generator.log_prob(clips, [value(folder)] * len(clips), exact=True).exp()
+    assert float(density.sum()) * latent_area == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "sample.steps=8",
+        "sample.solver=euler",
+        "sample.grid=karras",
+        "sample.grid=[0, 0.3, 1]",
+        "sample.guidance.scale=4",
+        "sample.guidance.start=0.6",
+        "sample.guidance=null",
+        "sample.guidance=[{type: cfg, scale: 2}, {type: cfg, scale: 3, start: 0.5}]",
+        "sample.path={type: cosine}",
+        "shift=3",
+    ],
+)
+def test_every_setting_of_a_sample_changes_it(folder, override):
+    asked = [value(folder)] * 8
+    plain = torch.stack([c.data for c in Generator.load(folder).sample(asked)])
+    changed = torch.stack([c.data for c in Generator.load(folder, overrides=[override]).sample(asked)])
+    assert not torch.allclose(plain, changed, atol=1e-4)
+
+
+def test_batches_do_not_matter(folder):
+    asked = [value(folder)] * 7
+    for override in ("sample.solver=heun", "sample.solver=euler-maruyama"):
+        whole = Generator.load(folder, overrides=[override]).sample(asked, seed=3)
+        split = Generator.load(folder, overrides=[override, "sample.batch_size=3"]).sample(asked, seed=3)
+        for a, b in zip(whole, split, strict=True):
+            torch.testing.assert_close(a.data, b.data, atol=1e-5, rtol=1e-5)
+
+
+def test_a_setting_the_flow_cannot_follow_is_refused(folder):
+    with pytest.raises(FlowgenError, match="cannot sample ring: .*increasing"):
+        Generator.load(folder, overrides=["sample.grid=[0, 1, 0.5]"]).sample([{}])
+    with pytest.raises(UsageError, match="no length in seconds"):
+        Generator.load(folder).sample([{}], seconds=1.0)
