@@ -115,7 +115,8 @@ OURS = {
     "Ralston": ours(flowgen.Ralston()),
     "RK4": ours(flowgen.RK4()),
     "Adams-Bashforth 2": ours(flowgen.solvers.AdamsBashforth(2)),
-    "Adams-Moulton 3": ours(flowgen.AdamsMoulton()),
+    "Adams-Moulton, 2 points": ours(flowgen.AdamsMoulton()),
+    "Adams-Moulton, 3 points, eased grid": ours(flowgen.AdamsMoulton(points=3), flowgen.eased_grid),
     "DPM-Solver++ 2M": ours(flowgen.DPMSolverPP2M()),
     "UniPC 3": ours(flowgen.UniPC()),
 }

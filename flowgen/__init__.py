@@ -39,6 +39,7 @@ _HOME = {
     "Mode": "times",
     "TokenShift": "times",
     "uniform_grid": "times",
+    "eased_grid": "times",
     "karras_grid": "times",
     "explicit_grid": "times",
     "Independent": "couplings",

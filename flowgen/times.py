@@ -105,6 +105,14 @@ def uniform_grid(steps: int, k: float = 1.0) -> Tensor:
     return shift(torch.linspace(0, 1, steps + 1, dtype=torch.float64), k)
 
 
+def eased_grid(steps: int, ease: float = 0.4) -> Tensor:
+    """(1 - ease) u + ease sin^2(pi u/2), u uniform: shorter steps at both ends, where a multistep solver starts and ends."""
+    if not 0 <= ease < 1:
+        raise ValueError(f"ease must lie in [0, 1), got {ease}")
+    u = uniform_grid(steps)
+    return (1 - ease) * u + ease * torch.sin(math.pi / 2 * u) ** 2
+
+
 def karras_grid(
     path: Path, steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Tensor:
@@ -135,15 +143,17 @@ def explicit_grid(times: Sequence[float]) -> Tensor:
 
 
 def make_grid(
-    kind: Literal["uniform", "karras"] | Sequence[float], steps: int, path: Path | None = None, k: float = 1.0
+    kind: Literal["uniform", "eased", "karras"] | Sequence[float], steps: int, path: Path | None = None, k: float = 1.0
 ) -> Tensor:
-    """A grid by name (shifted by k where it is uniform), or from a list of times; what a command line or config offers."""
+    """A grid by name (shifted by k, but for karras), or from a list of times; what a command line or config offers."""
     if not isinstance(kind, str):
         return explicit_grid(kind)
     if kind == "uniform":
         return uniform_grid(steps, k)
+    if kind == "eased":
+        return shift(eased_grid(steps), k)
     if kind == "karras":
         if path is None:
             raise ValueError("the karras grid is made for a path, and none was given")
         return karras_grid(path, steps)
-    raise ValueError(f"unknown grid {kind!r}; expected uniform, karras or a list of times")
+    raise ValueError(f"unknown grid {kind!r}; expected uniform, eased, karras or a list of times")

@@ -40,7 +40,7 @@ def flowgen_components() -> list[Component]:
         Component("solver", "dopri5", "flowgen.solvers:DormandPrince", "adaptive, a step size for every sample"),
         Component("solver", "adams-bashforth", "flowgen.solvers:AdamsBashforth", "order 2 to 4, 1 evaluation a step"),
         Component(
-            "solver", "adams-moulton", "flowgen.solvers:AdamsMoulton", "order 3, 1 evaluation a step, most accurate"
+            "solver", "adams-moulton", "flowgen.solvers:AdamsMoulton", "third order, 1 evaluation a step, most accurate"
         ),
         Component("solver", "dpm++2m", "flowgen.solvers:DPMSolverPP2M", "second order, 1 evaluation a step"),
         Component("solver", "dpm++3m", "flowgen.solvers:DPMSolverPP3M", "third order, 1 evaluation a step"),

@@ -95,8 +95,8 @@ def test_noise_without_its_drift_fails():
 
 
 def test_the_wrong_target_fails():
-    """Negative control: weights off by 0.05 are seen."""
-    other = GaussianMixture(TARGET.means, TARGET.stds, torch.tensor([0.45, 0.55], dtype=torch.float64))
+    """Negative control: weights off by 0.1 are seen."""
+    other = GaussianMixture(TARGET.means, TARGET.stds, torch.tensor([0.5, 0.5], dtype=torch.float64))
     assert distance(run(HeunSDE(), Linear(), 40, flow=other.flow(Linear()))) > 2 * LIMIT
 
 

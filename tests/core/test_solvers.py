@@ -26,7 +26,7 @@ from flowgen.solvers import (
 )
 from flowgen.solvers.table import saved_table
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import uniform_grid
+from flowgen.times import eased_grid, uniform_grid
 
 # smooth enough that the asymptotic regime begins at a few steps
 SMOOTH = GaussianMixture(
@@ -37,7 +37,7 @@ SMOOTH = GaussianMixture(
 X0 = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
 ODE = [Euler(), Midpoint(), Heun(), Ralston(), RK4(), TableRungeKutta(), DDIM(), DPMSolverPP2M(), DPMSolverPP3M()]
 ODE += [DPMSolverPP3M(clock="linear"), *(UniPC(order=k, clock=c) for k in (2, 3) for c in ("log-snr", "linear"))]
-ODE += [*(AdamsBashforth(order=k) for k in (2, 3, 4)), *(AdamsMoulton(order=k) for k in (2, 3))]
+ODE += [*(AdamsBashforth(order=k) for k in (2, 3, 4)), *(AdamsMoulton(points=k) for k in (1, 2))]
 
 
 def name(solver):
@@ -59,6 +59,14 @@ def test_observed_order_is_the_declared_one(solver, path):
     x, y = (torch.tensor([math.log(v) for v in values], dtype=torch.float64) for values in (steps, errors))
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
     assert -slope == pytest.approx(solver.order, abs=0.2)
+
+
+def test_three_points_gain_on_two():
+    """Bounded by order 3 as two points are, but with a far smaller error from about 16 steps on."""
+    for path in (Linear(), Cosine()):
+        errors = {p: [error(AdamsMoulton(points=p), path, eased_grid(n)) for n in (32, 64, 128)] for p in (2, 3)}
+        assert errors[3][1] < 0.7 * errors[2][1]
+        assert math.log2(errors[3][0] / errors[3][2]) / 2 > 2.8
 
 
 @pytest.mark.parametrize("solver", ODE, ids=name)

@@ -86,6 +86,11 @@ def test_grids_by_name():
     assert torch.equal(make_grid("uniform", 4, k=2.0), uniform_grid(4, 2.0))
     assert torch.equal(make_grid([0.0, 0.3, 1.0], 99), torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64))
     assert torch.equal(make_grid("karras", 6, VP()), karras_grid(VP(), 6))
+    eased = make_grid("eased", 8)
+    assert (float(eased[0]), float(eased[-1])) == (0.0, 1.0)
+    steps = eased.diff()
+    assert steps[0] < steps[3]
+    torch.testing.assert_close(steps, steps.flip(0))
 
 
 @pytest.mark.parametrize(
