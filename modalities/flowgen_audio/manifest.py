@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,15 @@ class AudioManifest(Recordings):
         path = Path(manifest)
         rows = read_table(path)
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        asked = {
+        asked: dict[str, Iterable[str | None]] = {
             "file": [file],
             "start": [start],
             "duration": [duration],
-            "conditions": conditions,
-            "held_out": held_out,
+            "conditions": conditions or (),
+            "held_out": held_out or (),
         }
         for key, names in asked.items():
-            for name in names or ():
+            for name in names:
                 if name is not None and name not in columns:
                     raise UsageError(f"data.{key}: {unknown(f'column of {manifest}', name, columns)}")
         super().__init__(

@@ -36,6 +36,9 @@ _BATCH = 64
 class Recogniser(nn.Module):
     """Logits of every class condition, by name, from clips of any length."""
 
+    hann: Tensor
+    filters: Tensor
+
     def __init__(self, rate: int, classes: Mapping[str, Sequence[str]], width: int = 48, bands: int = 48) -> None:
         super().__init__()
         self.rate, self.classes = rate, {name: tuple(names) for name, names in classes.items()}
