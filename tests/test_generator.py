@@ -77,7 +77,7 @@ def test_batches_do_not_matter(folder):
 
 
 def test_a_setting_the_flow_cannot_follow_is_refused(folder):
-    with pytest.raises(FlowgenError, match="cannot sample ring: .*increasing"):
+    with pytest.raises(FlowgenError, match=r"cannot sample ring: .*increasing"):
         Generator.load(folder, overrides=["sample.grid=[0, 1, 0.5]"]).sample([{}])
     with pytest.raises(UsageError, match="no length in seconds"):
         Generator.load(folder).sample([{}], seconds=1.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowgen.estimate import Estimate, Prediction
 from flowgen.flow import Cond, Flow
-from flowgen.tree import State, concat, first_leaf, left, tree_map
+from flowgen.tree import State, batch_size, concat, first_leaf, left, tree_map
 
 
 class Guidance(Protocol):
@@ -71,6 +71,12 @@ def branches(flow: Flow, x: State, t: Any, conditions: Sequence[Cond]) -> list[E
         return tree_map(lambda v: v[i], tree)
 
     return [Estimate(joined.path, part(states, i), t, joined.prediction, part(values, i)) for i in range(n)]
+
+
+def for_batch(null: Cond, x: State) -> dict[str, Any]:
+    """Null conditions for a batch that a guidance further out has repeated."""
+    n = batch_size(x)
+    return tree_map(lambda v: v if len(v) == n else v.repeat(n // len(v), *[1] * (v.ndim - 1)), dict(null))
 
 
 def check_interval(start: float, end: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flowgen.estimate import Estimate
 from flowgen.flow import Cond, Flow
-from flowgen.guidance.base import Guided, branches, check_interval
+from flowgen.guidance.base import Guided, branches, check_interval, for_batch
 from flowgen.tree import State, lincomb
 
 
@@ -31,7 +31,7 @@ class CFG:
             return flow
 
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:
-            c, u = branches(flow, x, t, [cond, {**cond, **null}])
+            c, u = branches(flow, x, t, [cond, {**cond, **for_batch(null, x)}])
             return c, replace(c, value=lincomb((self.scale, c.value), (1 - self.scale, u.value)))
 
         return Guided(flow, self.start, self.end, rule)
@@ -63,7 +63,8 @@ class MultiCFG:
 
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:
             # from everything given (the plain estimate) down to none of the named
-            known = [{**cond, **{name: null[name] for name in names[k:]}} for k in range(len(names), -1, -1)]
+            away = for_batch(null, x)
+            known = [{**cond, **{name: away[name] for name in names[k:]}} for k in range(len(names), -1, -1)]
             steps = branches(flow, x, t, known)
             weights = [*reversed(scales), 1.0]
             for k in range(len(names)):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowgen.estimate import Estimate, Prediction, reading
 from flowgen.flow import Cond, Flow
-from flowgen.guidance.base import Guided, branches, check_interval, inner
+from flowgen.guidance.base import Guided, branches, check_interval, for_batch, inner
 from flowgen.paths import Path, coefficients
 from flowgen.tree import State, left, lincomb, tree_map
 
@@ -35,7 +35,7 @@ class CFGZeroStar:
 
     def __call__(self, flow: Flow, null: Cond) -> Flow:
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:
-            c, u = branches(flow, x, t, [cond, {**cond, **null}])
+            c, u = branches(flow, x, t, [cond, {**cond, **for_batch(null, x)}])
 
             def leaf(c: Tensor, u: Tensor, t: Tensor) -> Tensor:
                 size = inner(u, u)
@@ -70,7 +70,7 @@ class CFGRescale:
 
     def __call__(self, flow: Flow, null: Cond) -> Flow:
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:
-            c, u = branches(flow, x, t, [cond, {**cond, **null}])
+            c, u = branches(flow, x, t, [cond, {**cond, **for_batch(null, x)}])
 
             def leaf(c: Tensor, u: Tensor) -> Tensor:
                 guided = lincomb((self.scale, c), (1 - self.scale, u))
@@ -106,7 +106,7 @@ class APG:
 
     def __call__(self, flow: Flow, null: Cond) -> Flow:
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:
-            c, u = branches(flow, x, t, [cond, {**cond, **null}])
+            c, u = branches(flow, x, t, [cond, {**cond, **for_batch(null, x)}])
 
             def leaf(c_own: Tensor, u_own: Tensor, along: Tensor, path: Path, t: Tensor) -> State:
                 # pushes in different spaces are proportional, so the result stays regular where the space is not

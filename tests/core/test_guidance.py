@@ -172,6 +172,14 @@ def test_guidance_chains(mixture, x):
     assert (CFG(3.0)(inner, null).path, CFG(3.0)(inner, null).predicts) == (Linear(), "velocity")
 
 
+def test_two_guidances_that_double_the_batch_chain(mixture, x):
+    cond, null, t = mixture.only(1, B), mixture.null(B), at(0.6)
+    inner = CFG(2.0)(mixture.flow(Linear()), null)
+    got = CFG(3.0)(inner, null)(x, t, cond).velocity
+    c, u = (mixture.flow(Linear())(x, t, k).velocity for k in (cond, null))
+    torch.testing.assert_close(got, 3 * (2 * c - u) - 2 * u)  # inner guidance has nothing to push where the condition is null
+
+
 def test_guided_samples_reach_the_asked_modes(mixture, g):
     x0 = torch.randn(256, 2, generator=g, dtype=torch.float64)
     guided = CFG(2.0)(mixture.flow(Linear()), mixture.null(256))
