@@ -109,11 +109,15 @@ def flow_config(kind: Any, **options: Any) -> Callable[[], Any]:
     return lambda: kind(use_flow_sigmas=True, prediction_type="flow_prediction", **options)
 
 
+THREE_EIGHTHS = flowgen.solvers.TableRungeKutta(
+    ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), (1 / 8, 3 / 8, 3 / 8, 1 / 8), 4
+)
 OURS = {
     "Euler": ours(flowgen.Euler()),
     "midpoint": ours(flowgen.Midpoint()),
     "Ralston": ours(flowgen.Ralston()),
     "RK4": ours(flowgen.RK4()),
+    "RK4, 3/8 rule (runge-kutta)": ours(THREE_EIGHTHS),
     "Adams-Bashforth 2": ours(flowgen.solvers.AdamsBashforth(2)),
     "Adams-Moulton, 2 points": ours(flowgen.AdamsMoulton()),
     "Adams-Moulton, 3 points, eased grid": ours(flowgen.AdamsMoulton(points=3), flowgen.eased_grid),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowgen.estimate import Estimate, Prediction
 from flowgen.paths import Coefficients, Path, Paths, coefficients
-from flowgen.tree import State, batch_size, first_leaf, lincomb, tree_map
+from flowgen.tree import State, first_leaf, lincomb, tree_map
 
 Cond: TypeAlias = Mapping[str, Any]
 """Conditions as a network takes them: batch-first tensors (or trees of them) by name. See `flowgen.conditions`."""
@@ -41,13 +41,14 @@ class NetworkFlow:
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
         given = dict(cond) if cond else {}
         if isinstance(x, Tensor) and isinstance(t, Tensor):  # the inner loop of sampling, without the trees
-            value = self.network(x.float(), _times(t, len(x), x.device), given)
+            seen = x if x.dtype is torch.float32 else x.float()
+            value = self.network(seen, _times(t, seen), given)
             if value.dtype is x.dtype and value.shape == x.shape:
                 return Estimate(self.path, x, t, self.predicts, value)
         else:
-            n, device = batch_size(x), first_leaf(x).device
-            times = tree_map(lambda t: _times(t, n, device), t)
-            value = self.network(tree_map(lambda leaf: leaf.float(), x), times, given)
+            state = tree_map(lambda leaf: leaf.float(), x)
+            like = first_leaf(state)
+            value = self.network(state, tree_map(lambda t: _times(t, like), t), given)
         _same_structure(value, x)
         return Estimate(self.path, x, t, self.predicts, tree_map(lambda v, x: v.to(x.dtype), value, x))
 
@@ -64,11 +65,12 @@ def _same_structure(value: State, x: State) -> None:
             _same_structure(value[key], x[key])
 
 
-def _times(t: Tensor, n: int, device: torch.device) -> Tensor:
-    if t.ndim == 0 and t.device.type == "cpu":  # made where it is wanted: no copy from host to device
-        return torch.full((n,), t.item(), dtype=torch.float32, device=device)
-    t = t.to(device, torch.float32)
-    return t if t.ndim else t.expand(n)
+def _times(t: Tensor, like: Tensor) -> Tensor:
+    """Times in float32 for the network, [B] or [B, ...], on the device of the (float32) state."""
+    if t.ndim == 0 and t.is_cpu:  # made where it is wanted: no copy from host to device
+        return like.new_full((len(like),), t.item())
+    t = t.to(like.device, torch.float32)
+    return t if t.ndim else t.expand(len(like))
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ def _with_derivative(
 def coefficients(path: Path, t: Tensor) -> Coefficients:
     """`path(t)`, as Python numbers where t is a single host time: arithmetic on those costs nothing beside a tensor's."""
     c = path(t)
-    if t.ndim or t.requires_grad or c.alpha.requires_grad or t.device.type != "cpu":
+    if t.ndim or t.requires_grad or c.alpha.requires_grad or not t.is_cpu:
         return c
     return Coefficients(c.alpha.item(), c.sigma.item(), c.dalpha.item(), c.dsigma.item())
 

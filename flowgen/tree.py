@@ -66,7 +66,7 @@ def _coefficient(c: Any, x: Tensor) -> Tensor | float:
     """A number as float; a time-like tensor aligned with x and in its precision (a float64 host time must not promote it)."""
     if not isinstance(c, Tensor):
         return float(c)
-    if c.ndim == 0 and not c.requires_grad and c.device.type == "cpu":
+    if c.ndim == 0 and not c.requires_grad and c.is_cpu:
         return c.item()
     return left(c.to(device=x.device, dtype=x.dtype), x)
 

@@ -74,7 +74,8 @@ class RungeKutta:
         for c, row in self.tableau.stages:
             # a stage at an end meets the grid point itself, not its rounding
             at = t if c == 0 else s if c == 1 else t + c * h
-            slopes.append(flow(_advance(x, h, row, slopes), at, cond).velocity)
+            y = _advance(x, h, row, slopes) if row else x
+            slopes.append(flow(y, at, cond).velocity)
         return _advance(x, h, self.tableau.result, slopes), None
 
 
