@@ -60,6 +60,11 @@ class Checkpoint:
     def weights(self, which: str, suffix: str = "") -> dict[str, Tensor]:
         """Weights by name: "ema", "raw", or a further average such as "ema-0.1". FlowgenError: they cannot be read."""
         name = "network" if which == "raw" else which
+        exported = self.manifest.get("exported")
+        if exported is not None:
+            if which not in ("ema", exported["weights"]):
+                raise FlowgenError(f"{self.folder} is an export of the weights {exported['weights']!r}, and has no {which!r}")
+            name = "weights"
         return read_tensors(self.folder / f"{name}{suffix}.safetensors")
 
     def load_weights(self, network: nn.Module, which: str, suffix: str = "") -> None:

@@ -15,6 +15,8 @@ from flowgen.errors import FlowgenError
 COMMANDS = {
     "train": ("flowgen.cli.train:train", "Train a generator from a config or recipe."),
     "sample": ("flowgen.cli.sample:sample", "Sample clips from a trained run into playable files."),
+    "export": ("flowgen.cli.export:export", "Write what sampling needs of a run."),
+    "plan": ("flowgen.cli.plan:plan", "Tell what a training run needs of each GPU."),
     "eval": ("flowgen.cli.evaluate:evaluate", "Measure a trained run, beside real clips."),
     "likelihood": ("flowgen.cli.likelihood:likelihood", "How likely a trained run finds files."),
     "report": ("flowgen.cli.report:report", "Write a page to look at and listen to: clips, curves, figures."),

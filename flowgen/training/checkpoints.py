@@ -10,6 +10,7 @@ DeepSpeed's own state files are not used: they are pickles, bound to a number of
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -32,6 +33,8 @@ from flowgen.training.shards import collect, fill, fragments, master_shards, opt
 
 _NETWORK, _LOSS = "network.", "loss."
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_turns = itertools.count()
+"""Numbers what is saved while this process group lives, the same on all ranks: a run may follow a run."""
 
 
 def network_weights(engine: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,7 +80,6 @@ class Saver:
         self.keep, self.background = keep, background
         self._thread: threading.Thread | None = None
         self._error: FlowgenError | None = None
-        self._turn = 0
         with together(ranks):
             if ranks.first:  # what a run that was killed while writing left behind
                 for partial in run.checkpoints_folder.glob(".step-*.partial"):
@@ -98,14 +100,14 @@ class Saver:
                 with errors_named(partial):
                     (partial / "optimizer").mkdir(parents=True)
         files = self._snapshot()
-        self._turn += 1
+        turn = next(_turns)
         manifest = {
             "step": step,
             "ranks": self.ranks.count,
             "zero_stage": self.engine.zero_optimization_stage(),
             **facts,
         }
-        self._thread = threading.Thread(target=self._write, args=(partial, final, files, manifest, self._turn))
+        self._thread = threading.Thread(target=self._write, args=(partial, final, files, manifest, turn))
         self._thread.start()
         if not self.background:
             self.wait()

@@ -11,6 +11,7 @@ from flowgen.config import Config, Resolved
 from flowgen.contracts import Dataset, Modality
 from flowgen.data.loader import Split, batches
 from flowgen.encoder import Encoder
+from flowgen.errors import UsageError
 from flowgen.experiment import (
     build_conditioners,
     build_dataset,
@@ -134,7 +135,10 @@ def _checkpoint(run: Run, config: Config, ranks: Ranks, resume: bool, heading: _
     if not begun:
         heading("resume", "nothing saved yet, starting at step 0")
         return None
-    return choose_checkpoint(run, ranks, config.train.checkpoint.on_damage, lambda text: heading("damaged", text))
+    checkpoint = choose_checkpoint(run, ranks, config.train.checkpoint.on_damage, lambda text: heading("damaged", text))
+    if "exported" in checkpoint.manifest:
+        raise UsageError(f"{run.folder} is an export: weights alone; start from it with --init-from {run.folder}")
+    return checkpoint
 
 
 def _moved(checkpoint: Checkpoint, engine: Any, ranks: Ranks) -> str:

@@ -133,14 +133,14 @@ class Blocks(nn.Module):
 
 
 class Branches(nn.Module):
-    """One head for short sequences and one for long ones: what a step trains depends on the shape of its data."""
+    """A head for each rank: what no network may be."""
 
     def __init__(self, spec: StreamSpec, conditions: Mapping[str, Any]) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(spec.channels, spec.channels) for _ in range(2))
 
     def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        return self.heads[int(x.shape[1] > 4)](x)
+        return self.heads[int(os.environ["RANK"])](x)
 
 
 class Clock:

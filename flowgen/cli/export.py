@@ -1,0 +1,35 @@
+"""flowgen export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to write; it must not exist."
+)
+@click.option(
+    "--weights", default="ema", show_default=True, help="ema, raw, or a further average of the run such as ema-0.1."
+)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+def export(run: Path, output: Path, weights: str, dtype: str) -> None:
+    """Write what sampling needs of a run: config, encoder and one set of weights, as safetensors and text.
+
+    The folder is sampled, evaluated and started from as a run is, on any machine that has the run's plugins.
+
+    \b
+    Examples:
+      flowgen export runs/notes -o notes
+      flowgen export runs/notes -o notes-half --dtype bfloat16
+      flowgen sample notes -o c4.wav
+      flowgen train my.yaml --init-from notes
+    """
+    from flowgen.training.export import export as write
+
+    manifest = write(run, output, weights=weights, dtype=dtype)
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    click.echo(f"{output}: weights {weights!r} of step {manifest['step']} in {dtype}, {size / 1e6:.1f} MB", err=True)

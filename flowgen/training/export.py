@@ -1,0 +1,68 @@
+"""A run reduced to what sampling needs: config, encoder, and one set of weights in one precision."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgen.config import dumps
+from flowgen.errors import UsageError
+from flowgen.files import errors_named
+from flowgen.plugins import registry
+from flowgen.run import Run, checksum, write_json, write_tensors
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def export(source: Path, folder: Path, *, weights: str = "ema", dtype: str = "float32") -> dict[str, Any]:
+    """Write `folder`, which `flowgen sample` and `--init-from` take as they take a run; returns what its manifest says.
+
+    Args:
+        weights: "ema", "raw", or a further average of the run such as "ema-0.1".
+        dtype: of the floating-point weights, but for the modules that the network keeps in float32.
+
+    Raises UsageError where `folder` exists, FlowgenError where the checkpoint is damaged or the folder cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+    if folder.exists():
+        raise UsageError(f"{folder} exists; export to a new folder")
+    run = Run(source)
+    config, checkpoint = run.config(), run.newest_checkpoint()
+    checkpoint.verify()
+    network = registry().get("network", config.network.type).load()
+    kept = tuple(f"{name}." for name in getattr(network, "keep_float32", ()))
+    tensors = {k: _cast(k, v, kept, DTYPES[dtype]) for k, v in checkpoint.weights(weights).items()}
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    place = partial / "checkpoints" / checkpoint.folder.name
+    try:
+        with errors_named(folder):
+            place.mkdir(parents=True)
+            (partial / "config.yaml").write_text(dumps(config.model_copy(update={"run": None}).model_dump(mode="json")))
+            if (run.folder / "encoder.safetensors").is_file():
+                shutil.copy2(run.folder / "encoder.safetensors", partial)
+        path = place / "weights.safetensors"
+        write_tensors(tensors, path)
+        manifest = {
+            "step": checkpoint.step,
+            "name": checkpoint.manifest["name"],
+            "encoder": checkpoint.manifest["encoder"],
+            "exported": {"weights": weights, "dtype": dtype},
+            "files": {path.name: {"bytes": path.stat().st_size, "sha256": checksum(path)}},
+        }
+        write_json(manifest, place / "manifest.json")
+        with errors_named(folder):
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _cast(name: str, tensor: Tensor, kept: tuple[str, ...], dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and not name.startswith(kept) else tensor

@@ -1,0 +1,145 @@
+"""What a run would need: memory of a rank by part for every ZeRO stage, without making its weights or its ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowgen.conditions import null_conditions
+from flowgen.config import Config
+from flowgen.experiment import (
+    build_conditioners,
+    build_dataset,
+    build_encoder,
+    build_modality,
+    build_network,
+    settle_conditions,
+)
+from flowgen.streams import Spec, StreamSpec
+from flowgen.training.blocks import prepare_blocks
+from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
+from flowgen.tree import leaves, tree_map
+
+STAGES = (0, 1, 2, 3)
+_BUCKET = 500_000_000
+"""DeepSpeed's default of zero_optimization.reduce_bucket_size, in elements."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank. Weights, masters, moments and averages are what is allocated; the rest are estimates."""
+
+    weights: int
+    masters: int
+    moments: int
+    averages: int
+    gradients: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.masters + self.moments + self.averages + self.gradients + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    parameters: int
+    ranks: int
+    micro: int
+    accumulation: int
+    positions: int
+    """Latent positions in one optimizer step."""
+    stages: dict[int, Memory]
+    communicated: dict[int, int]
+    """Bytes a rank sends in one optimizer step."""
+
+
+def plan(config: Config, ranks: int) -> Plan:
+    """Plan a run on a number of ranks. Nothing of the network's size is allocated."""
+    modality = build_modality(config)
+    config = settle_conditions(config, build_dataset(config, modality))
+    spec = build_encoder(config, modality).spec
+    deepspeed_config(config, ranks)
+    micro = micro_batch_size(config, ranks)
+    accumulation = config.train.batch_size // (micro * ranks)
+    network, activations = _trace(config, spec, micro)
+    shapes = [p.shape for p in network.parameters() if p.requires_grad]
+    count = sum(s.numel() for s in shapes)
+    user = user_config(config)
+    half = any(user.get(key, {}).get("enabled") for key in ("bf16", "fp16"))
+    averages = 1 + len(config.train.ema.profiles)
+    stages = {s: memory(shapes, ranks, s, 2 if half else 4, averages, activations, user) for s in STAGES}
+    streams: list[StreamSpec] = list(leaves(spec))
+    positions = config.train.batch_size * sum(math.prod(a.size for a in stream.axes) for stream in streams)
+    return Plan(count, ranks, micro, accumulation, positions, stages, _communicated(count, ranks, accumulation, half))
+
+
+def memory(
+    shapes: list[torch.Size],
+    ranks: int,
+    stage: int,
+    size: int,
+    averages: int,
+    activations: int,
+    user: Mapping[str, Any],
+) -> Memory:
+    """Bytes of a rank at a ZeRO stage, with weights of `size` bytes each, as DeepSpeed 0.19 lays them out."""
+    count = sum(s.numel() for s in shapes)
+    # groups with and without weight decay are flattened and padded each by itself
+    groups = [sum(s.numel() for s in shapes if decayed == (len(s) >= 2)) for decayed in (True, False)]
+    bucket = min(user.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET), count)
+    if stage == 0:
+        return Memory(size * count, 0, 8 * count, 4 * averages * count, size * count, activations)
+    if stage == 3:
+        share = sum(-(-s.numel() // ranks) for s in shapes)
+        gradients = size * (share + bucket)
+        return Memory(size * share, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
+    padded = sum(-(-n // (2 * ranks)) * 2 * ranks for n in groups)
+    share = padded // ranks
+    gradients = size * (share + (count if stage == 1 else bucket))
+    return Memory(size * padded, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
+
+
+def _communicated(count: int, ranks: int, accumulation: int, half: bool) -> dict[int, int]:
+    """A reduce-scatter or an all-gather of n bytes sends n (ranks - 1)/ranks from each; an all-reduce is one of each."""
+    once = (2 if half else 4) * count * (ranks - 1) // ranks
+    return {0: 2 * once, 1: 3 * once, 2: (accumulation + 1) * once, 3: 3 * accumulation * once}
+
+
+def _trace(config: Config, spec: Spec, micro: int) -> tuple[nn.Module, int]:
+    """The network, and the bytes that its forward pass keeps for the backward pass of one micro-batch; all of it fake."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    conditioners = build_conditioners(config)
+    null = null_conditions(conditioners, micro)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network = build_network(config, spec, conditioners)
+        prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=None)
+        x = tree_map(lambda stream: torch.empty(micro, *stream.shape), spec)
+        times = tree_map(lambda stream: torch.empty(micro), spec)
+        cond = tree_map(lambda v: torch.empty(v.shape, dtype=v.dtype), null)
+        own = {t.untyped_storage()._cdata for t in network.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage.nbytes()
+                held.append(storage)  # so that no other storage takes its place
+            return tensor
+
+        held: list[Any] = []
+        low = config.train.precision == "bfloat16"
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=low),
+        ):
+            made = network(x, times, cond)
+        for leaf in leaves(made):
+            keep(leaf)
+    return network, sum(kept.values())
