@@ -15,30 +15,33 @@ class Kind:
 
     name: str
     summary: str
+    contract: str
+    """What a component of this kind has to be, as an import string."""
     given: tuple[str, ...] = ()
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("modality", "a medium: reads, writes and shows clips"),
-        Kind("dataset", "clips by index", given=("modality",)),
-        Kind("encoder", "clips to latents and back", given=("modality",)),
-        Kind("network", "a velocity network", given=("spec", "conditions")),
-        Kind("conditioner", "raw conditions to what a network takes"),
-        Kind("region", "a known region: a part of a clip that is given"),
-        Kind("path", "a probability path from noise to data"),
-        Kind("times", "a distribution of training times"),
-        Kind("coupling", "which noise goes with which data"),
-        Kind("loss", "a training objective", given=("path", "times", "coupling", "shift")),
-        Kind("solver", "one step of sampling"),
-        Kind("guidance", "a wrapper around a flow"),
-        Kind("metric", "a measure of generated clips", given=("modality", "dataset")),
-        Kind("logger", "where the figures of a training run go", given=("folder",)),
+        Kind("modality", "a medium: reads, writes and shows clips", "flowgen.contracts:Modality"),
+        Kind("dataset", "clips by index", "flowgen.contracts:Dataset", ("modality",)),
+        Kind("encoder", "clips to latents and back", "flowgen.encoder:Encoder", ("modality",)),
+        Kind("network", "a velocity network", "flowgen.contracts:Network", ("spec", "conditions")),
+        Kind("conditioner", "raw conditions to what a network takes", "flowgen.conditions:Conditioner"),
+        Kind("region", "a known region: a part of a clip that is given", "flowgen.regions:Region"),
+        Kind("path", "a probability path from noise to data", "flowgen.paths:Path"),
+        Kind("times", "a distribution of training times", "flowgen.times:Times"),
+        Kind("coupling", "which noise goes with which data", "flowgen.couplings:Coupling"),
+        Kind("loss", "a training objective", "flowgen.losses:Loss", ("path", "times", "coupling", "shift")),
+        Kind("solver", "one step of sampling", "flowgen.solvers:Solver"),
+        Kind("guidance", "a wrapper around a flow", "flowgen.guidance:Guidance"),
+        Kind("metric", "a measure of generated clips", "flowgen.contracts:Metric", ("modality", "dataset")),
+        Kind("logger", "where the figures of a training run go", "flowgen.training.loggers:Logger", ("folder",)),
         Kind(
             "writer",
             "another file type of a modality, named MODALITY.EXTENSION",
-            given=("modality", "clips", "path", "metadata"),
+            "flowgen.plugins.media:Writer",
+            ("modality", "clips", "path", "metadata"),
         ),
     )
 }

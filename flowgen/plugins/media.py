@@ -6,13 +6,20 @@ import mimetypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flowgen.plugins.registry import registry
 
 if TYPE_CHECKING:
     from flowgen.clip import Clip
     from flowgen.contracts import Modality
+
+
+class Writer(Protocol):
+    """A function that writes another file type of a modality."""
+
+    def __call__(self, modality: Modality, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write clips (one, where the modality has one a file) with the metadata embedded."""
 
 
 @dataclass(frozen=True)

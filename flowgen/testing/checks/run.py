@@ -22,6 +22,7 @@ from flowgen.testing.subject import Subject, distance
 from flowgen.tree import leaves
 
 _STEPS = 20
+_PATIENCE_S = 600
 
 
 @check(f"{_STEPS} steps on one batch lower its loss", see="training")
@@ -119,6 +120,7 @@ def _train(s: Subject, folder: Path, ranks: int, stage: int) -> subprocess.Compl
     }
     path = folder / f"{ranks}.yaml"
     path.write_text(dumps(values))
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"] if ranks > 1 else []
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks > 1 else []
     command = [sys.executable, *launch, "-m", "flowgen", "train", str(path), "--quiet"]
-    return subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1", **os.environ})
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_PATIENCE_S)
