@@ -22,7 +22,13 @@ class Video:
     a player shows something to look at (0: what brings the longer side to about 256, 1: as they are); `read` undoes it.
     """
 
-    formats: ClassVar[Mapping[str, str]] = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
+    formats: ClassVar[Mapping[str, str]] = {
+        ".mp4": "video/mp4",
+        ".webm": "video/webm",
+        ".gif": "image/gif",
+        ".zip": "application/zip",
+    }
+    """The last holds numbered PNG files, which lose nothing."""
     clips_per_file: ClassVar[int | None] = 1
 
     fps: float = 8.0

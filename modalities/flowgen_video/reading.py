@@ -4,8 +4,11 @@ turned upright and brought to size with antialiasing."""
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +62,8 @@ class FrameIndex:
 def read_frames(path: Path, fps: float, height: int, width: int, channels: int) -> Tensor:
     """All of a file as uint8 [T, H, W, C], one frame every 1/fps seconds from its first to its last.
 
-    Each is the frame of the file that is nearest in time. A folder of pictures is a clip of as many frames, in the order
-    of the numbers in their names. Raises FlowgenError for what cannot be read.
+    Each is the frame of the file that is nearest in time. A folder (or zip) of pictures is a clip of as many frames, in the
+    order of the numbers in their names. Raises FlowgenError for what cannot be read.
     """
     index = index_frames(path, fps)
     return decode_frames(path, resample(index.times, fps).tolist(), height, width, channels, index)
@@ -81,9 +84,10 @@ def resample(times: Tensor, fps: float) -> Tensor:
 
 
 def index_frames(path: Path, fps: float = 25.0) -> FrameIndex:
-    """The frames of a file, or of a folder of pictures shown at `fps`. FlowgenError: no video, or unreadable."""
-    if path.is_dir():
-        return FrameIndex(torch.arange(len(pictures_in(path)), dtype=torch.float64) / fps)
+    """The frames of a file, or of a folder or zip of pictures shown at `fps`. FlowgenError: no video, or unreadable."""
+    if _holds_pictures(path):
+        with _pictures_of(path) as pictures:
+            return FrameIndex(torch.arange(len(pictures), dtype=torch.float64) / fps)
     with _errors_of(path), av.open(str(path)) as container:
         stream = _video_stream(container, path)
         found, unstamped = [], 0
@@ -107,8 +111,9 @@ def index_frames(path: Path, fps: float = 25.0) -> FrameIndex:
 
 def shown_size(path: Path) -> tuple[int, int]:
     """Height and width of the first frame as shown: upright, with square pixels."""
-    if path.is_dir():
-        frame, pixel = _load_picture(pictures_in(path)[0]), 1.0
+    if _holds_pictures(path):
+        with _pictures_of(path) as pictures:
+            frame, pixel = pictures(0), 1.0
     else:
         with _errors_of(path), av.open(str(path)) as container:
             stream = _video_stream(container, path)
@@ -135,21 +140,21 @@ def decode_frames(
         raise FlowgenError(f"{path}: expected frames from 0 to {len(index) - 1}, got {list(wanted)[:8]}")
     scaler = _Scaler(height, width, channels)
     needed = sorted(set(wanted))
-    if path.is_dir():
-        files = pictures_in(path)
-        pictures = {i: scaler(_load_picture(files[i])) for i in needed}
+    if _holds_pictures(path):
+        with _pictures_of(path) as pictures:
+            shown = {i: scaler(pictures(i)) for i in needed}
     else:
         with _errors_of(path), av.open(str(path)) as container:
             stream = _video_stream(container, path)
             stream.codec_context.thread_count = 1  # loaders run one process a core
             pixel = float(stream.sample_aspect_ratio or 1)
             found = zip(needed, _at(container, stream, index, needed), strict=False)
-            pictures = {i: scaler(frame, pixel) for i, frame in found}
-    if len(pictures) < len(needed):
+            shown = {i: scaler(frame, pixel) for i, frame in found}
+    if len(shown) < len(needed):
         raise FlowgenError(
-            f"{path}: frame {needed[len(pictures)]} of {len(index)} cannot be decoded; the file may be damaged"
+            f"{path}: frame {needed[len(shown)]} of {len(index)} cannot be decoded; the file may be damaged"
         )
-    return torch.from_numpy(np.stack([pictures[i] for i in wanted]))
+    return torch.from_numpy(np.stack([shown[i] for i in wanted]))
 
 
 def _at(
@@ -208,19 +213,41 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     return container.streams.video[0]
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of the numbers in their names."""
-    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    if not files:
-        raise FlowgenError(
-            f"{folder}: a folder without pictures; expected frames as {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    return sorted(files, key=lambda p: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", p.name)])
+def _holds_pictures(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() == ".zip"
 
 
-def _load_picture(path: Path) -> av.VideoFrame:
-    with _errors_of(path), Image.open(path) as picture:
-        return av.VideoFrame.from_image(ImageOps.exif_transpose(picture).convert("RGB"))
+class _Pictures:
+    """The pictures of a folder or an open zip, in the order of the numbers in their names."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile | None) -> None:
+        self.archive, self.path = archive, path
+        names = archive.namelist() if archive else [p.name for p in path.iterdir()]
+        found = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not Path(n).name.startswith(".")]
+        if not found:
+            known = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise FlowgenError(
+                f"{path}: a {'zip' if archive else 'folder'} without pictures; expected frames as {known}"
+            )
+        self.names = sorted(found, key=lambda n: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", n)])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __call__(self, i: int) -> av.VideoFrame:
+        file = io.BytesIO(self.archive.read(self.names[i])) if self.archive else self.path / self.names[i]
+        with Image.open(file) as picture:
+            return av.VideoFrame.from_image(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+@contextlib.contextmanager
+def _pictures_of(path: Path) -> Iterator[_Pictures]:
+    with _errors_of(path):
+        if path.is_dir():
+            yield _Pictures(path, None)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                yield _Pictures(path, archive)
 
 
 @contextlib.contextmanager
@@ -230,6 +257,6 @@ def _errors_of(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FlowgenError(f"{path}: no such file") from None
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, av.FFmpegError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise FlowgenError(f"{path}: cannot be read as video ({reason})") from error

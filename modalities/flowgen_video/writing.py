@@ -1,9 +1,11 @@
-"""Frames into files that play: H.264 in mp4, VP9 in webm, and gif."""
+"""Frames into files that play: H.264 in mp4, VP9 in webm, and gif; and into numbered PNG files, which lose nothing."""
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -11,13 +13,19 @@ from typing import Any
 
 import av
 import torch
+from PIL import Image
 from torch import Tensor
 
 from flowgen.errors import FlowgenError
 from flowgen.files import replacing
 from flowgen_video.reading import BICUBIC, EXACT
 
-FORMATS: Mapping[str, str] = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
+FORMATS: Mapping[str, str] = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".gif": "image/gif",
+    ".zip": "application/zip",
+}
 _BT709 = 1
 _STUDIO_RANGE = 1
 
@@ -25,8 +33,9 @@ _STUDIO_RANGE = 1
 def write_frames(frames: Tensor, fps: float, path: Path, metadata: Mapping[str, Any], enlarge: int = 1) -> None:
     """Write uint8 frames [T, H, W, 1 or 3] at `fps` as `path`'s extension says, with `metadata` as JSON in its comment.
 
-    Each pixel becomes `enlarge` x `enlarge` pixels. mp4 and webm are yuv420p (BT.709), which has even sizes only: an odd
-    one gains a copy of its last row or column. Raises FlowgenError where the file cannot be written.
+    Each pixel becomes `enlarge` x `enlarge` pixels, but not in a zip of pictures, which is for programs. mp4 and webm are
+    yuv420p (BT.709), which has even sizes only: an odd one gains a copy of its last row or column. Raises FlowgenError
+    where the file cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -35,13 +44,26 @@ def write_frames(frames: Tensor, fps: float, path: Path, metadata: Mapping[str, 
         raise FlowgenError(
             f"{path}: expected bytes [T, H, W, 1 or 3] to write, got {frames.dtype} {tuple(frames.shape)}"
         )
-    frames = frames.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2).expand(-1, -1, -1, 3)
     comment = json.dumps(dict(metadata), ensure_ascii=False, default=str)
+    if suffix == ".zip":
+        with replacing(path) as temporary:
+            _write_pictures(frames, fps, temporary, comment)
+        return
+    frames = frames.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2).expand(-1, -1, -1, 3)
     with replacing(path) as temporary:
         if suffix == ".gif":
             _write_gif(frames, fps, temporary, comment)
         else:
             _write_video(_even(frames), fps, temporary, comment)
+
+
+def _write_pictures(frames: Tensor, fps: float, path: Path, comment: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:  # stored: PNG is compressed already
+        archive.writestr("clip.json", json.dumps({"fps": fps, "frames": len(frames), "comment": json.loads(comment)}))
+        for i, frame in enumerate(frames.numpy()):
+            png = io.BytesIO()
+            Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).save(png, format="PNG")
+            archive.writestr(f"{i:05d}.png", png.getvalue())
 
 
 def _even(frames: Tensor) -> Tensor:

@@ -82,6 +82,18 @@ def test_odd_sizes_and_grey(tmp_path, suffix):
     assert (read.float() - data.float()).abs().mean() < 4
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_zip_of_pictures_loses_nothing(tmp_path, channels):
+    video = Video(height=24, width=32, channels=channels)
+    data = torch.randint(0, 256, (12, 24, 32, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    video.write([Clip(data, rate=8.0)], tmp_path / "clip.zip", {"seed": 5})
+    assert torch.equal(video.read(tmp_path / "clip.zip").data, data)
+    subprocess.run(["unzip", "-q", str(tmp_path / "clip.zip"), "-d", str(tmp_path / "frames")], check=True)
+    assert torch.equal(video.read(tmp_path / "frames").data, data)
+    told = json.loads((tmp_path / "frames" / "clip.json").read_text())
+    assert told == {"fps": 8.0, "frames": 12, "comment": {"seed": 5}}
+
+
 def test_gif_of_a_still_clip_keeps_every_frame(tmp_path):
     path = tmp_path / "still.gif"
     Video().write([Clip(ramp()[:1].expand(9, -1, -1, -1), rate=8.0)], path, {})
@@ -107,7 +119,7 @@ def test_enlarge_is_by_whole_pixels(tmp_path, enlarge):
 def test_a_full_disk_leaves_nothing(tmp_path):
     """/dev/full refuses every byte; a link to it stands for a disk without room."""
     video, clip = Video(), Clip(ramp(), rate=8.0)
-    for suffix in FORMATS:
+    for suffix in (*FORMATS, ".zip"):
         path = tmp_path / "missing" / f"clip{suffix}"
         path.parent.mkdir(exist_ok=True)
         old = os.stat(path.parent).st_mtime_ns
@@ -135,7 +147,7 @@ def test_refusals_are_sentences(tmp_path):
     video, clip = Video(), Clip(ramp(), rate=8.0)
     (tmp_path / "file").write_text("no folder")
     for path, words in [
-        (tmp_path / "clip.avi", "known: .mp4, .webm, .gif"),
+        (tmp_path / "clip.avi", "known: .mp4, .webm, .gif, .zip"),
         (tmp_path / "file" / "clip.mp4", "cannot write"),
         (Path("/proc/clip.gif"), "cannot write"),
     ]:
@@ -147,7 +159,8 @@ def test_refusals_are_sentences(tmp_path):
         video.write([clip, clip], tmp_path / "a.mp4", {})
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 20)
     (tmp_path / "cut.mp4").write_bytes(_mp4(tmp_path)[:300])
-    for name in ("absent.mp4", "noise.mp4", "cut.mp4"):
+    (tmp_path / "noise.zip").write_bytes(b"PK" * 100)
+    for name in ("absent.mp4", "noise.mp4", "cut.mp4", "noise.zip", "absent.zip"):
         with pytest.raises(FlowgenError, match=name):
             video.read(tmp_path / name)
     subprocess.run(f"ffmpeg -v error -f lavfi -i sine=d=1 {tmp_path}/sound.m4a".split(), check=True)

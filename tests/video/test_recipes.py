@@ -1,0 +1,32 @@
+"""The shipped recipes are valid, and their parts fit together."""
+
+import pytest
+import torch
+
+from flowgen.config import load
+from flowgen.experiment import (
+    build_conditioners,
+    build_dataset,
+    build_encoder,
+    build_modality,
+    build_network,
+    settle_conditions,
+)
+
+
+@pytest.mark.parametrize("name", ["demo/video", "video/moving-digits"])
+def test_a_recipe_takes_a_training_clip_through_its_network(name):
+    from flowgen.conditions import encode_conditions
+
+    config = load(name).config
+    modality = build_modality(config)
+    dataset = build_dataset(config, modality)
+    config = settle_conditions(config, dataset)
+    conditioners = build_conditioners(config)
+    encoder = build_encoder(config, modality)
+    network = build_network(config, encoder.spec, conditioners)
+    clips = [dataset.clip(0, 0), dataset.clip(1, 0)]
+    x = encoder.encode(clips).x
+    cond = encode_conditions(conditioners, [{k: c.conditions[k] for k in conditioners} for c in clips])
+    assert network(x, torch.rand(2), cond).shape == x.shape
+    assert len(dataset.validation()) >= config.eval.clips
