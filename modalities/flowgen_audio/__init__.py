@@ -17,4 +17,9 @@ def flowgen_components() -> list[Component]:
         Component(
             "metric", "note-accuracy", "flowgen_audio.metrics:NoteAccuracy", "pitch and timbre of notes, measured"
         ),
+        Component(
+            "metric", "classifier-agreement", "flowgen_audio.likeness:ClassifierAgreement", "is the asked class heard?"
+        ),
+        Component("metric", "frechet-audio", "flowgen_audio.likeness:FrechetAudio", "distance to real recordings"),
+        Component("metric", "nearest-recording", "flowgen_audio.likeness:NearestRecording", "is it learnt by heart?"),
     ]

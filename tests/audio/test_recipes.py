@@ -1,0 +1,71 @@
+"""The shipped audio recipes are valid, their parts fit together, and a shortened demo learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowgen.conditions import encode_conditions
+from flowgen.config import build, load
+from flowgen.experiment import (
+    build_conditioners,
+    build_dataset,
+    build_encoder,
+    build_loss,
+    build_modality,
+    build_network,
+    settle_conditions,
+)
+from flowgen.random import Randomness
+
+FSDD = Path(__file__).parents[2].parent / "shared/data/fsdd"
+RECIPES = [
+    "demo/audio",
+    "audio/notes",
+    pytest.param("audio/fsdd", marks=pytest.mark.skipif(not FSDD.is_dir(), reason="no digits")),
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_takes_training_clips_through_its_network(name: str) -> None:
+    config = load(name, [f"data.folder={FSDD}"] if name == "audio/fsdd" else []).config
+    modality = build_modality(config)
+    dataset = build_dataset(config, modality)
+    config = settle_conditions(config, dataset)
+    conditioners = build_conditioners(config)
+    encoder = build_encoder(config, modality)
+    network = build_network(config, encoder.spec, conditioners)
+    clips = [dataset.clip(0, 0), dataset.clip(1, 0)]
+    encoder.fit(clips)
+    x = encoder.encode(clips).x
+    assert tuple(x.shape[1:]) == encoder.spec.shape
+    cond = encode_conditions(conditioners, [{k: c.conditions[k] for k in conditioners} for c in clips])
+    assert network(x, torch.rand(2), cond).shape == x.shape
+    assert len(dataset.validation()) >= config.eval.clips
+    assert [build("metric", m, modality=modality, dataset=dataset) for m in config.eval.metrics]
+
+
+def test_a_shortened_demo_learns() -> None:
+    """In 60 steps of a small network the loss falls below half of that of predicting the mean."""
+    config = load("demo/audio", ["network.width=64", "network.depth=2"]).config
+    modality = build_modality(config)
+    dataset = build_dataset(config, modality)
+    config = settle_conditions(config, dataset)
+    conditioners = build_conditioners(config)
+    encoder, loss = build_encoder(config, modality), build_loss(config)
+    clips = [dataset.clip(i, 0) for i in range(64)]
+    encoder.fit(clips)
+    network = build_network(config, encoder.spec, conditioners)
+    x1 = encoder.encode(clips).x
+    cond = encode_conditions(conditioners, [c.conditions for c in clips])
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    losses = []
+    for step in range(60):
+        value = loss(network, x1, cond, Randomness(0, step, 64)).total.mean()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(float(value))
+    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
