@@ -22,7 +22,7 @@ test: $(STAMP)  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
