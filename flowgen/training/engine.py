@@ -49,10 +49,10 @@ class Objective(nn.Module):
         self.loss = loss
 
     def forward(self, x1: State, cond: Cond, random: Randomness, known: State | None = None) -> LossOutput:
-        dtype = next(
-            self.network.parameters()
-        ).dtype  # DeepSpeed's bf16 and fp16 cast the weights, and nobody the inputs
-        with torch.autocast(_device(x1), dtype=dtype, enabled=dtype != torch.float32):
+        dtype = next(self.network.parameters()).dtype
+        if dtype == torch.float32:  # or DeepSpeed's torch_autocast, around this
+            return self.loss(self.network, x1, cond, random, known)
+        with torch.autocast(_device(x1), dtype=dtype):  # its bf16 and fp16 cast the weights, and nobody the inputs
             return self.loss(self.network, x1, cond, random, known)
 
 
