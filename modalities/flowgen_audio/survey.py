@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from flowgen.files import replacing
 from flowgen_audio.media import header_frames, read_samples
 
 _VERSION = 1
+_PART_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,36 @@ class Facts:
 
 
 def examine(path: Path, measure_loudness: bool = False) -> Facts:
-    """Decode a file and look at it. What is wrong with it is in `problem`, as "kind: detail"."""
+    """Decode a file and look at it. What is wrong with it is in `problem`, as "kind: detail".
+
+    A minute at a time, so that an hour costs no more memory; loudness is then the mean power of the minutes' loudness.
+    """
     from flowgen_audio.loudness import loudness
 
+    frames, rate, peak, levels = 0, 1, 0.0, []
     try:
-        samples, rate = read_samples(path)
+        while True:
+            samples, rate = read_samples(path, frames / rate, _PART_S)
+            frames += samples.shape[1]
+            peak = max(peak, float(samples.abs().max()))
+            if measure_loudness:
+                levels.append(10 ** (loudness(samples, rate) / 10))
+            if samples.shape[1] < (_PART_S - 0.1) * rate:
+                break
         promised = header_frames(path)
     except FlowgenError as error:
         text = str(error).removeprefix(f"{path}: ")
-        return Facts(problem="empty: the file is empty" if "empty" in text else f"corrupt: {text}")
-    facts = Facts(samples.shape[1] / rate, rate, len(samples), float(samples.abs().max()))
+        if not (frames and text.startswith("no sound at")):  # it ends on a full minute
+            return Facts(problem="empty: the file is empty" if "empty" in text else f"corrupt: {text}")
+        promised = header_frames(path)
+    level = 10 * math.log10(sum(levels) / len(levels)) if levels else 0.0
+    facts = Facts(frames / rate, rate, len(samples), peak, level)
     # lossy formats round their length to frames and drop priming samples
-    if promised is not None and samples.shape[1] < promised - 0.1 * rate:
+    if promised is not None and frames < promised - 0.1 * rate:
         return replace(
             facts, problem=f"truncated: {facts.duration_s:.2f} s of the {promised / rate:.2f} s it announces"
         )
-    return replace(facts, loudness=loudness(samples, rate)) if measure_loudness else facts
+    return facts
 
 
 def survey(paths: Iterable[Path], measure_loudness: bool = False) -> dict[Path, Facts]:

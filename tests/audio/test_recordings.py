@@ -190,6 +190,21 @@ def test_silence_and_length_limits_are_options(folder: Path, audio: Audio) -> No
     assert {p.split(":")[0] for _, p in short.left_out} == {"too short"}
 
 
+@pytest.mark.parametrize("seconds", [0.9, 2.0, 2.5, 3.0])
+def test_long_files_are_examined_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setattr(survey, "_PART_S", 1.0)
+    wave = tone(seconds, level=0.1)
+    wave[int(0.8 * len(wave))] = 0.7
+    for suffix in (".wav", ".flac"):
+        path = tmp_path / f"t{suffix}"
+        soundfile.write(path, wave, 8000)
+        facts = survey.examine(path, True)
+        assert facts.problem == ""
+        assert facts.duration_s == pytest.approx(seconds, abs=1e-3)
+        assert facts.peak == pytest.approx(0.7, abs=1e-3)
+        assert facts.loudness == pytest.approx(loudness(torch.from_numpy(wave)[None], 8000), abs=0.7)
+
+
 def test_files_are_decoded_again_only_when_they_change(
     folder: Path, audio: Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
