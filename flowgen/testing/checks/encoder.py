@@ -55,8 +55,8 @@ def spec_matches_the_latents(s: Subject) -> str | None:
 def latents_have_unit_scale(s: Subject) -> str | None:
     for what, _, leaf in streams(s.spec, s.encode(s.many).x):
         mean, deviation = float(leaf.mean()), float(leaf.std())
-        if not 0.3 < deviation < 3 or abs(mean) > 2:
-            return f"{what} have mean {mean:.3g} and deviation {deviation:.3g}; expected a deviation of 0.3 to 3"
+        if not 0.15 < deviation < 3 or abs(mean) > 2:
+            return f"{what} have mean {mean:.3g} and deviation {deviation:.3g}; expected a deviation of 0.15 to 3"
     return None
 
 
