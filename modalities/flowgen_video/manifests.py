@@ -116,7 +116,9 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise FlowgenError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or use JSONL or CSV") from None
+        raise FlowgenError(
+            f"{path}: reading Parquet needs pyarrow; pip install 'flowgen[parquet]', or use JSONL or CSV"
+        ) from None
     try:
         return parquet.read_table(path).to_pylist()
     except ArrowException as error:

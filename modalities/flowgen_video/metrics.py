@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class FrechetDistance:
     Features are scaled by their deviation over training clips and projected on the first `dimensions` principal components
     of those, so that a hundred clips suffice to fit a covariance. `frechet` depends on the embedding and on how many clips are
     compared: hold it against the same figure of as many real clips.
+
+    Where whole persons or places are held out, held-out clips differ from training clips more than a good generator does from
+    what it was shown. `against: training` compares with training clips instead, and gives beside it `frechet_real`, the
+    distance of as many other training clips from the same, and `frechet_ratio`, one over the other.
     """
 
     def __init__(
@@ -40,19 +44,32 @@ class FrechetDistance:
         embedding: EmbeddingName = "random-convolution",
         dimensions: int = 32,
         clips: int = 256,
+        against: Literal["held-out", "training"] = "held-out",
     ) -> None:
-        self.embedding = embedding
+        self.embedding, self.against = embedding, against
         features = embed(training_clips(dataset, clips), embedding)
         if not 1 <= dimensions < len(features):
             raise UsageError(
-                f"frechet.dimensions must lie between 1 and the number of training clips less one ({len(features) - 1}), "
+                f"frechet-video.dimensions must lie between 1 and the number of training clips less one ({len(features) - 1}), "
                 f"got {dimensions}"
             )
         self.mean, self.scale = features.mean(0), features.std(0).clamp(min=1e-6)
         self.basis = torch.linalg.svd((features - self.mean) / self.scale, full_matrices=False).Vh[:dimensions].T
+        self.training = (features - self.mean) / self.scale @ self.basis
 
     def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        return {"frechet": frechet(self._project(clips), self._project(reference))}
+        shown = self._project(clips)
+        if self.against == "held-out":
+            return {"frechet": frechet(shown, self._project(reference))}
+        n = len(clips)
+        if 2 * n > len(self.training):
+            raise UsageError(
+                f"frechet-video.clips: to hold {n} clips against as many training clips and those against as many others "
+                f"takes {2 * n}, and there are {len(self.training)}; measure fewer clips, or raise it"
+            )
+        ours = frechet(shown, self.training[:n])
+        real = frechet(self.training[n : 2 * n], self.training[:n])
+        return {"frechet": ours, "frechet_real": real, "frechet_ratio": ours / real}
 
     def _project(self, clips: Sequence[Clip]) -> Tensor:
         return (embed(clips, self.embedding) - self.mean) / self.scale @ self.basis

