@@ -1,0 +1,62 @@
+"""Exact maximum likelihood, and what flowgen's sampler makes of an invertible network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgen.conditions import MASK
+from flowgen.estimate import Estimate, Prediction
+from flowgen.flow import Cond, Flow, NetworkFlow
+from flowgen.losses import LossOutput
+from flowgen.paths import Linear, Path
+from flowgen.random import Randomness
+from flowgen.tree import State
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """A flow that knows, of noise at t = 0, which data it becomes: one Euler step is the whole sample."""
+
+    network: Callable[..., State]
+    path: Path = field(default_factory=Linear)
+    predicts: Prediction = "data"
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        if bool((t != 0).any()):
+            raise ValueError(
+                "a normalising flow leads from noise to data at once and knows nothing between: sample with one step of "
+                "euler (sample.steps=1)"
+            )
+        return NetworkFlow(self.network, self.path, self.predicts)(x, t, cond)
+
+
+@dataclass(frozen=True)
+class NormalisingFlow:
+    """-log p(x1) per dimension, exactly, of a network of this plugin. Sample with one Euler step."""
+
+    path: Path = field(default_factory=Linear)
+    predicts = "data"
+
+    def flow(self, network: Callable[..., State]) -> Flow:
+        return OneStep(network, self.path)
+
+    def __call__(
+        self, network: Any, x1: State, cond: Cond, random: Randomness, known: State | None = None
+    ) -> LossOutput:
+        log_prob = getattr(network, "log_prob", None)
+        if log_prob is None:
+            raise ValueError(
+                f"the normalising-flow loss wants an invertible network (coupling, autoregressive or residual), "
+                f"got {type(network).__name__}"
+            )
+        if not isinstance(x1, Tensor) or known is not None or cond.get(MASK) is not None:
+            raise ValueError(
+                "a normalising flow has the density of a whole clip of one stream: no masks, no known regions"
+            )
+        each = -log_prob(x1.float(), cond) / x1[0].numel()
+        return LossOutput(each, torch.zeros(len(x1), device=x1.device), {})
