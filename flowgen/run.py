@@ -63,7 +63,9 @@ class Checkpoint:
         exported = self.manifest.get("exported")
         if exported is not None:
             if which not in ("ema", exported["weights"]):
-                raise FlowgenError(f"{self.folder} is an export of the weights {exported['weights']!r}, and has no {which!r}")
+                raise FlowgenError(
+                    f"{self.folder} is an export of the weights {exported['weights']!r}, and has no {which!r}"
+                )
             name = "weights"
         return read_tensors(self.folder / f"{name}{suffix}.safetensors")
 
