@@ -90,23 +90,19 @@ def index_frames(path: Path, fps: float = 25.0) -> FrameIndex:
             return FrameIndex(torch.arange(len(pictures), dtype=torch.float64) / fps)
     with _errors_of(path), av.open(str(path)) as container:
         stream = _video_stream(container, path)
-        found, unstamped = [], 0
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                unstamped += packet.pts is None
-                found.append((packet.pts, packet.is_keyframe))
-        if not found:
+        packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+        if not packets:
             raise FlowgenError(f"{path}: holds no frames; the file may be cut off")
-        stamps = sorted((pts, key) for pts, key in found if pts is not None)
-        if unstamped or len({pts for pts, _ in stamps}) < len(found) or container.format.name in _UNSEEKABLE:
+        found = sorted((p.pts, p.is_keyframe) for p in packets if p.pts is not None)
+        stamps = tuple(pts for pts, _ in found)
+        if len(stamps) < len(packets):  # an avi, mostly: its frames can only be counted
             rate = float(stream.average_rate or stream.guessed_rate or 25)
-            times = torch.arange(len(found), dtype=torch.float64) / rate
-            if not unstamped:
-                times = torch.tensor([pts for pts, _ in stamps], dtype=torch.float64) * float(stream.time_base or 1)
-            return FrameIndex(times - times[0])
-        times = torch.tensor([pts for pts, _ in stamps], dtype=torch.float64) * float(stream.time_base or 1)
-        keys = tuple(i for i, (_, key) in enumerate(stamps) if key)
-        return FrameIndex(times - times[0], keys or (0,), tuple(pts for pts, _ in stamps))
+            return FrameIndex(torch.arange(len(packets), dtype=torch.float64) / rate)
+        times = torch.tensor(stamps, dtype=torch.float64) * float(stream.time_base or 1)
+        times = times - times[0]
+        if len(set(stamps)) < len(stamps) or container.format.name in _UNSEEKABLE:
+            return FrameIndex(times)
+        return FrameIndex(times, tuple(i for i, (_, key) in enumerate(found) if key) or (0,), stamps)
 
 
 def shown_size(path: Path) -> tuple[int, int]:

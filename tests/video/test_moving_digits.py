@@ -106,3 +106,13 @@ def test_what_it_says_of_conditions_is_what_clips_carry():
 def test_impossible_options_are_refused(options):
     with pytest.raises(UsageError, match=r"digit|travel"):
         MovingDigits(VIDEO, **options)
+
+
+def test_the_digit_has_the_size_that_was_asked():
+    for size in (10, 14, 18):
+        data = MovingDigits(VIDEO, digit_size=size, travel=0.5)
+        heights = []
+        for index in range(0, 3000, 60):
+            lit = (brightness(data.clip(index, 0))[0] > 0.3).any(1).nonzero()[:, 0]
+            heights.append(int(lit[-1] - lit[0]) + 1)
+        assert abs(sum(heights) / len(heights) - size) < 0.15 * size  # most scans fill their eight rows

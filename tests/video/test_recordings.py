@@ -230,3 +230,13 @@ def test_real_recordings_are_all_kept():
     clip = data.clip(0, 0)
     assert clip.data.shape == (16, 64, 64, 3)
     assert clip.data.float().std() > 20
+
+
+def test_the_file_column_and_its_folder_have_names_of_their_own(folder, tmp_path):
+    listed = [{"path": row["file"], "label": row["label"]} for row in rows(folder)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    data = VideoManifest(VIDEO, str(tmp_path / "own.jsonl"), str(folder), file="path", held_out=0.0)
+    assert {row["file"] for row in data.report()} == {row["path"] for row in listed}
+    beside = VideoManifest(VIDEO, str(tmp_path / "own.jsonl"), file="path", held_out=0.0)
+    with pytest.raises(UsageError, match="no such file"):
+        len(beside)
