@@ -42,7 +42,7 @@ class NetworkFlow:
         given = dict(cond) if cond else {}
         if isinstance(x, Tensor) and isinstance(t, Tensor):  # the inner loop of sampling, without the trees
             seen = x if x.dtype is torch.float32 else x.float()
-            value = self.network(seen, _times(t, seen), given)
+            value: Any = self.network(seen, _times(t, seen), given)
             if value.dtype is x.dtype and value.shape == x.shape:
                 return Estimate(self.path, x, t, self.predicts, value)
         else:

@@ -142,8 +142,9 @@ class Sample(Section):
     solver: Annotated[_Component, Slot("solver")] = ComponentConfig(type="dpm++2m")
     guidance: Annotated[_Component | list[_Component] | None, Slot("guidance")] = None
     """One guidance, or a chain of which each wraps those before it."""
-    grid: Literal["uniform", "karras"] | tuple[float, ...] = "uniform"
-    """Where the solver stops: evenly in time (then shifted), at the noise levels of Karras et al., or at these times."""
+    grid: Literal["uniform", "eased", "karras"] | tuple[float, ...] = "uniform"
+    """Where the solver stops: evenly in time or closer at both ends (then shifted), at the noise levels of Karras et al.,
+    or at these times."""
     path: Annotated[_Component | None, Slot("path")] = None
     """A path to sample on, where it is not the one trained on."""
     batch_size: PositiveInt = 64

@@ -177,7 +177,8 @@ def test_two_guidances_that_double_the_batch_chain(mixture, x):
     inner = CFG(2.0)(mixture.flow(Linear()), null)
     got = CFG(3.0)(inner, null)(x, t, cond).velocity
     c, u = (mixture.flow(Linear())(x, t, k).velocity for k in (cond, null))
-    torch.testing.assert_close(got, 3 * (2 * c - u) - 2 * u)  # inner guidance has nothing to push where the condition is null
+    # the inner guidance has nothing to push where the condition is null
+    torch.testing.assert_close(got, 3 * (2 * c - u) - 2 * u)
 
 
 def test_guided_samples_reach_the_asked_modes(mixture, g):
