@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import logging
 import os
@@ -81,10 +82,16 @@ def start_ranks(timeout_s: float = 600.0) -> Ranks:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         timeout = datetime.timedelta(seconds=timeout_s)
         deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=timeout, verbose=False)
+        atexit.register(_leave)  # threads of the process group that outlive the interpreter abort the process
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     control = torch.distributed.new_group(backend="gloo") if cuda and count > 1 else None
     return Ranks(rank, count, device, control)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -54,7 +54,7 @@ class Watchdog(threading.Thread):
     def __exit__(self, *exception: object) -> None:
         self._done.set()
         if self.is_alive():
-            self.join(timeout=5.0)
+            self.join(timeout=30.0)
 
     def run(self) -> None:
         reported = None
