@@ -55,6 +55,9 @@ class RungeKutta:
 
     tableau: Tableau
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @property
     def order(self) -> int:
         return self.tableau.order
