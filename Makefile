@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PLUGINS := $(patsubst %/setup.cfg,%,$(wildcard plugins/*/setup.cfg))
+PLUGINS := $(VENV)/.plugins
 
 .PHONY: demo test lint docs clean help
 
@@ -15,14 +17,19 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(STAMP)
 
+$(PLUGINS): $(STAMP) $(wildcard plugins/*/setup.cfg)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(foreach f,$(wildcard plugins/*/setup.cfg),--editable $(dir $f))
+	touch $(PLUGINS)
+
 demo: $(STAMP)  ## train small audio and video generators, sample them, write runs/demo/report.html
 	$(BIN)/flowgen demo
 
-test: $(STAMP)  ## lint, types and all tests
+test: $(PLUGINS)  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	set -e; for plugin in $(PLUGINS); do (cd $$plugin && ../../$(BIN)/python -m pytest -q); done
 
 lint: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -72,7 +72,8 @@ def test_every_block_of_the_guide_runs(tmp_path):
     # pip installs into a folder of this test
     programs = tmp_path / "bin"
     programs.mkdir()
-    pip = f'exec {sys.executable} -m pip install -q --no-deps --upgrade --target "{site}" "${{@:2}}"'
+    # (emptied before, since pip leaves the metadata of an older version in such a folder)
+    pip = f'rm -rf "{site}"; exec {sys.executable} -m pip install -q --no-deps --upgrade --target "{site}" "${{@:2}}"'
     (programs / "pip").write_text(f"#!/usr/bin/env bash\n{pip}\n")
     (programs / "pip").chmod(0o755)
     path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
