@@ -27,8 +27,8 @@ class DigitAgreement:
 
     The reader is a support vector machine on real training digits, cut out around the centre of brightness as they are
     in clips. The frames of a clip vote. `digit`: the share of clips in which the asked digit is read; `digit_identity`: the
-    share in which the first and the last third of the frames read the same one. A clip in which no digit is seen counts
-    against both.
+    share in which the first and the last third of the frames read the same one; it is blind to what is read, so it means
+    something beside a good `digit` only. A clip in which no digit is seen counts against both.
     """
 
     def __init__(self, modality: Video, dataset: MovingDigits) -> None:
