@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PLUGINS := $(patsubst %/setup.cfg,%,$(wildcard plugins/*/setup.cfg))
-PLUGINS := $(VENV)/.plugins
+PLUGIN_STAMP := $(VENV)/.plugins
 
 .PHONY: demo test lint docs clean help
 
@@ -17,14 +17,14 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(STAMP)
 
-$(PLUGINS): $(STAMP) $(wildcard plugins/*/setup.cfg)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(foreach f,$(wildcard plugins/*/setup.cfg),--editable $(dir $f))
-	touch $(PLUGINS)
+$(PLUGIN_STAMP): $(STAMP) $(PLUGINS:%=%/setup.cfg)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLUGINS:%=--editable ./%)
+	touch $@
 
 demo: $(STAMP)  ## train small audio and video generators, sample them, write runs/demo/report.html
 	$(BIN)/flowgen demo
 
-test: $(PLUGINS)  ## lint, types and all tests
+test: $(PLUGIN_STAMP)  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
