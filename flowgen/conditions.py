@@ -117,7 +117,7 @@ def encode_conditions(conditioners: Mapping[str, Conditioner], values: Sequence[
         for name in given:
             if name not in conditioners:
                 raise UsageError(unknown("condition", name, conditioners))
-    return {name: _stack([_encode(name, c, given) for given in values]) for name, c in conditioners.items()}
+    return {name: _column(name, c, [given.get(name) for given in values]) for name, c in conditioners.items()}
 
 
 def null_conditions(conditioners: Mapping[str, Conditioner], n: int) -> dict[str, Any]:
@@ -134,11 +134,24 @@ def drop_conditions(cond: dict[str, Any], null: Mapping[str, Any], dropped: Mapp
     return {k: tree_map(leaf, v, null[k], dropped[k]) if k in dropped else v for k, v in cond.items()}
 
 
-def _encode(name: str, conditioner: Conditioner, given: Mapping[str, Any]) -> Any:
-    if given.get(name) is None:
+def _column(name: str, conditioner: Conditioner, values: list[Any]) -> Any:
+    """Values of one condition, batched; a value that many samples share is encoded once."""
+    try:
+        places = {key: i for i, key in enumerate(dict.fromkeys((type(v), v) for v in values))}
+    except TypeError:  # a value that cannot be hashed, such as a list
+        return _stack([_encode(name, conditioner, value) for value in values])
+    table = _stack([_encode(name, conditioner, value) for _, value in places])
+    if len(places) == len(values):
+        return table
+    index = torch.tensor([places[type(v), v] for v in values])
+    return tree_map(lambda t: t[index], table)
+
+
+def _encode(name: str, conditioner: Conditioner, value: Any) -> Any:
+    if value is None:
         return conditioner.null()
     try:
-        return conditioner.encode(given[name])
+        return conditioner.encode(value)
     except UsageError as error:
         raise UsageError(f"condition {name!r}: {error}") from None
 

@@ -69,6 +69,7 @@ class Trainer:
         self._stop = False
         self._skipped_in_a_row = 0
         self._stage = engine.zero_optimization_stage()
+        self._parameters = list(engine.module.parameters())
         self._stages = Stages()
         self._figures = Figures(ranks, self._stages, *_extent(generator.encoder.spec))
         self._guard = Guard(engine.module, ranks)
@@ -147,7 +148,7 @@ class Trainer:
             x1, cond = batch_tensors(self.generator, clips)
             cond = self._drop(cond, random)
             # layers that draw from torch's own generator (dropout) do so as a function of the step too
-            torch.manual_seed(seed_of(seed, "layers", self.step, int(rows[0])))
+            self._seed_layers(seed_of(seed, "layers", self.step, int(rows[0])))
             known = draw_known(self.regions, self.generator.encoder.spec, x1, cond.get(MASK), random)
             inputs = (x1, cond, known)
             stages.enter("forward")
@@ -172,6 +173,12 @@ class Trainer:
         stages.enter("other")
         return stop
 
+    def _seed_layers(self, seed: int) -> None:
+        # torch.manual_seed asks the driver about every GPU, each time
+        torch.default_generator.manual_seed(seed)
+        if self.ranks.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def _unless_exploding(self, losses: Tensor) -> Tensor:
         """1, or not-a-number where a loss is beyond the limit: the gradient then is, and the step is skipped on all ranks."""
         return torch.where((losses <= self.config.train.max_loss).all(), 1.0, math.nan)
@@ -188,7 +195,7 @@ class Trainer:
                 self.engine.optimizer.grad_partitions_flat_buffer.zero_()
             return self.engine.get_global_grad_norm(), bool(getattr(self.engine.optimizer, "overflow", False))
         # ZeRO 1 to 3 clip, and skip a step whose gradients are not finite; stage 0 would write them into the weights
-        parameters = [p for p in self.engine.module.parameters() if p.grad is not None]
+        parameters = [p for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         skipped = not bool(norm.isfinite())
         if skipped:
