@@ -55,6 +55,10 @@ def runs(tiny, tiny_plugin, tmp_path_factory):
         jobs = [config(name(ranks, s, p), s, p) for s, p in product(STAGES, PRECISIONS)]
         if ranks > 1:
             jobs += [config(name(ranks, s, micro="split"), s, micro=1) for s in STAGES]
+        launch(ranks, jobs)
+        # in new processes, as a run is resumed: with several engines before it in one process, ZeRO 2 on 4 ranks arranges its
+        # sums in another order (1 ulp), resumed or not
+        jobs = []
         for stage in STAGES:  # the same number of ranks: exactly
             folder = f"{name(ranks, stage)}-resumed"
             jobs += [{"rewind": str(root / name(ranks, stage)), "into": str(root / folder)}]
