@@ -80,7 +80,7 @@ def _members(contract: Any) -> Iterator[str]:
         ):
             arguments = ast.unparse(node.args).replace("self, ", "").removeprefix("self")
             returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-            text = ast.get_docstring(node)
+            text = ast.get_docstring(node) or ""
             is_property = any(isinstance(d, ast.Name) and d.id == "property" for d in node.decorator_list)
             head = f"{node.name}: {returns[4:]}" if is_property else f"{node.name}({arguments}){returns}"
             yield f"- `{head}`" + (f": {_paragraphs(text)}" if text else "")

@@ -56,7 +56,7 @@ def new_plugin(name: str, folder: Path | None = None) -> list[Path]:
     }
     written = []
     for template, place in FILES.items():
-        text = resources.files("flowgen.plugins").joinpath("template", f"{template}.tmpl").read_text(encoding="utf-8")
+        text = (resources.files("flowgen.plugins") / "template" / f"{template}.tmpl").read_text(encoding="utf-8")
         path = folder / Template(place).substitute(values)
         with errors_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def description_is_plain(s: Subject) -> str | None:
 @check("nothing draws from a global generator or reseeds it", see="random-numbers")
 def global_generators_are_left_alone(s: Subject) -> str | None:
     def state() -> tuple[object, ...]:
-        numpy = np.random.get_state()
+        numpy: Any = np.random.get_state()
         return random.getstate(), numpy[0], numpy[1].tobytes(), numpy[2:], torch.get_rng_state().numpy().tobytes()
 
     steps = {

@@ -20,7 +20,7 @@ def streams(spec: Spec, x: State) -> list[tuple[str, StreamSpec, Tensor]]:
     """Spec and tensor of each stream."""
     if isinstance(spec, StreamSpec):
         return [("the latents", spec, first_leaf(x))]
-    return [(f"stream {name!r}", one, x[name]) for name, one in spec.items()]  # type: ignore[call-overload,index]
+    return [(f"stream {name!r}", one, x[name]) for name, one in spec.items()]  # type: ignore[index]
 
 
 @check(
@@ -31,8 +31,8 @@ def spec_matches_the_latents(s: Subject) -> str | None:
     x, mask = s.latents
     if isinstance(s.spec, StreamSpec) != isinstance(x, Tensor):
         return f"spec is {s.spec} and the latents are {shapes(x)}"
-    if not isinstance(s.spec, StreamSpec) and set(s.spec) != set(x):  # type: ignore[arg-type]
-        return f"spec has the streams {sorted(s.spec)} and the latents {sorted(x)}"  # type: ignore[arg-type]
+    if not isinstance(s.spec, StreamSpec) and set(s.spec) != set(x):
+        return f"spec has the streams {sorted(s.spec)} and the latents {sorted(x)}"
     for what, spec, leaf in streams(s.spec, x):
         if leaf.dtype != torch.float32 or not finite(leaf):
             return f"{what} are {leaf.dtype}, or not finite; expected finite float32"

@@ -127,8 +127,8 @@ class _Bomb:
 @check("nothing is unpickled: a file of a stranger must not be able to run code", see="no-pickles")
 def nothing_is_unpickled(s: Subject) -> str | None:
     unpickled()
-    writers: dict[str, Callable[[Path, _Bomb], None]] = {
-        "a pickle": lambda path, bomb: path.write_bytes(pickle.dumps(bomb)) and None,
+    writers: dict[str, Callable[[Path, _Bomb], object]] = {
+        "a pickle": lambda path, bomb: path.write_bytes(pickle.dumps(bomb)),
         "an array of objects": lambda path, bomb: np.save(path.open("wb"), np.array([bomb]), allow_pickle=True),
         "a file of torch.save": lambda path, bomb: torch.save(bomb, path),
     }

@@ -55,7 +55,7 @@ def network_does_not_leak_across_the_batch(s: Subject) -> str | None:
     together = _out(s, x, t, cond)
     for i in range(len(s.clips)):
         one = slice(i, i + 1)
-        off = distance(_out(s, rows(x, one), t[one], rows(cond, one)), rows(together, one))
+        off = distance(_out(s, rows(x, one), t[one], tree_map(lambda v, one=one: v[one], cond)), rows(together, one))
         if off > s.tolerances.batch:
             return f"sample {i} alone and among {len(s.clips)} differs by {off:.2g} of its size"
     # in training mode too: statistics of the batch are used only there
