@@ -1,6 +1,6 @@
 """Flow matching on one screen: a plain PyTorch loop around flowgen's loss and sampler. About 20 s on one core.
 
-    python examples/nano_flow.py [STEPS]
+python examples/nano_flow.py [STEPS]
 """
 
 import sys
@@ -27,7 +27,13 @@ class Net(nn.Module):
     def __init__(self, width: int = 128) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)
+            nn.Linear(3, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 2),
         )
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, cond: dict) -> torch.Tensor:

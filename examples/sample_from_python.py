@@ -1,7 +1,7 @@
 """Sample a trained run from Python: the same object that the command line uses.
 
-    flowgen demo                                # or any run of your own
-    python examples/sample_from_python.py runs/demo/audio
+flowgen demo                                # or any run of your own
+python examples/sample_from_python.py runs/demo/audio
 """
 
 import sys
