@@ -71,17 +71,18 @@ def start_ranks(timeout_s: float = 600.0) -> Ranks:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if "RANK" not in os.environ:
         os.environ.update(slurm_environment(os.environ))
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    for name, value in alone.items():
-        os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(free_port())
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed's engine reads it again and again
     deepspeed = _deepspeed()
     if not torch.distributed.is_initialized():
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        ours = {name: value for name, value in alone.items() if name not in os.environ}
+        os.environ.update(ours)
         # without this DeepSpeed compiles a C++ extension for two minutes on the first CPU run
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         timeout = datetime.timedelta(seconds=timeout_s)
         deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=timeout, verbose=False)
+        for name in ours:  # a program that this one starts must find its own port
+            del os.environ[name]
         atexit.register(_leave)  # threads of the process group that outlive the interpreter abort the process
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
