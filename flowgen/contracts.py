@@ -41,7 +41,8 @@ class Modality(Protocol):
     #   seconds(clip) -> float                    how long a clip is
     #   cut(clip, start_s, end_s) -> Clip         the part between two times
     #   join(clips) -> Clip                       clips one after the other
-    # One whose samples are points of a plane offers animate(frames, path, metadata): the way from noise to data.
+    # One whose samples are points of a plane offers animate(frames, path, metadata), the way from noise to data, and
+    # field(velocity, path), arrows of velocity(clips, t).
 
 
 class Dataset(Protocol):

@@ -158,6 +158,20 @@ class Generator:
             for clip, asked in zip(self.encoder.decode(Latents(x)), conditions, strict=True)
         ]
 
+    @torch.no_grad()
+    def velocity(self, clips: Sequence[Clip], t: float, conditions: Mapping[str, Any] | None = None) -> State:
+        """Where the flow carries the latents of clips at time t, under one mapping of conditions: of their structure."""
+        cond = encode_conditions(self.conditioners, [conditions or {}])
+        cond = self._part(
+            {k: tree_map(lambda v: v.repeat(len(clips), *[1] * (v.ndim - 1)), c) for k, c in cond.items()},
+            range(len(clips)),
+        )
+        x = self.encoder.encode(clips).x
+        with self._refusals():
+            return tree_map(
+                lambda v: v.cpu(), self.loss.flow(self.network)(x, torch.tensor(t, dtype=torch.float64), cond).velocity
+            )
+
     def log_prob(
         self,
         clips: Sequence[Clip],

@@ -81,3 +81,24 @@ def test_a_setting_the_flow_cannot_follow_is_refused(folder):
         Generator.load(folder, overrides=["sample.grid=[0, 1, 0.5]"]).sample([{}])
     with pytest.raises(UsageError, match="no length in seconds"):
         Generator.load(folder).sample([{}], seconds=1.0)
+
+
+def test_the_field_and_the_way_are_drawn(folder, tmp_path):
+    from click.testing import CliRunner
+
+    from flowgen.cli import cli
+
+    out, field, way = tmp_path / "ring.png", tmp_path / "field.png", tmp_path / "way.gif"
+    args = ["sample", folder, "-n", 50, "-o", out, "--field", field, "--animate", way]
+    result = CliRunner().invoke(cli, [str(a) for a in args], catch_exceptions=False)
+    assert result.stdout.split() == [str(p) for p in (out, way, field)]
+    assert field.read_bytes().startswith(b"\x89PNG")
+    assert way.read_bytes().startswith(b"GIF8")
+
+
+def test_the_velocity_of_a_run_points_from_noise_to_the_ring(folder):
+    generator = Generator.load(folder)
+    ring = generator.modality
+    far = [Clip(torch.tensor([x, y]) * 3 * ring.extent) for x, y in ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))]
+    inwards = -(generator.velocity(far, 0.5) * generator.encoder.encode(far).x).sum(1)
+    assert (inwards > 0).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 @sampling_options
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
 @click.option("-o", "output", type=click.Path(path_type=Path), help="File to write; its extension says the format.")
+@click.option(
+    "--field", type=click.Path(path_type=Path), help="Also draw the velocity field at several times (png or svg)."
+)
 @click.option("--animate", type=click.Path(path_type=Path), help="Also show the way from noise to data (mp4 or gif).")
 def sample(
     run: Path, count: int | None, seed: int, weights: Any, output: Path | None, animate: Path | None, **rest: Any
@@ -42,7 +46,7 @@ def sample(
     Examples:
       flowgen sample runs/notes --cond pitch=C4 --cond timbre=flute -o c4.wav
       flowgen sample runs/moving-digits -c digit=3 -c digit=7 -c direction=left -n 8 -o digits.mp4
-      flowgen sample runs/checkerboard -n 20000 --steps 16 --solver heun -o board.png --animate board.gif
+      flowgen sample runs/checkerboard -n 20000 --steps 16 --solver heun -o board.png --animate board.gif --field field.png
       flowgen sample runs/notes -n 4 --set guidance.scale=3 --set guidance.start=0.2 --seed 7
       flowgen sample runs/mine --continue begun.mp4 --seconds 2 -o whole.mp4
       flowgen sample runs/mine --between first.png last.png -o morph.gif
@@ -50,6 +54,7 @@ def sample(
     """
     from rich.console import Console
 
+    from flowgen.errors import UsageError
     from flowgen.generator import Generator
     from flowgen.plugins.media import Media
     from flowgen.training.progress import ProgressDisplay
@@ -61,6 +66,10 @@ def sample(
     output = _output(generator, run, output, seed)
     if animate is not None:
         _check_animate(generator, animate)
+    if rest["field"] is not None and not hasattr(generator.modality, "field"):
+        raise UsageError(
+            f"--field: the modality {generator.config.modality.type!r} has no picture of its velocity field"
+        )
     n = count or (1 if generator.modality.clips_per_file else 2000)
     requests = [{name: values[i % len(values)] for name, values in asked.items()} for i in range(n)]
     console = Console(stderr=True)
@@ -76,6 +85,9 @@ def sample(
     if animate is not None:
         generator.modality.animate(_joined(frames), animate, metadata)  # type: ignore[attr-defined]
         click.echo(animate)
+    if rest["field"] is not None:
+        generator.modality.field(partial(generator.velocity, conditions=requests[0]), rest["field"])  # type: ignore[attr-defined]
+        click.echo(rest["field"])
 
 
 def write_clips(modality: Any, clips: list[Any], output: Path, metadata: dict[str, Any]) -> list[Path]:

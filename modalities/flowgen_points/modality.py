@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,6 +77,15 @@ class Points:
 
         comment = json.dumps(dict(metadata), ensure_ascii=False, default=str)
         save_animation([(t, stack(clips)) for t, clips in frames], path, self.extent, comment)
+
+    def field(self, velocity: Callable[[Sequence[Clip], float], Tensor], path: Path) -> None:
+        """Arrows of `velocity(points, t)` at several times, as png or svg."""
+        from flowgen_points.plots import save_field
+
+        def flow(x: Any, t: Any, cond: Any = None) -> Any:
+            return SimpleNamespace(velocity=velocity([Clip(point) for point in x], float(t)))
+
+        save_field(flow, path, self.extent)
 
 
 def stack(clips: Sequence[Clip]) -> Tensor:
