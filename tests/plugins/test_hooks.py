@@ -41,13 +41,13 @@ def config(tmp_path):
 
 def test_recipes_are_found_by_name(tmp_path):
     (tmp_path / "deep").mkdir()
-    (tmp_path / "small.yaml").write_text(CONFIG)
-    (tmp_path / "deep" / "er.yaml").write_text("extends: ../small.yaml\ntrain: {steps: 9}\n")
+    (tmp_path / "tone-only.yaml").write_text(CONFIG)  # a name that no installed plugin has as well
+    (tmp_path / "deep" / "er.yaml").write_text("extends: ../tone-only.yaml\ntrain: {steps: 9}\n")
     with plugged("tone", plugin(flowgen_recipes=lambda: tmp_path)):
-        assert {"tone/small", "tone/deep/er"} <= recipes().keys()
+        assert {"tone/tone-only", "tone/deep/er"} <= recipes().keys()
         assert load("tone/deep/er").config.train.steps == 9
-        assert load("small").config.name == "tiny"
-    assert "tone/small" not in recipes()
+        assert load("tone-only").config.name == "tiny"
+    assert "tone/tone-only" not in recipes()
 
 
 def test_a_folder_of_recipes_that_is_not_there_is_an_error(tmp_path):
