@@ -44,7 +44,7 @@ class ClassEmbedding(nn.Embedding):
 
     def __init__(self, condition: ClassCondition, width: int) -> None:
         super().__init__(len(condition.names) + 1, width)
-        nn.init.normal_(self.weight, std=0.02)
+        nn.init.normal_(self.weight, std=0.3)  # of the size of the time embedding: learnt from the first steps on
 
 
 class NumberEmbedding(nn.Module):
