@@ -41,6 +41,8 @@ class Modality(Protocol):
     #   seconds(clip) -> float                    how long a clip is
     #   cut(clip, start_s, end_s) -> Clip         the part between two times
     #   join(clips) -> Clip                       clips one after the other
+    #   compare_continuations(made, truth, given_s) -> dict[str, float]    for `flowgen eval --continue`: figures on how what
+    #                                             follows the first given_s seconds agrees with the truth
     # One whose samples are points of a plane offers animate(frames, path, metadata), the way from noise to data, and
     # field(velocity, path), arrows of velocity(clips, t).
 

@@ -19,13 +19,26 @@ if TYPE_CHECKING:
 @click.option(
     "--metric", "metrics", multiple=True, metavar="NAME", help="A metric instead of the config's; repeat for more."
 )
+@click.option(
+    "--continue",
+    "continued",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give the beginning of each real clip, and measure its continuations.",
+)
 @sampling_options
 @click.option("--seed", type=int, help="Of the samples and of which real clips are taken (default: eval.seed).")
-@click.option("-o", "output", type=click.Path(path_type=Path), help="JSON to write (default RUN/eval.json).")
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    help="JSON to write (default RUN/eval.json, or eval-continue.json).",
+)
 def evaluate(
     run: Path,
     count: int | None,
     metrics: tuple[str, ...],
+    continued: float | None,
     weights: Any,
     seed: int | None,
     output: Path | None,
@@ -42,6 +55,7 @@ def evaluate(
       flowgen eval runs/notes
       flowgen eval runs/notes -n 200 --steps 8 --solver heun -o heun8.json
       flowgen eval runs/checkerboard --metric checkerboard --weights raw
+      flowgen eval runs/moving-digits --continue 0.5
     """
     from rich.console import Console
 
@@ -54,7 +68,7 @@ def evaluate(
 
     if output is not None and output.suffix.lower() != ".json":
         raise UsageError(f"{output}: the figures are written as JSON; give a name that ends in .json")
-    path = output or run / "eval.json"
+    path = output or run / ("eval.json" if continued is None else "eval-continue.json")
     check_writable(path)
     overrides = sampling_overrides(run, rest)
     overrides += [f"eval.clips={count}"] if count is not None else []
@@ -66,7 +80,14 @@ def evaluate(
     sample = generator.config.sample
     total = -(-generator.config.eval.clips // sample.batch_size) * sample.steps
     with ProgressDisplay(f"eval {generator.config.name}", total, console=Console(stderr=True)) as bar:
-        result = measure(generator, dataset, built, weights=weights, on_step=lambda done, total: bar.update(done))
+        result = measure(
+            generator,
+            dataset,
+            built,
+            weights=weights,
+            continued=continued,
+            on_step=lambda done, total: bar.update(done),
+        )
     save(result, path)
     print_table(result, Console())
     click.echo(path)
@@ -88,8 +109,9 @@ def print_table(result: Evaluation, console: Any) -> None:
         table.add_row(f"{row.metric}: {row.name}", *(figure(v) for v in (row.generated, row.round_trip, row.real)))
     guidance = f", guidance {s['guidance']['type']}" if s["guidance"] else ""
     scale = f" {s['guidance']['scale']:g}" if s["guidance"] and "scale" in s["guidance"] else ""
+    continued = f", {s['continued_s']:g} s of them given" if s.get("continued_s") else ""
     console.print(
-        f"{s['name']} at step {s['step']}: {s['clips']} clips in each column, {s['steps']} steps of {s['solver']['type']}"
+        f"{s['name']} at step {s['step']}: {s['clips']} clips in each column{continued}, {s['steps']} steps of {s['solver']['type']}"
         f"{guidance}{scale}, {s['evaluations_per_clip']:g} evaluations and {s['seconds_per_clip']:.3g} s a clip; "
         f"reference: {s['reference']}",
         highlight=False,

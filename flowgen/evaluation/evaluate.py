@@ -27,6 +27,7 @@ from flowgen.clip import Clip
 from flowgen.contracts import Dataset, Metric
 from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.evaluation.continuing import compare, continuations
 from flowgen.generator import Generator, Weights
 from flowgen.random import seed_of
 from flowgen.run import write_json
@@ -105,6 +106,7 @@ def evaluate(
     metrics: Sequence[tuple[str, Metric]],
     *,
     weights: Weights = "ema",
+    continued: float | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a generator as its config's `eval` section says (number of clips, seed).
@@ -112,6 +114,7 @@ def evaluate(
     Args:
         metrics: by name, from `build_metrics`.
         weights: which ones the generator was loaded with, for the record.
+        continued: give this many seconds of each real clip, and measure their continuations.
         on_step: called with the number of solver steps done and their total.
     """
     config = generator.config
@@ -120,7 +123,10 @@ def evaluate(
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in sets.real]
     with _Counter(generator.network) as counter:
         began = time.perf_counter()
-        generated = generator.sample(asked, seed=seed, on_step=on_step)
+        if continued is None:
+            generated = generator.sample(asked, seed=seed, on_step=on_step)
+        else:
+            generated = continuations(generator, sets.real, continued, asked, seed=seed, on_step=on_step)
         seconds = time.perf_counter() - began
     clips = {"generated": generated, "round_trip": round_trip(generator, sets.real), "real": sets.real}
     rows: list[Row] = []
@@ -128,6 +134,9 @@ def evaluate(
         figures = {column: metric.measure(clips[column], sets.reference) for column in COLUMNS}
         names = dict.fromkeys(figure for column in COLUMNS for figure in figures[column])
         rows += [Row(name, figure, *(_finite(figures[c].get(figure)) for c in COLUMNS)) for figure in names]
+    if continued is not None:
+        agreement = compare(generator, generated, sets.real, continued)
+        rows += [Row("continuation", name, _finite(value), None, None) for name, value in agreement.items()]
     sample = config.sample.model_dump(mode="json")
     settings = {
         "name": config.name,
@@ -136,6 +145,7 @@ def evaluate(
         "clips": n,
         "seed": seed,
         "conditions": sorted(generator.conditioners),
+        "continued_s": continued,
         "reference": sets.origin,
         "steps": sample["steps"],
         "solver": sample["solver"],

@@ -72,6 +72,19 @@ class Audio:
         """Clips one after the other."""
         return replace(clips[0], data=torch.cat([clip.data for clip in clips], -1))  # type: ignore[misc]
 
+    def compare_continuations(self, made: Sequence[Clip], truth: Sequence[Clip], given_s: float) -> dict[str, float]:
+        """given_exact: share of clips whose given samples are returned bit for bit. seam: the step of the wave where the made
+        part begins, in units of the largest within 10 ms around it, median over clips (1 is no seam; clicks are above 2).
+        """
+        at, around = round(given_s * self.sample_rate), max(2, self.sample_rate // 100)
+        exact, seams = [], []
+        for clip, real in zip(made, truth, strict=True):
+            exact.append(torch.equal(clip.data[..., :at], real.data[..., :at]))  # type: ignore[index]
+            steps = clip.data[..., at - around : at + around].diff().abs().amax(0)  # type: ignore[index]
+            seam, others = steps[around - 1], torch.cat([steps[: around - 1], steps[around:]])
+            seams.append(float(seam / others.max().clamp(min=1e-4)))
+        return {"given_exact": sum(exact) / len(exact), "seam": sorted(seams)[len(seams) // 2]}
+
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
         """Write one clip; the extension of `path` chooses the format. FlowgenError: it cannot be written."""
         if len(clips) != 1:

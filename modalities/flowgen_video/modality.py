@@ -71,6 +71,17 @@ class Video:
 
         return replace(clips[0], data=torch.cat([clip.data for clip in clips]))  # type: ignore[misc]
 
+    def compare_continuations(self, made: Sequence[Clip], truth: Sequence[Clip], given_s: float) -> dict[str, float]:
+        """PSNR and SSIM over the frames that follow, twice as many as were given at the most; see `quality.continuation`."""
+        from flowgen_video.quality import continuation
+
+        given = round(given_s * self.fps)
+        if given < 1:
+            raise UsageError(
+                f"{given_s:g} s are less than a frame at {self.fps:g} a second; give {1 / self.fps:g} s or more"
+            )
+        return continuation(made, truth, given, min(2 * given, len(truth[0].data) - given))
+
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
         from flowgen_video.writing import write_frames
 

@@ -212,3 +212,16 @@ def test_mel_filters_cover_all_frequencies_and_invert() -> None:
     found = nonnegative(filters, torch.linalg.pinv(filters), mel)
     assert (found >= 0).all()
     assert float((filters @ found - mel).norm() / mel.norm()) < 0.05
+
+
+def test_a_click_where_a_continuation_begins_is_measured():
+    audio = Audio(sample_rate=8000)
+    t = torch.arange(8000) / 8000
+    wave = 0.5 * torch.sin(2 * torch.pi * 200 * t)[None]
+    truth = [Clip(wave, 8000)]
+    clicks = [Clip(torch.cat([wave[:, :1600], wave[:, 1600:] + 0.4], 1), 8000)]
+    smooth, click = (audio.compare_continuations(made, truth, 0.2) for made in (truth, clicks))
+    assert smooth["given_exact"] == click["given_exact"] == 1.0
+    assert smooth["seam"] < 1.1
+    assert click["seam"] > 4
+    assert audio.compare_continuations([Clip(wave + 1e-4, 8000)], truth, 0.2)["given_exact"] == 0.0

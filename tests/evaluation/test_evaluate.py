@@ -178,3 +178,22 @@ def test_a_config_without_metrics_says_which_there_are(run):
 @pytest.mark.parametrize(("value", "text"), [(None, "–"), (0.9123, "0.912"), (1027.4, "1,027"), (0.0, "0")])
 def test_figures_are_short(value, text):
     assert figure(value) == text
+
+
+def test_continuations_keep_the_given_part_and_are_measured(run, tmp_path):
+    generator, dataset = opened(run)
+    witness = Witness([])
+    result = evaluate(generator, dataset, [("witness", witness)], continued=0.2)
+    generated, real = (witness.calls[i][0] for i in (0, 2))
+    for made, truth in zip(generated, real, strict=True):
+        assert torch.equal(made.data[:, :1600], truth.data[:, :1600])
+        assert made.data.shape == truth.data.shape
+        assert not torch.allclose(made.data[:, 1600:], truth.data[:, 1600:], atol=1e-3)
+    assert result.row("given_exact").generated == 1.0
+    assert result.settings["continued_s"] == 0.2
+
+    asked = CliRunner().invoke(cli, ["eval", str(run), "-n", "4", "--continue", "0.2"], catch_exceptions=False)
+    assert "0.2 s of them given" in asked.output
+    assert load(run / "eval-continue.json").row("given_exact").generated == 1.0
+    with pytest.raises(UsageError, match=r"clips of 0\.5 s give less than that, got 0\.5 s"):
+        evaluate(generator, dataset, [("witness", witness)], continued=0.5)
