@@ -1,0 +1,47 @@
+"""Continuations of real clips: their beginnings are given, the rest is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flowgen.clip import Clip
+from flowgen.errors import UsageError
+from flowgen.generator import Generator
+from flowgen.given import Given
+
+
+def continuations(
+    generator: Generator,
+    clips: Sequence[Clip],
+    seconds: float,
+    conditions: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[Clip]:
+    """Each clip's first `seconds` as they are, and what the generator makes of the rest, each as long as its clip.
+
+    Raises UsageError: the medium has no parts in time, or a clip is no longer than what is to be given.
+    """
+    modality: Any = generator.modality
+    if not hasattr(modality, "cut"):
+        raise UsageError(f"the modality {generator.config.modality.type!r} has no parts in time to give")
+    lengths = [modality.seconds(clip) for clip in clips]
+    if not 0 < seconds < min(lengths):
+        raise UsageError(f"to be continued, clips of {min(lengths):.3g} s give less than that, got {seconds:g} s")
+    variable = len(set(lengths)) > 1
+    begun = [modality.cut(clip, 0, seconds) for clip in clips]
+    made = generator.sample(
+        conditions, seed=seed, given=[Given(begun)], seconds=lengths if variable else None, on_step=on_step
+    )
+    return [
+        modality.join([start, modality.cut(clip, seconds, length)])
+        for start, clip, length in zip(begun, made, lengths, strict=True)
+    ]
+
+
+def compare(generator: Generator, made: Sequence[Clip], truth: Sequence[Clip], seconds: float) -> dict[str, float]:
+    """Figures of the medium's own on how the continuations agree with what followed; none where it has no such measure."""
+    measure = getattr(generator.modality, "compare_continuations", None)
+    return {} if measure is None else measure(made, truth, seconds)
