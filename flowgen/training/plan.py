@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flowgen.conditions import null_conditions
-from flowgen.config import Config
+from flowgen.config import ComponentConfig, Config
+from flowgen.errors import FlowgenError
 from flowgen.experiment import (
     build_conditioners,
     build_dataset,
     build_encoder,
+    build_loss,
     build_modality,
     build_network,
     settle_conditions,
 )
 from flowgen.streams import Spec, StreamSpec
+from flowgen.training.activations import Shapes, peak_of_step
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
+from flowgen.training.engine import Objective
 from flowgen.tree import leaves, tree_map
 
 STAGES = (0, 1, 2, 3)
@@ -32,7 +36,8 @@ _BUCKET = 500_000_000
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank. Weights, masters, moments and averages are what is allocated; the rest are estimates."""
+    """Bytes of one rank. Weights, masters, moments and averages are what is allocated; activations are the peak of a
+    micro-batch (see `activations`); gradients are an estimate."""
 
     weights: int
     masters: int
@@ -71,7 +76,7 @@ def plan(config: Config, ranks: int) -> Plan:
     shapes = [p.shape for p in network.parameters() if p.requires_grad]
     count = sum(s.numel() for s in shapes)
     user = user_config(config)
-    half = any(user.get(key, {}).get("enabled") for key in ("bf16", "fp16"))
+    half = _weights_dtype(config) != torch.float32
     averages = 1 + len(config.train.ema.profiles)
     stages = {s: memory(shapes, ranks, s, 2 if half else 4, averages, activations, user) for s in STAGES}
     streams: list[StreamSpec] = list(leaves(spec))
@@ -112,34 +117,48 @@ def _communicated(count: int, ranks: int, accumulation: int, half: bool) -> dict
 
 
 def _trace(config: Config, spec: Spec, micro: int) -> tuple[nn.Module, int]:
-    """The network, and the bytes that its forward pass keeps for the backward pass of one micro-batch; all of it fake."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    """The network, and the bytes that a step on one micro-batch needs at its peak beside weights and gradients; all fake."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
     conditioners = build_conditioners(config)
     null = null_conditions(conditioners, micro)
+    # an assignment of noise to data is made on the host before the step, and reads values
+    loss = build_loss(config.model_copy(update={"coupling": ComponentConfig(type="independent")}))
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = build_network(config, spec, conditioners)
         prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=None)
-        x = tree_map(lambda stream: torch.empty(micro, *stream.shape), spec)
-        times = tree_map(lambda stream: torch.empty(micro), spec)
-        cond = tree_map(lambda v: torch.empty(v.shape, dtype=v.dtype), null)
-        own = {t.untyped_storage()._cdata for t in network.parameters()}
-        kept: dict[int, int] = {}
+        objective = Objective(network, loss)
+        _cast(objective, _weights_dtype(config))
 
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in own:
-                kept[storage._cdata] = storage.nbytes()
-                held.append(storage)  # so that no other storage takes its place
-            return tensor
+        def inputs() -> tuple[Any, ...]:
+            x1 = tree_map(lambda stream: torch.zeros(micro, *stream.shape), spec)
+            cond = tree_map(lambda v: torch.zeros(v.shape, dtype=v.dtype), null)
+            known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool), x1) if config.known else None
+            return x1, cond, Shapes(config.train.seed, 0, micro), known
 
-        held: list[Any] = []
         low = config.train.precision == "bfloat16"
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", dtype=torch.bfloat16, enabled=low),
-        ):
-            made = network(x, times, cond)
-        for leaf in leaves(made):
-            keep(leaf)
-    return network, sum(kept.values())
+        try:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+                return network, peak_of_step(objective, inputs)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise FlowgenError(
+                f"network {config.network.type!r} or loss {config.loss.type!r} decides by the values of its tensors ({error}), "
+                f"so its memory cannot be told without running it: train a few steps and read memory_gb in the log"
+            ) from None
+
+
+def _weights_dtype(config: Config) -> torch.dtype:
+    user = user_config(config)
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return next((d for key, d in dtypes.items() if user.get(key, {}).get("enabled")), torch.float32)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """`module.to(dtype)`, which cannot be done to fake tensors in place."""
+    if dtype == torch.float32:
+        return
+    for owner in module.modules():
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            owner.register_parameter(name, nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad))
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            setattr(owner, name, buffer.to(dtype) if buffer.is_floating_point() else buffer)

@@ -1,0 +1,82 @@
+"""How much memory a forward and backward pass needs at its peak, found on tensors that have shapes and no memory."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from flowgen.random import Randomness
+from flowgen.tree import State
+
+
+class LiveStorage(TorchDispatchMode):
+    """Counts the bytes of the storages that operations make, from their making until the last tensor on them is gone.
+
+    Sees what autograd sees: the buffers of the backward pass as well, but not what a kernel needs for itself.
+    """
+
+    def __init__(self, apart: Iterable[Tensor]) -> None:
+        """`apart`: tensors that are not counted."""
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._apart = [tensor.untyped_storage() for tensor in apart]  # held, so that their identities stay theirs
+        self._known: dict[int, Any] = {id(storage): None for storage in self._apart}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return made
+
+    def _see(self, storage: Any) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._known:
+            return
+
+        def gone(_: Any) -> None:
+            del self._known[key]
+            self.bytes -= size
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+
+@dataclass(frozen=True)
+class Shapes(Randomness):
+    """Random numbers of the right shape that are none: whatever reads their values has nothing to read."""
+
+    def normal(self, like: State, purpose: str = "noise") -> State:
+        if isinstance(like, dict):
+            return {k: self.normal(v) for k, v in like.items()}  # type: ignore[misc]
+        return torch.zeros(like.shape)
+
+    def uniform(self, purpose: str = "times", *, stratified: bool = False) -> Tensor:
+        return torch.zeros(len(self.rows), dtype=torch.float64)
+
+
+def peak_of_step(objective: nn.Module, inputs: Callable[[], tuple[Any, ...]]) -> int:
+    """Bytes at the peak of one forward and backward pass, inputs included; weights, buffers and gradients are not counted.
+
+    The gradients are there before, as in all micro-batches but the first. To be called under a FakeTensorMode in which the
+    objective was made, `inputs` being what makes its arguments.
+    """
+    apart = [*objective.parameters(), *objective.buffers()]
+    for parameter in objective.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+            apart.append(parameter.grad)
+    with LiveStorage(apart) as live:
+        given = inputs()
+        objective(*given).total.mean().backward()
+    return live.peak

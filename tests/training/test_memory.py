@@ -1,0 +1,144 @@
+"""The activations that `flowgen plan` tells, beside what the CPU's allocator gives out in a real step.
+
+With UPDATE_DOCS=1 in the environment, the table of docs/training.md is written from what is measured here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from flowgen.conditions import MASK
+from flowgen.config import Document, load, resolve
+from flowgen.errors import FlowgenError
+from flowgen.experiment import (
+    build_conditioners,
+    build_dataset,
+    build_encoder,
+    build_loss,
+    build_modality,
+    build_network,
+    build_regions,
+    settle_conditions,
+)
+from flowgen.generator import Generator
+from flowgen.random import Randomness
+from flowgen.regions import draw_known
+from flowgen.training.blocks import prepare_blocks
+from flowgen.training.engine import Objective
+from flowgen.training.plan import plan
+from flowgen.training.prepare import sample_clips
+from flowgen.training.watch import batch_tensors
+from flowgen.tree import tree_map
+
+DATA = Path(__file__).parents[2].parent / "shared/data"
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+RECIPES = {
+    "points/checkerboard": None,
+    "demo/audio": None,
+    "demo/video": None,
+    "audio/notes": None,
+    "audio/fsdd": ("data.folder", DATA / "fsdd"),
+    "video/moving-digits": None,
+    "video/weizmann": ("data.manifest", DATA / "weizmann64/manifest.jsonl"),
+}
+SEQUENCES = {"modality": {"type": "tiny", "channels": 8, "length": 48}, "network": {"type": "transformer", "width": 64}}
+
+
+def allocated(step):
+    """Peak of the bytes that the allocator has given out and not taken back, over a call of `step`."""
+    step()  # tables that stay are made once
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def measured(config):
+    """The peak of one micro-batch, forward and backward, of real clips; gradients are there before."""
+    modality = build_modality(config)
+    dataset = build_dataset(config, modality)
+    config = settle_conditions(config, dataset)
+    encoder = build_encoder(config, modality)
+    clips = sample_clips(dataset, 0, config.train.batch_size)
+    encoder.fit(clips[:8])
+    conditioners, loss = build_conditioners(config), build_loss(config)
+    network = build_network(config, encoder.spec, conditioners)
+    generator = Generator(config, modality, encoder, conditioners, loss, network, torch.device("cpu"))
+    prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=None)
+    objective = Objective(network.train().requires_grad_(True), loss)
+    x1, cond = batch_tensors(generator, clips)
+    random = Randomness(0, 0, len(clips))
+    known = draw_known(build_regions(config, encoder.spec), encoder.spec, x1, cond.get(MASK), random)
+
+    def step():
+        given = [tree_map(lambda v: v if v is None else v.clone(), v) for v in (x1, cond, known)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+            loss = objective(given[0], given[1], random, given[2]).total.mean()
+        loss.backward()
+
+    return allocated(step)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}, {"activation_checkpointing": True}])
+def test_the_peak_of_a_step_is_told(tiny, tmp_path, options):
+    config = resolve(Document(tiny(tmp_path / "run", batch_size=32, **SEQUENCES, **options))).config
+    assert plan(config, 1).stages[0].activations == pytest.approx(measured(config), rel=0.15)
+
+
+def test_recomputing_and_short_micro_batches_need_less(tiny, tmp_path):
+    def told(**options):
+        config = resolve(Document(tiny(tmp_path / "run", batch_size=32, **SEQUENCES, **options))).config
+        return plan(config, 1).stages[0].activations
+
+    assert told(activation_checkpointing=True) < 0.7 * told()
+    assert told(micro_batch_size=16) == pytest.approx(told() / 2, rel=0.1)
+
+
+def test_weights_in_bfloat16_halve_what_is_kept(tiny, tmp_path):
+    half = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
+    full, low = (resolve(Document(tiny(tmp_path / "run", d, batch_size=32, **SEQUENCES))).config for d in ({}, half))
+    assert plan(low, 1).stages[1].activations < 0.9 * plan(full, 1).stages[1].activations
+
+
+def test_a_network_that_decides_by_values_is_named(tiny, tmp_path, monkeypatch):
+    from flowgen.nn import MLP
+
+    def forward(self, x, t, cond):
+        return x if x.sum() > 0 else -x
+
+    monkeypatch.setattr(MLP, "forward", forward)
+    config = resolve(Document(tiny(tmp_path / "run", network="mlp"))).config
+    with pytest.raises(
+        FlowgenError, match="network 'mlp' or loss 'flow-matching' decides by the values of its tensors"
+    ):
+        plan(config, 1)
+
+
+@pytest.mark.slow
+def test_the_peak_of_every_recipe_is_told_and_the_docs_say_so():
+    rows = ["| recipe | measured | told by `flowgen plan` | ratio |", "|---|---|---|---|"]
+    for name, where in RECIPES.items():
+        if where is not None and not where[1].exists():
+            continue
+        config = load(name, [] if where is None else [f"{where[0]}={where[1]}"]).config
+        real, told = measured(config), plan(config, 1).stages[0].activations
+        assert told == pytest.approx(real, rel=0.15), name
+        rows.append(f"| {name} | {real / 1e6:.1f} MB | {told / 1e6:.1f} MB | {told / real:.3f} |")
+    text = DOCS.read_text()
+    before, start, rest = text.partition("<!-- memory -->\n")
+    old, end, after = rest.partition("<!-- end of memory -->")
+    assert start
+    assert end
+    if os.environ.get("UPDATE_DOCS"):
+        DOCS.write_text(before + start + "\n".join(rows) + "\n" + end + after)
+    else:
+        assert {row.split("|")[1] for row in rows} <= {row.split("|")[1] for row in old.splitlines()}
