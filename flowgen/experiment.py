@@ -83,6 +83,8 @@ def settle_conditions(config: Config, dataset: Dataset) -> Config:
     wanted = config.conditions
     if wanted is None:
         wanted = {name: ConditionConfig() for name in dataset.conditions}
+    A conditioner that rests on files adds what tells them apart, by a method `settle() -> dict` of its options.
+
     settled: dict[str, Any] = {}
     for name, condition in wanted.items():
         if name not in dataset.conditions:
@@ -105,3 +107,6 @@ def _checked(name: str, kind: str, options: dict[str, Any]) -> dict[str, Any]:
         first = error.errors()[0]
         where = ".".join(map(str, ("conditions", name, *first["loc"])))
         raise UsageError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}") from None
+    conditioner = build("conditioner", ComponentConfig(type=kind, **values))
+    settle = getattr(conditioner, "settle", None)
+    return {"type": kind, **values, **(settle() if settle is not None else {})}

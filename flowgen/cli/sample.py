@@ -128,7 +128,7 @@ def _conditions(generator: Generator, cond: tuple[str, ...], prompt: str | None)
 
     asked = pairs(cond)
     if prompt is not None:
-        texts = [name for name, c in generator.conditioners.items() if c.role == "sequence"]
+        texts = [name for name, c in generator.conditioners.items() if getattr(c, "is_text", c.role == "sequence")]
         if len(texts) != 1:
             have = ", ".join(generator.conditioners) or "none"
             raise UsageError(

@@ -69,6 +69,9 @@ def flowgen_components() -> list[Component]:
         Component("region", "suffix", "flowgen.regions:Suffix", "the end is known"),
         Component("region", "ends", "flowgen.regions:Ends", "beginning and end are known (interpolation)"),
         Component("region", "gap", "flowgen.regions:Gap", "all but a gap is known (inpainting)"),
+        Component(
+            "conditioner", "text-encoder", "flowgen.text:TextEncoderCondition", "a text, read by a pretrained model"
+        ),
         Component("region", "outside", "flowgen.regions:Outside", "all but a box is known (spatial inpainting)"),
         Component("logger", "jsonl", "flowgen.training.loggers:JSONL", "figures as lines of log.jsonl"),
         Component("logger", "tensorboard", "flowgen.training.loggers:TensorBoard", "figures for TensorBoard"),
