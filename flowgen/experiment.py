@@ -102,7 +102,7 @@ def _checked(name: str, kind: str, options: dict[str, Any]) -> dict[str, Any]:
     from flowgen.config import options_model
 
     try:
-        return {"type": kind, **options_model("conditioner", kind)(**options).model_dump(mode="json")}
+        values = options_model("conditioner", kind)(**options).model_dump(mode="json")
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("conditions", name, *first["loc"])))
