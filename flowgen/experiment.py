@@ -78,13 +78,13 @@ def build_network(config: Config, spec: Spec, conditioners: Mapping[str, Conditi
 def settle_conditions(config: Config, dataset: Dataset) -> Config:
     """The config with its conditions complete: what the data set offers, changed by what the config says.
 
+    A conditioner that rests on files adds what tells them apart, by a method `settle() -> dict` of its options.
+
     Raises UsageError for a condition that the data set does not have.
     """
     wanted = config.conditions
     if wanted is None:
         wanted = {name: ConditionConfig() for name in dataset.conditions}
-    A conditioner that rests on files adds what tells them apart, by a method `settle() -> dict` of its options.
-
     settled: dict[str, Any] = {}
     for name, condition in wanted.items():
         if name not in dataset.conditions:

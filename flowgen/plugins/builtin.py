@@ -65,13 +65,13 @@ def flowgen_components() -> list[Component]:
         Component("conditioner", "class", "flowgen.conditions:ClassCondition", "one of a list of names"),
         Component("conditioner", "number", "flowgen.conditions:NumberCondition", "a number in a range"),
         Component("conditioner", "text", "flowgen.conditions:TextCondition", "a sentence, as bytes"),
+        Component(
+            "conditioner", "text-encoder", "flowgen.text:TextEncoderCondition", "a text, read by a pretrained model"
+        ),
         Component("region", "prefix", "flowgen.regions:Prefix", "the beginning is known (continuation)"),
         Component("region", "suffix", "flowgen.regions:Suffix", "the end is known"),
         Component("region", "ends", "flowgen.regions:Ends", "beginning and end are known (interpolation)"),
         Component("region", "gap", "flowgen.regions:Gap", "all but a gap is known (inpainting)"),
-        Component(
-            "conditioner", "text-encoder", "flowgen.text:TextEncoderCondition", "a text, read by a pretrained model"
-        ),
         Component("region", "outside", "flowgen.regions:Outside", "all but a box is known (spatial inpainting)"),
         Component("logger", "jsonl", "flowgen.training.loggers:JSONL", "figures as lines of log.jsonl"),
         Component("logger", "tensorboard", "flowgen.training.loggers:TensorBoard", "figures for TensorBoard"),
