@@ -64,6 +64,18 @@ class Dataset(Protocol):
     def describe(self) -> dict[str, Any]:
         """What a person would like to know: how many, how long, which classes. Plain values by name."""
 
+    # These are optional:
+    #   clips(indices, seeds) -> list[Clip]   many at once, worth having where clips are very small
+    #   buckets: Mapping[str, float]          clips that differ in length or size are batched with those of their bucket only;
+    #                                         by name, what a clip of it costs relative to one of the modality's full size
+    #   bucket_of(index) -> str
+    #   full_size() -> Dataset                where the clips of a bucket have its size: those that fill the modality's own
+    #   report() -> list[dict]                for `flowgen data check`: a row for each file or segment that was looked at, kept
+    #                                         or not (columns below), whatever part of the data it is in
+    #   max_bad_share: float                  the share of its rows that may be left out
+    # Columns of a report: file, part ("training", "validation"), status ("kept", "trimmed", "filled", "left out") and why;
+    # where known seconds, frames, rate, channels, size, peak, bucket, clips and hash (of the content); and others.
+
 
 class Network(Protocol):
     """A velocity network: an `nn.Module` built as `Network(spec, conditions, **options)`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,9 @@ class Randomness:
     """What a loss may draw for some rows of one global batch.
 
     `batch` is the size of the global batch, `rows` the positions held here (all of them by default). `quantile` pins
-    every uniform draw to one value, which is how a validation loss is taken at fixed times.
+    every uniform draw to one value, which is how a validation loss is taken at fixed times. `whole` is the shape of a
+    latent of full length (one a stream): the noise of a shorter one is the beginning of that, so that it does not depend
+    on how far a batch is padded.
     """
 
     seed: int
@@ -58,6 +61,7 @@ class Randomness:
     batch: int
     rows: Tensor = field(default=None)  # type: ignore[assignment]
     quantile: float | None = None
+    whole: Any = None
 
     def __post_init__(self) -> None:
         if self.rows is None:
@@ -72,8 +76,12 @@ class Randomness:
     def normal(self, like: State, purpose: str = "noise") -> State:
         """Standard normal noise with the structure of `like` ([rows, ...] each leaf), float32."""
         if isinstance(like, dict):
-            return {k: self.normal(v, f"{purpose}/{k}") for k, v in like.items()}  # type: ignore[misc]
-        return normal_rows(self._key(purpose), self.rows, tuple(like.shape[1:]), like.device)
+            parts = {k: replace(self, whole=self.whole and self.whole[k]) for k in like}
+            return {k: parts[k].normal(v, f"{purpose}/{k}") for k, v in like.items()}  # type: ignore[misc]
+        shape = tuple(like.shape[1:])
+        longer = self.whole and shape[1:] == tuple(self.whole[1:]) and shape[0] < self.whole[0]
+        noise = normal_rows(self._key(purpose), self.rows, tuple(self.whole) if longer else shape, like.device)
+        return noise[:, : shape[0]] if longer else noise
 
     def rademacher(self, like: State, purpose: str = "probe") -> State:
         """Independent signs +1 and -1 with the structure of `like`."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flowgen.paths import Path
-from flowgen.tree import leaves
+from flowgen.tree import State, leaves, tree_map
 
 
 class Times(Protocol):
@@ -23,9 +23,9 @@ class Times(Protocol):
         """Times in (0, 1) at the quantiles u in (0, 1)."""
 
 
-def shift(t: Tensor, k: float) -> Tensor:
+def shift(t: Tensor, k: float | Tensor) -> Tensor:
     """t/(t + k(1 - t)), that is logit t - log k: k > 1 spends more time near the noise (SD3, section 5.3.2, mirrored)."""
-    return t if k == 1 else t / (t + k * (1 - t))
+    return t if isinstance(k, float | int) and k == 1 else t / (t + k * (1 - t))
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,15 @@ def shift_factor(shift: Shift, state: Any) -> float:
         return float(shift)
     tokens = sum(leaf[0].numel() // leaf.shape[-1] for leaf in leaves(state))
     return shift.factor(tokens)
+
+
+def row_factors(shift: Shift, state: State, mask: State | None) -> float | Tensor:
+    """The k of a shift for each row, by its own positions where a mask (bool [B, *axes]) tells them: float64 [B]."""
+    if mask is None or not isinstance(shift, TokenShift):
+        return shift_factor(shift, state)
+    counts: list[Tensor] = []
+    tree_map(lambda x, m: counts.append(m.flatten(1).sum(1) * math.prod(x.shape[m.ndim : -1])), state, mask)
+    return (torch.stack(counts).sum(0).double().cpu() / shift.base) ** shift.power
 
 
 def uniform_grid(steps: int, k: float = 1.0) -> Tensor:

@@ -59,6 +59,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from flowgen.data.order import full_size
     from flowgen.errors import UsageError
     from flowgen.evaluation import build_metrics, save
     from flowgen.evaluation import evaluate as measure
@@ -75,7 +76,7 @@ def evaluate(
     overrides += [f"eval.seed={seed}"] if seed is not None else []
     overrides += [f"eval.metrics=[{', '.join(metrics)}]"] if metrics else []
     generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
-    dataset = build_dataset(generator.config, generator.modality)
+    dataset = full_size(build_dataset(generator.config, generator.modality))
     built = build_metrics(generator.config, generator.modality, dataset)
     sample = generator.config.sample
     total = -(-generator.config.eval.clips // sample.batch_size) * sample.steps

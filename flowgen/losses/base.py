@@ -15,7 +15,7 @@ from flowgen.estimate import Prediction
 from flowgen.flow import Cond, Flow
 from flowgen.paths import Paths
 from flowgen.random import Randomness
-from flowgen.times import Shift, Times, shift, shift_factor
+from flowgen.times import Shift, Times, row_factors, shift
 from flowgen.tree import State, first_leaf, leaves, left, tree_map
 
 
@@ -73,7 +73,7 @@ def draw(
         x0 = source(cond)
         cond = {k: v for k, v in cond.items() if k != SOURCE}
     t = times(random.uniform(stratified=True))
-    t = shift(t, shift_factor(warp, x1)).float().to(first_leaf(x1).device)
+    t = shift(t, row_factors(warp, x1, cond.get(MASK))).float().to(first_leaf(x1).device)
     shown = t if known is None else tree_map(lambda k: torch.where(k, 1.0, left(t, k)), known)
     return Draw(x0, t, shown, cond)
 

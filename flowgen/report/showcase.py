@@ -14,6 +14,7 @@ from flowgen import __version__
 from flowgen.clip import Clip
 from flowgen.contracts import Dataset, Modality
 from flowgen.data.loader import Order
+from flowgen.data.order import full_size
 from flowgen.evaluation import build_metrics, readings, round_trip
 from flowgen.experiment import build_dataset
 from flowgen.generator import Generator
@@ -81,7 +82,7 @@ def make_showcase(
     shutil.rmtree(folder, ignore_errors=True)  # of other weights or settings
     generator = Generator.load(run.folder, overrides=overrides)
     modality = generator.modality
-    dataset = build_dataset(generator.config, modality)
+    dataset = full_size(build_dataset(generator.config, modality))
     together = modality.clips_per_file is None
     real = spread(dataset, tuple(generator.conditioners), _POINTS if together else clips, seed)
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in real]

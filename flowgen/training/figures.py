@@ -23,20 +23,23 @@ class Figures:
     What a step adds stays on its device until a line is due, so that logging never waits for the GPU.
     """
 
-    def __init__(self, ranks: Ranks, stages: Stages, positions: int, seconds: float) -> None:
-        """positions, seconds: of one clip's latents, for the throughput."""
-        self.ranks, self.stages, self.positions, self.seconds = ranks, stages, positions, seconds
+    def __init__(self, ranks: Ranks, stages: Stages) -> None:
+        self.ranks, self.stages = ranks, stages
         self._reset()
 
     def _reset(self) -> None:
         self._kept: list[LossOutput] = []
+        self._extents: list[tuple[Any, Any]] = []
         self._sums: dict[str, Tensor] = {}
         self._norms: list[Any] = []
         self._clips = self._steps = self._skipped = 0
+        self._positions = self._seconds = 0.0
         self._began = time.monotonic()
 
-    def add(self, output: LossOutput) -> None:
+    def add(self, output: LossOutput, positions: Any, seconds: Any) -> None:
+        """positions, seconds: of these clips' latents, for the throughput."""
         self._kept.append(LossOutput(*(_detached(part) for part in output)))
+        self._extents.append((positions, seconds))
         if len(self._kept) >= _FOLD:
             self._fold()
 
@@ -51,6 +54,9 @@ class Figures:
         if not self._kept:
             return
         kept, self._kept = self._kept, []
+        extents, self._extents = self._extents, []
+        self._positions += sum(float(positions) for positions, _ in extents)
+        self._seconds += sum(float(seconds) for _, seconds in extents)
         losses = torch.cat([k.total for k in kept]).double().cpu()
         bins = (torch.cat([k.t for k in kept]).cpu() * _BINS).long().clamp(0, _BINS - 1)
         each = {name: torch.cat([k.by_stream[name] for k in kept]).double().cpu() for name in kept[0].by_stream}
@@ -70,7 +76,9 @@ class Figures:
         """A line of the log. All ranks must call it."""
         self._fold()
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        everyone = gather_objects({k: v.tolist() for k, v in self._sums.items()}, self.ranks)
+        mine = ({k: v.tolist() for k, v in self._sums.items()}, (self._clips, self._positions, self._seconds))
+        gathered = gather_objects(mine, self.ranks)
+        everyone = [sums for sums, _ in gathered]
         figures: dict[str, float] = {}
         for name in self._sums:
             total = sum(part[name][0] for part in everyone)
@@ -83,11 +91,11 @@ class Figures:
             figures["gradient_norm_max"] = float(norms.max())
         if self._skipped:
             figures["skipped_steps"] = self._skipped
-        clips = self._clips * self.ranks.count / elapsed
+        clips, positions, seconds = (sum(done) / elapsed for done in zip(*(done for _, done in gathered), strict=True))
         figures["clips_per_second"] = clips
-        figures["positions_per_second"] = clips * self.positions
-        if self.seconds:
-            figures["media_seconds_per_second"] = clips * self.seconds
+        figures["positions_per_second"] = positions
+        if seconds:
+            figures["media_seconds_per_second"] = seconds
         figures["memory_gb"] = _memory_gb(self.ranks.device)
         for stage, seconds in self.stages.take().items():
             figures[f"share_of_time/{stage}"] = seconds / elapsed

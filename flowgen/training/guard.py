@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowgen.conditions import MASK
 from flowgen.errors import FlowgenError
 from flowgen.training.engine import Ranks, gather_objects, reduce
 
@@ -68,9 +69,9 @@ class Guard:
 
 
 def structure(inputs: Any) -> str:
-    """Names and numbers of dimensions of a tree of tensors."""
+    """Names and numbers of dimensions of a tree of tensors; a rank whose clips are of one length has no mask."""
     if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{k}: {structure(v)}" for k, v in sorted(inputs.items())) + "}"
+        return "{" + ", ".join(f"{k}: {structure(v)}" for k, v in sorted(inputs.items()) if k != MASK) + "}"
     if isinstance(inputs, tuple):
         return "(" + ", ".join(map(structure, inputs)) + ")"
     return f"{inputs.ndim}-d" if isinstance(inputs, Tensor) else "none" if inputs is None else type(inputs).__name__

@@ -40,7 +40,7 @@ from flowgen.training.schedule import learning_rate
 from flowgen.training.shards import collect, master_shards
 from flowgen.training.stages import Stages, Watchdog
 from flowgen.training.watch import Watcher, batch_tensors
-from flowgen.tree import leaves, tree_map
+from flowgen.tree import State, tree_map
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Trainer:
         self._stage = engine.zero_optimization_stage()
         self._parameters = list(engine.module.parameters())
         self._stages = Stages()
-        self._figures = Figures(ranks, self._stages, *_extent(generator.encoder.spec))
+        self._figures = Figures(ranks, self._stages)
+        self._parts: int | None = None
+        self._whole = tree_map(lambda stream: stream.shape, generator.encoder.spec)
         self._guard = Guard(engine.module, ranks)
         self._saver = Saver(run, engine, self.averages, ranks, keep=saving.keep, background=saving.background)
         self._saved: Path | None = None
@@ -83,6 +85,7 @@ class Trainer:
         self.step = checkpoint.step
         state = checkpoint.manifest["trainer"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+        self._parts = state.get("parts")  # into which the batches of buckets were made to fall
         parts = state["figures"]
         if len(parts) == self.ranks.count:
             self._figures.load(parts[self.ranks.rank])
@@ -91,6 +94,7 @@ class Trainer:
     def fit(self, data: Iterator[Any], split: Split) -> Result:
         """Train to the last step, or to the end of the step in which a stop is asked for."""
         options = self.config.train
+        self._parts = self._parts or split.parts
         finished = False
         with ExitStack() as stack:
             stack.enter_context(self._stopping_cleanly())
@@ -143,8 +147,9 @@ class Trainer:
             stages.enter("data")
             clips = next(data)
             stages.enter("encode")
-            rows = split.rows(micro_step)
-            random = Randomness(seed, self.step, split.batch, rows)
+            held = split.of(len(clips) * split.parts)  # as many as the bucket of this step gives
+            rows = held.rows(micro_step)
+            random = Randomness(seed, self.step, held.batch, rows, whole=self._whole)
             x1, cond = batch_tensors(self.generator, clips)
             cond = self._drop(cond, random)
             # layers that draw from torch's own generator (dropout) do so as a function of the step too
@@ -159,7 +164,7 @@ class Trainer:
             losses = output.total.detach()
             stages.enter("backward")
             self.engine.backward(output.total.mean() * self._unless_exploding(losses))
-            self._figures.add(output)
+            self._figures.add(output, *_extent(self.generator.encoder.spec, x1, cond.get(MASK)))
             seen.append((rows, clips, losses))
             stages.enter("optimizer")
             norm, skipped = self._update(last=micro_step == split.accumulation - 1)
@@ -276,7 +281,7 @@ class Trainer:
         facts = {
             "encoder": self.generator.encoder.identity,
             "name": self.config.name,
-            "trainer": {"skipped_in_a_row": self._skipped_in_a_row, "figures": figures},
+            "trainer": {"skipped_in_a_row": self._skipped_in_a_row, "figures": figures, "parts": self._parts},
         }
         saved = self._saver.save(self.step, facts)
         if saved != self._saved:  # the last step may have been saved by its number already
@@ -315,9 +320,19 @@ class Trainer:
                 signal.signal(name, handler)
 
 
-def _extent(spec: Spec) -> tuple[int, float]:
-    """Positions of one clip's latents over all streams, and its length in seconds (0: it has no time)."""
-    streams: list[StreamSpec] = list(leaves(spec))
-    positions = sum(math.prod(axis.size for axis in stream.axes) for stream in streams)
-    times = [axis.size / axis.rate for stream in streams for axis in stream.axes if axis.name == "time"]
-    return positions, max(times, default=0.0)
+def _extent(spec: Spec, x1: State, mask: State | None) -> tuple[Any, Any]:
+    """Positions of some clips' latents over all streams, and their length in seconds (0: they have no time), without padding."""
+    positions: Any = 0
+    seconds: list[Any] = [0.0]
+
+    def leaf(stream: StreamSpec, x: Tensor, mask: Tensor | None) -> None:
+        nonlocal positions
+        sizes = x.shape[1:-1]
+        count = len(x) * math.prod(sizes) if mask is None else mask.sum() * math.prod(sizes[mask.ndim - 1 :])
+        positions = positions + count
+        for axis, size in zip(stream.axes, sizes, strict=True):
+            if axis.name == "time":
+                seconds.append(count / (math.prod(sizes) / size * axis.rate))
+
+    tree_map(leaf, spec, x1, mask)
+    return positions, seconds[-1]

@@ -15,12 +15,11 @@ from torch import nn
 from flowgen.clip import Clip
 from flowgen.config import Config, Resolved, dumps
 from flowgen.contracts import Dataset
-from flowgen.data.loader import Order
+from flowgen.data.loader import Order, clips_at
 from flowgen.encoder import Encoder
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
 from flowgen.plugins import registry
-from flowgen.random import seed_of
 from flowgen.run import Run, load_allowing, write_json, write_tensors
 from flowgen.training.deepspeed_config import user_config
 from flowgen.tree import leaves
@@ -92,11 +91,14 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     return [] if old == new else [f"{key} ({old!r} -> {new!r})"]
 
 
-def sample_clips(dataset: Dataset, seed: int, count: int) -> list[Clip]:
-    """The first clips of the run's order, for measuring."""
+def sample_clips(dataset: Dataset, seed: int, count: int, alike: bool = False) -> list[Clip]:
+    """The first clips of the run's order, for measuring; alike: of them, those in the bucket of the first."""
     order = Order(seed, len(dataset))
     places = [order[i] for i in range(min(count, len(dataset)))]
-    return [dataset.clip(p.index, seed_of(seed, "clip", p.epoch, p.index)) for p in places]
+    if alike and getattr(dataset, "buckets", None):
+        bucket_of = dataset.bucket_of  # type: ignore[attr-defined]
+        places = [p for p in places if bucket_of(p.index) == bucket_of(places[0].index)]
+    return clips_at(dataset, seed, places)
 
 
 def check_encoder(encoder: Encoder, clips: Sequence[Clip]) -> str:

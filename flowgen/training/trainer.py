@@ -23,6 +23,7 @@ from flowgen.experiment import (
 )
 from flowgen.generator import Generator
 from flowgen.run import Checkpoint, Run
+from flowgen.training.batches import check_buckets, settle_schedule
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.checkpoints import choose_checkpoint, load_after, load_before
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
@@ -74,6 +75,8 @@ def train(
     config = config.model_copy(update={"deepspeed": user_config(config)})  # the run folder describes the run by itself
     checkpoint = _checkpoint(run, config, ranks, resume, heading)
     heading("data", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in dataset.describe().items()))
+    split = Split(config.train.batch_size, micro_batch_size(config, ranks.count), ranks.count, ranks.rank)
+    schedule = settle_schedule(dataset, config, split, checkpoint)
     encoder = _encoder(config, modality, dataset, run, checkpoint, ranks, heading)
 
     conditioners = build_conditioners(config)
@@ -93,6 +96,7 @@ def train(
         load_before(checkpoint, network, loss)
 
     generator = Generator(config, modality, encoder, conditioners, loss, shadow, ranks.device)
+    check_buckets(generator, dataset, schedule)
     prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=config.train.compile)
     engine = start_engine(Objective(network, loss), config.train.optimizer, engine_config, config.train.timeout_s)
     trainer = Trainer(config, run, ranks, engine, generator, console)
@@ -103,8 +107,7 @@ def train(
         load_after(checkpoint, engine, trainer.averages, ranks)
         trainer.load(checkpoint)
         heading("resume", f"from step {trainer.step} of {config.train.steps}{_moved(checkpoint, engine, ranks)}")
-    split = Split(config.train.batch_size, micro_batch_size(config, ranks.count), ranks.count, ranks.rank)
-    data = batches(dataset, config.train.seed, split, trainer.step, config.train.workers)
+    data = batches(dataset, config.train.seed, split, trainer.step, config.train.workers, schedule)
     try:
         return trainer.fit(data, split)
     finally:
@@ -164,5 +167,7 @@ def _encoder(
         run.load_encoder(encoder, checkpoint)
     else:
         encoder.fit(clips)
+    if getattr(dataset, "buckets", None):
+        clips = sample_clips(dataset, config.train.seed, 8, alike=True)
     heading("latents", check_encoder(encoder, clips[:8]))
     return encoder
