@@ -76,3 +76,4 @@ def flowgen_components() -> list[Component]:
         Component("logger", "jsonl", "flowgen.training.loggers:JSONL", "figures as lines of log.jsonl"),
         Component("logger", "tensorboard", "flowgen.training.loggers:TensorBoard", "figures for TensorBoard"),
     ]
+        Component("logger", "wandb", "flowgen.training.loggers:WandB", "figures for Weights & Biases (extra: wandb)"),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+from flowgen.errors import UsageError
+from flowgen.run import Run
 
 
 class Logger(Protocol):
@@ -45,6 +48,49 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class WandB:
+    """Figures and config for Weights & Biases, as one run there, which a resumed run goes on with (extra: wandb).
+
+    Args:
+        project: where the run appears.
+        entity: the user or team it belongs to; your default one where left out.
+        mode: "offline" needs no network and no account: `wandb sync RUN/wandb/offline-run-*` sends it later.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        project: str = "flowgen",
+        entity: str | None = None,
+        mode: Literal["online", "offline"] = "online",
+    ) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UsageError("the wandb logger needs its library: pip install 'flowgen[wandb]'") from None
+        known = folder / "wandb" / "id"
+        self._run: Any = wandb.init(
+            project=project,
+            entity=entity,
+            mode=mode,
+            dir=str(folder),
+            name=folder.name,
+            id=known.read_text() if known.is_file() else None,
+            resume="allow",
+            config=Run(folder).config().model_dump(mode="json"),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        known.write_text(self._run.id)
+        # not wandb's own step: that only grows, and a run that was killed goes over some steps again
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **figures})
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
