@@ -58,6 +58,9 @@ class LazyGroup(click.Group):
     callback=lambda ctx, option, names: leave_out(names),
     help="Leave a plugin out, without importing it; repeat for more (as FLOWGEN_DISABLE=a,b does).",
 )
+@click.option(  # the DeepSpeed launcher puts it behind the module's name; LOCAL_RANK says the same
+    "--local_rank", type=int, hidden=True, expose_value=False
+)
 def cli() -> None:
     """Train and sample audio and video generators with flow matching.
 

@@ -27,7 +27,6 @@ import click
 @click.option("--master", default="", metavar="HOST:PORT", help="Where the machines meet: an address of node 0.")
 @click.option("--dry-run", is_flag=True, help="Check the config, print what would be run on which host, and stop.")
 @click.option("--quiet", is_flag=True, help="Do not print the resolved config.")
-@click.option("--local-rank", "--local_rank", type=int, hidden=True, help="Given by the DeepSpeed launcher.")
 def train(
     config: str,
     overrides: tuple[str, ...],
@@ -40,7 +39,6 @@ def train(
     master: str,
     dry_run: bool,
     quiet: bool,
-    local_rank: int | None,
 ) -> None:
     """Train a generator.
 

@@ -7,6 +7,7 @@ import datetime
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,6 +122,8 @@ def _deepspeed() -> Any:
     """DeepSpeed, with its log at warnings: what a run is about is said by flowgen itself."""
     os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # of DeepSpeed's own calls, about which a user of flowgen can do nothing
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

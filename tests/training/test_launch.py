@@ -131,6 +131,22 @@ def test_tasks_of_srun_find_each_other(start, tiny, tmp_path):
     assert Run(tmp_path / "run").newest_checkpoint().manifest["ranks"] == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("hostfile", [False, True])
+def test_the_deepspeed_launcher_runs_it_unchanged(tiny_plugin, tiny, tmp_path, hostfile):
+    config = write(tiny(tmp_path / "run", steps=4), tmp_path / "c.yaml")
+    where = ["--num_gpus", "2", "--master_port", str(free_port())]
+    if hostfile:  # of one node, as it is started on each without ssh
+        (tmp_path / "hosts").write_text("localhost slots=2\n")
+        where = ["--hostfile", str(tmp_path / "hosts"), "--no_ssh", "--node_rank", "0"]
+        where += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    program = [sys.executable, "-m", "deepspeed.launcher.runner", *where, "--module", "flowgen", "train", config]
+    done = subprocess.run(program, env=tiny_plugin, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert Run(tmp_path / "run").newest_checkpoint().manifest["ranks"] == 2
+    assert len(read_log(tmp_path / "run")) == 4
+
+
 def test_what_srun_says_is_translated():
     step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[03-04]"}
     found = slurm_environment(step)
