@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class FlowgenError(Exception):
@@ -16,6 +17,14 @@ class UsageError(FlowgenError):
     """The request itself is wrong: an unknown key, name, option or value. The command line exits with 2."""
 
     exit_code = 2
+
+
+class BadData(FlowgenError):
+    """Too much of a data set cannot be used. `rows` say what was found, as `Dataset.report` does (flowgen/contracts.py)."""
+
+    def __init__(self, message: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 def unknown(what: str, given: str, valid: Iterable[str]) -> str:

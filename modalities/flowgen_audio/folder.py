@@ -32,6 +32,8 @@ class AudioFolder(Recordings):
         loudness: bring every recording to this loudness (LUFS, such as -20).
         pad: fill clips up to modality.duration_s with silence; otherwise they have their true length.
         duration_condition: give the length in seconds as a condition, "duration".
+        buckets: batch clips with others of about their length, in so many groups of equally many clips (0: as they come).
+            A batch of short clips has more of them, so that it costs what train.batch_size clips of full length cost.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class AudioFolder(Recordings):
         loudness: float | None = None,
         pad: bool = False,
         duration_condition: bool = False,
+        buckets: int = 0,
     ) -> None:
         recordings, labels = _find(Path(folder), pattern)
         kinds = dict.fromkeys(labels, "class") if conditions is None else conditions
@@ -65,6 +68,7 @@ class AudioFolder(Recordings):
             loudness=loudness,
             pad=pad,
             duration_condition=duration_condition,
+            buckets=buckets,
             where=folder,
         )
 

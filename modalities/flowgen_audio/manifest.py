@@ -45,6 +45,7 @@ class AudioManifest(Recordings):
         loudness: float | None = None,
         pad: bool = False,
         duration_condition: bool = False,
+        buckets: int = 0,
     ) -> None:
         path = Path(manifest)
         rows = read_table(path)
@@ -70,6 +71,7 @@ class AudioManifest(Recordings):
             loudness=loudness,
             pad=pad,
             duration_condition=duration_condition,
+            buckets=buckets,
             where=manifest,
         )
 

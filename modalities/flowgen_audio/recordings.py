@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from flowgen.clip import Clip
-from flowgen.errors import FlowgenError, UsageError
+from flowgen.errors import BadData, UsageError
 from flowgen.random import generator, seed_of
 from flowgen_audio.loudness import gain_to
 from flowgen_audio.modality import Audio
@@ -84,24 +85,30 @@ class Recordings:
         loudness: float | None,
         pad: bool,
         duration_condition: bool,
+        buckets: int,
         where: str,
     ) -> None:
         self.modality, self.kinds, self.where = modality, dict(kinds), where
         self.loudness, self.pad, self.duration_condition = loudness, pad, duration_condition
         self.facts = survey([r.path for r in recordings], loudness is not None)
-        self.left_out = [(r.name, p) for r in recordings if (p := checks.problem(self.facts[r.path], r))]
+        self.max_bad_share = checks.max_bad_share
+        problems = [checks.problem(self.facts[r.path], r) for r in recordings]
+        self.left_out = [(r, problem) for r, problem in zip(recordings, problems, strict=True) if problem]
+        good = [r for r, problem in zip(recordings, problems, strict=True) if not problem]
+        self.items, self.part = good, ""
+        self.buckets: dict[str, float] = {}
         if len(self.left_out) > checks.max_bad_share * len(recordings):
-            raise FlowgenError(
+            raise BadData(
                 f"{where}: {len(self.left_out)} of {len(recordings)} recordings cannot be used, more than "
-                f"data.max_bad_share={checks.max_bad_share:g} allows: {_report(self.left_out)}"
+                f"data.max_bad_share={checks.max_bad_share:g} allows: {_report(self.left_out)}",
+                self.report(),
             )
-        bad = {name for name, _ in self.left_out}
-        good = [r for r in recordings if r.name not in bad]
         self.held_out_parts = _split(good, held_out, validation_share, where)
         self.all = good
         self.conditions = self._conditions(good)
-        self.items = self.held_out_parts[0]
-        self.is_held_out = False
+        self.items, self.part = self.held_out_parts[0], "training"
+        self._edges = self._length_buckets(buckets)
+        self.buckets = {_bucket(edge): min(edge / modality.duration_s, 1.0) for edge in self._edges}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -125,8 +132,56 @@ class Recordings:
     def validation(self) -> Recordings:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.items, other.is_held_out = self.held_out_parts[1], True
+        other.items, other.part = self.held_out_parts[1], "validation"
+        other.buckets, other.left_out = {}, []
         return other
+
+    def bucket_of(self, index: int) -> str:
+        return _bucket(self._edges[bisect_left(self._edges, self._clip_s(self.items[index]))])
+
+    def _length_buckets(self, count: int) -> list[float]:
+        """The longest clip of each of `count` buckets in seconds, up to a millisecond; fewer buckets where lengths agree."""
+        if not 0 <= count <= len(self.items):
+            raise UsageError(f"data.buckets: expected 0 to {len(self.items)} (as there are recordings), got {count}")
+        if count and self.pad:
+            raise UsageError(
+                "data.buckets sorts clips by length, and data.pad gives all the same; leave out one of them"
+            )
+        lengths = sorted(math.ceil(self._clip_s(item) * 1000) / 1000 for item in self.items)
+        return sorted({lengths[(i + 1) * len(lengths) // count - 1] for i in range(count)})
+
+    def report(self) -> list[dict[str, Any]]:
+        """What becomes of each recording of this part; the training part lists what is left out, too."""
+        rows = []
+        for index, item in enumerate(self.items):
+            status, why = self._use(item)
+            row = self._row(item) | {"part": self.part, "status": status, "why": why, "clips": 1}
+            rows.append(row | ({"bucket": self.bucket_of(index)} if self.buckets else {}))
+        return rows + [
+            self._row(item) | {"part": "", "status": "left out", "why": problem, "clips": 0}
+            for item, problem in self.left_out
+        ]
+
+    def _row(self, item: Recording) -> dict[str, Any]:
+        facts = self.facts[item.path]
+        if not facts.rate:
+            return {"file": item.name, "path": str(item.path)}
+        return {
+            "file": item.name,
+            "path": str(item.path),
+            "seconds": round(max(self._length_s(item), 0.0), 4),
+            "rate": facts.rate,
+            "channels": facts.channels,
+            "peak": round(facts.peak, 5),
+        }
+
+    def _use(self, item: Recording) -> tuple[str, str]:
+        length, wanted = self._length_s(item), self.modality.duration_s
+        if length > wanted + 1e-6:
+            return "trimmed", f"{wanted:g} s of {length:.2f} s are heard at a time"
+        if self.pad and length < wanted - 1e-6:
+            return "filled", f"{wanted - length:.2f} s of silence at the end"
+        return "kept", ""
 
     @property
     def identity(self) -> str:
@@ -153,6 +208,8 @@ class Recordings:
         for name, kind in self.kinds.items():
             if kind == "class":
                 out[f"clips by {name}"] = _counts(item.values.get(name) for item in self.items)
+        if self.buckets:
+            out["buckets"] = ", ".join(self.buckets)
         out["held out"] = len(self.held_out_parts[1])
         out["left out"] = _report(self.left_out) if self.left_out else "none"
         return out
@@ -165,10 +222,14 @@ class Recordings:
     def _length_s(self, item: Recording) -> float:
         return self.facts[item.path].duration_s - item.start_s if item.duration_s is None else item.duration_s
 
+    def _clip_s(self, item: Recording) -> float:
+        """How long its clips are."""
+        return min(self._length_s(item), self.modality.duration_s)
+
     def _values(self, item: Recording) -> dict[str, Any]:
         values = {name: item.values.get(name) for name in self.kinds}
         if self.duration_condition:
-            values[DURATION] = round(min(self._length_s(item), self.modality.duration_s), 4)
+            values[DURATION] = round(self._clip_s(item), 4)
         return values
 
     def _conditions(self, items: Sequence[Recording]) -> dict[str, dict[str, Any]]:
@@ -187,7 +248,7 @@ class Recordings:
             else:
                 out[name] = {"type": "text", "max_bytes": max(len(str(v).encode()) for v in values)}
         if self.duration_condition:
-            lengths = [min(self._length_s(item), self.modality.duration_s) for item in items]
+            lengths = [self._clip_s(item) for item in items]
             low, high = math.floor(min(lengths) * 1000) / 1000, math.ceil(max(lengths) * 1000) / 1000
             if low < high:
                 out[DURATION] = {"type": "number", "low": low, "high": high, "log": True}
@@ -232,9 +293,13 @@ def _counts(values: Any) -> str:
     return shown + (f" and {len(counted) - 30} more" if len(counted) > 30 else "")
 
 
-def _report(left_out: Sequence[tuple[str, str]]) -> str:
+def _bucket(edge: float) -> str:
+    return f"up to {edge:g} s"
+
+
+def _report(left_out: Sequence[tuple[Recording, str]]) -> str:
     """How many for what reason, each file named (the first twenty)."""
     kinds = Counter(problem.split(":")[0] for _, problem in left_out)
     total = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    named = "; ".join(f"{name} ({problem})" for name, problem in left_out[:20])
+    named = "; ".join(f"{item.name} ({problem})" for item, problem in left_out[:20])
     return f"{total}: {named}" + (f"; and {len(left_out) - 20} more" if len(left_out) > 20 else "")

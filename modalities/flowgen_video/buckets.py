@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +22,25 @@ class Bucket:
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return (self.frames, self.height, self.width)
+
     def tokens(self, patch: tuple[int, int, int]) -> int:
         """Tokens of one clip. UsageError: the patch does not divide it."""
-        sizes = (self.frames, self.height, self.width)
+        sizes = self.sizes
         if any(size % p for size, p in zip(sizes, patch, strict=True)):
             raise UsageError(f"bucket {self}: a patch of {'x'.join(map(str, patch))} does not divide it")
         return math.prod(size // p for size, p in zip(sizes, patch, strict=True))
+
+
+def parse_bucket(text: str) -> Bucket:
+    """The bucket that is written "16x32x32". UsageError: it is none."""
+    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    sizes = [int(n) for n in found.groups()] if found else [0]
+    if not all(sizes):
+        raise UsageError(f"data.buckets: expected frames, height and width as in 16x32x32, got {text!r}")
+    return Bucket(*sizes)
 
 
 @dataclass(frozen=True)

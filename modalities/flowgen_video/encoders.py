@@ -17,7 +17,7 @@ from flowgen_video.modality import Video
 class Pixels(Encoder):
     """Bytes 0 to 255 as numbers from -1 to 1 and back, exactly; what lies outside [-1, 1] is clipped when decoded.
 
-    Latents are [B, T, H, W, C]. Patches, in space and time, are the network's affair.
+    Latents are [B, T, H, W, C], in whatever size the clips of a batch have. Patches, in space and time, are the network's affair.
     """
 
     scale: Tensor
@@ -43,7 +43,14 @@ class Pixels(Encoder):
         return (frames, self.modality.height, self.modality.width, self.modality.channels)
 
     def encode(self, clips: Sequence[Clip]) -> Latents:
-        return Latents(torch.stack([self._frames(clip) for clip in clips]) / self.scale - 1)
+        frames = [self._frames(clip) for clip in clips]
+        for clip, x in zip(clips, frames, strict=True):
+            if x.shape != frames[0].shape:
+                raise FlowgenError(
+                    f"clip {clip.source or '?'} is {'x'.join(map(str, x.shape[:3]))} and {clips[0].source or 'the first'} "
+                    f"{'x'.join(map(str, frames[0].shape[:3]))} (frames, height, width); one batch is of one size"
+                )
+        return Latents(torch.stack(frames) / self.scale - 1)
 
     def decode(self, latents: Latents) -> list[Clip]:
         assert isinstance(latents.x, Tensor)
@@ -51,12 +58,11 @@ class Pixels(Encoder):
         return [Clip(data=x, rate=self.modality.fps) for x in frames]
 
     def _frames(self, clip: Clip) -> Tensor:
-        expected = (self.modality.height, self.modality.width, self.modality.channels)
-        if not isinstance(clip.data, Tensor) or clip.data.dtype != torch.uint8 or clip.data.shape[1:] != expected:
+        channels = self.modality.channels
+        fits = isinstance(clip.data, Tensor) and clip.data.ndim == 4 and clip.data.shape[3] == channels
+        if not fits or clip.data.dtype != torch.uint8:  # type: ignore[union-attr]
             found = (
                 f"{clip.data.dtype} {tuple(clip.data.shape)}" if isinstance(clip.data, Tensor) else "several streams"
             )
-            raise FlowgenError(
-                f"clip {clip.source or '?'}: expected bytes of shape [T, {', '.join(map(str, expected))}], got {found}"
-            )
-        return clip.data.to(self.scale.device, torch.float32)
+            raise FlowgenError(f"clip {clip.source or '?'}: expected bytes of shape [T, H, W, {channels}], got {found}")
+        return clip.data.to(self.scale.device, torch.float32)  # type: ignore[union-attr]

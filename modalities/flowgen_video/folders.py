@@ -22,6 +22,9 @@ class VideoFolder(Recordings):
         stride: 0 for one clip a file and epoch, from a random place; n for one every n frames.
         tolerance: frames that a file may be short of a clip.
         cache: keep decoded frames in memory, which is faster where they fit.
+        buckets: sizes such as "8x64x64" (frames, height, width), to one of which each training clip is brought: the one where
+            it loses least. Validation, previews and evaluation use the modality's own.
+        max_bad_share: more unusable files than this share stop the run.
 
     Raises UsageError where there is no such folder or nothing in it.
     """
@@ -34,6 +37,8 @@ class VideoFolder(Recordings):
         stride: int = 0,
         tolerance: int = 1,
         cache: bool = False,
+        buckets: tuple[str, ...] = (),
+        max_bad_share: float = 0.5,
     ) -> None:
         root = Path(folder).expanduser()
         if not root.is_dir():
@@ -58,7 +63,15 @@ class VideoFolder(Recordings):
         kept = [r for r in found if not held_out_share(r.name, held_out)]
         others = [r for r in found if held_out_share(r.name, held_out)]
         super().__init__(
-            modality, kept, others, columns, Windows(modality.frames, stride, tolerance), cache, origin=str(root)
+            modality,
+            kept,
+            others,
+            columns,
+            Windows(modality.frames, stride, tolerance),
+            cache,
+            origin=str(root),
+            buckets=buckets,
+            max_bad_share=max_bad_share,
         )
 
 

@@ -24,7 +24,7 @@ class VideoManifest(Recordings):
             `label` and `caption`, where there are such.
         held_out: the share of files held out for validation, chosen by name, or a rule by column values: {person: [7, 8]}
             holds out the rows in which every named column has one of its values.
-        stride, tolerance, cache: as for a video-folder.
+        stride, tolerance, cache, buckets, max_bad_share: as for a video-folder.
 
     Raises UsageError for a manifest that cannot be read, or a column that is not in it.
     """
@@ -40,6 +40,8 @@ class VideoManifest(Recordings):
         stride: int = 0,
         tolerance: int = 1,
         cache: bool = False,
+        buckets: tuple[str, ...] = (),
+        max_bad_share: float = 0.5,
     ) -> None:
         path = Path(manifest).expanduser()
         rows = read_rows(path)
@@ -68,7 +70,15 @@ class VideoManifest(Recordings):
         if rule and not others:
             raise UsageError(f"{path}: no row matches data.held_out {dict(rule)}")
         super().__init__(
-            modality, kept, others, columns, Windows(modality.frames, stride, tolerance), cache, origin=str(path)
+            modality,
+            kept,
+            others,
+            columns,
+            Windows(modality.frames, stride, tolerance),
+            cache,
+            origin=str(path),
+            buckets=buckets,
+            max_bad_share=max_bad_share,
         )
 
 

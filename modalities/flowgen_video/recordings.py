@@ -6,10 +6,11 @@ after that is here.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor
 
 from flowgen.clip import Clip
-from flowgen.errors import FlowgenError, UsageError
+from flowgen.errors import BadData, FlowgenError, UsageError
 from flowgen.random import generator
+from flowgen_video.buckets import Bucket, assign, parse_bucket
 from flowgen_video.modality import Video
-from flowgen_video.reading import FrameIndex, decode_frames, index_frames, resample
+from flowgen_video.reading import FrameIndex, decode_frames, index_frames, resample, shown_size
 
 Kind = Literal["class", "text", "number"]
 
@@ -41,6 +43,8 @@ class Usable:
     recording: Recording
     index: FrameIndex
     order: Tensor
+    bucket: Bucket
+    """What its clips are brought to."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,10 @@ class Recordings:
 
     Args:
         columns: which values of a recording become conditions, and of which kind.
-        names, ranges, longest: of class, number and text columns over training and held-out recordings together.
         cache: keep the decoded frames of every recording in memory.
+        buckets: sizes, such as "8x64x64" (frames, height, width), to one of which each training clip is brought; that of
+            the modality where there are none.
+        max_bad_share: more unusable files than this share are an error.
     """
 
     def __init__(
@@ -100,8 +106,17 @@ class Recordings:
         cache: bool,
         origin: str,
         part: Literal["training", "validation"] = "training",
+        buckets: Sequence[str] = (),
+        max_bad_share: float = 1.0,
     ) -> None:
+        if not 0 <= max_bad_share <= 1:
+            raise UsageError(f"data.max_bad_share must lie in [0, 1], got {max_bad_share:g}")
         self.modality, self.columns, self.windows, self.cache, self.origin = modality, columns, windows, cache, origin
+        self.max_bad_share = max_bad_share
+        self._full = Bucket(modality.frames, modality.height, modality.width)
+        self._buckets = [parse_bucket(text) for text in dict.fromkeys(buckets)]
+        self._windows = {b: replace(windows, frames=b.frames) for b in [self._full, *self._buckets]}
+        self.buckets = {str(b): math.prod(b.sizes) / math.prod(self._full.sizes) for b in self._buckets}
         self.parts = {"training": list(training), "validation": list(held_out)}
         self.part = part
         self.conditions = {name: _condition(name, kind, [*training, *held_out]) for name, kind in columns.items()}
@@ -119,7 +134,7 @@ class Recordings:
         which, window = self._starts[index]
         usable = self._survey()[0][which]
         rng = generator(seed, "window", index) if self.part == "training" else None
-        place = self.windows.place(len(usable.order), window, rng)
+        place = self._windows[usable.bucket].place(len(usable.order), window, rng)
         m = self.modality
         if self.cache:
             if which not in self._frames:
@@ -135,13 +150,23 @@ class Recordings:
             source=f"{usable.recording.path} from {first:.2f} s",
         )
 
+    def bucket_of(self, index: int) -> str:
+        return str(self._survey()[0][self._starts[index][0]].bucket)
+
     def validation(self) -> Recordings:
         if not self.parts["validation"]:
             raise UsageError(f"{self.origin}: nothing is held out; set data.held_out")
-        windows, parts = self.windows, self.parts
+        return self._of_part("validation")
+
+    def full_size(self) -> Recordings:
+        """The training clips that fill the modality's own size, in that size."""
+        return self._of_part("training")
+
+    def _of_part(self, part: Literal["training", "validation"]) -> Recordings:
+        share = 1.0 if self._buckets else self.max_bad_share  # what fills a bucket may well be short of full size
         return Recordings(
-            self.modality, parts["training"], parts["validation"], self.columns, windows, self.cache, self.origin,
-            part="validation",
+            self.modality, self.parts["training"], self.parts["validation"], self.columns, self.windows, self.cache,
+            self.origin, part, max_bad_share=share,
         )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
@@ -154,6 +179,9 @@ class Recordings:
             "frames": f"{m.frames} of {m.height}x{m.width} at {m.fps:g} a second ({m.frames / m.fps:g} s)",
             "seconds": round(seconds, 1),
         }
+        if self.buckets:
+            counts = Counter(str(usable[which].bucket) for which, _ in self._starts)
+            described["buckets"] = ", ".join(f"{name} ({counts[name]})" for name in self.buckets)
         for status, number in Counter(row["status"] for row in report).items():
             described[status] = number
         for name, kind in self.columns.items():
@@ -166,50 +194,73 @@ class Recordings:
         return described
 
     def report(self) -> list[dict[str, Any]]:
-        """What becomes of each file: file, part, source frames and rate, frames at the modality's rate, clips, status and why."""
-        return [dict(row) for row in self._survey()[1]]
+        """What becomes of each file of this part; frames and seconds are those at the modality's rate."""
+        rows = [dict(row) for row in self._survey()[1]]
+        for usable, row in zip(self._survey()[0], (row for row in rows if row["clips"]), strict=True):
+            row["size"] = "x".join(map(str, shown_size(usable.recording.path)))
+        return rows
 
     def _survey(self) -> tuple[list[Usable], list[dict[str, Any]]]:
         if self._surveyed is None:
             usable: list[Usable] = []
-            rows = []
+            rows, starts = [], []
             for recording in self.parts[self.part]:
                 row, found = self._look_at(recording)
                 rows.append(row)
                 if found is not None:
-                    self._starts += [(len(usable), window) for window in range(row["clips"])]
+                    starts += [(len(usable), window) for window in range(row["clips"])]
                     usable.append(found)
-            self._surveyed = usable, rows
+            left_out = [row for row in rows if row["status"] == "left out"]
+            reasons = "; ".join(f"{row['file']}: {row['why']}" for row in left_out[:3])
             if not usable:
-                reasons = "; ".join(f"{row['file']}: {row['why']}" for row in rows[:3])
-                raise UsageError(f"{self.origin}: no {self.part} clip can be used ({reasons or 'no files'})")
+                raise BadData(f"{self.origin}: no {self.part} clip can be used ({reasons or 'no files'})", rows)
+            if len(left_out) > self.max_bad_share * len(rows):
+                raise BadData(
+                    f"{self.origin}: {len(left_out)} of {len(rows)} files cannot be used, more than "
+                    f"data.max_bad_share={self.max_bad_share:g} allows ({reasons}{', ...' if len(left_out) > 3 else ''})",
+                    rows,
+                )
+            self._surveyed, self._starts = (usable, rows), starts
         return self._surveyed
 
     def _look_at(self, recording: Recording) -> tuple[dict[str, Any], Usable | None]:
-        fps, wanted = self.modality.fps, self.windows.frames
-        row: dict[str, Any] = {"file": recording.name, "part": self.part, "clips": 0}
+        fps = self.modality.fps
+        row: dict[str, Any] = {"file": recording.name, "part": self.part, "clips": 0, "path": str(recording.path)}
         try:
             index = index_frames(recording.path, fps)
+            size = shown_size(recording.path) if self._buckets else (0, 0)
         except FlowgenError as error:
             return {**row, "status": "left out", "why": str(error)}, None
         order = resample(index.times, fps)
         n = len(order)
-        row |= {"source_frames": len(index), "source_rate": round(index.rate, 3), "frames": n}
-        row["clips"] = self.windows.count(n)
-        if not row["clips"]:
-            why = f"{n} frames at {fps:g} a second, {wanted} are needed (data.tolerance allows {self.windows.tolerance} less)"
-            return {**row, "status": "left out", "why": why}, None
+        row |= {"source_frames": len(index), "rate": round(index.rate, 3), "seconds": round(n / fps, 3), "frames": n}
+        bucket, status, why = self._assign(n, size)
+        if bucket is None:
+            return {**row, "status": status, "why": why}, None
+        row |= {"clips": self._windows[bucket].count(n), "status": status, "why": why}
+        return row | ({"bucket": str(bucket)} if self._buckets else {}), Usable(recording, index, order, bucket)
+
+    def _assign(self, n: int, size: tuple[int, int]) -> tuple[Bucket | None, str, str]:
+        """The bucket of a recording of n frames, and what becomes of it."""
+        tolerance = self.windows.tolerance
+        if self._buckets:
+            (found,) = assign([(n, *size)], self._buckets, tolerance)
+            if found.bucket is not None and self.windows.stride and n > found.bucket.frames:  # all of them are seen
+                (found,) = assign([(found.bucket.frames, *size)], [found.bucket], tolerance)
+            return found.bucket, found.status, found.why
+        wanted, fps = self._full.frames, self.modality.fps
+        if not self.windows.count(n):
+            why = f"{n} frames at {fps:g} a second, {wanted} are needed (data.tolerance allows {tolerance} less)"
+            return None, "left out", why
         if n < wanted:
-            row |= {"status": "filled", "why": f"{wanted - n} frames short: the last one is shown again"}
-        elif n > wanted and not self.windows.stride:
-            row |= {"status": "trimmed", "why": f"{wanted} of {n} frames are seen at a time"}
-        else:
-            row |= {"status": "kept", "why": ""}
-        return row, Usable(recording, index, order)
+            return self._full, "filled", f"{wanted - n} frames short: the last one is shown again"
+        if n > wanted and not self.windows.stride:
+            return self._full, "trimmed", f"{wanted} of {n} frames are seen at a time"
+        return self._full, "kept", ""
 
     def _decode(self, usable: Usable, frames: Tensor) -> Tensor:
-        m = self.modality
-        return decode_frames(usable.recording.path, frames.tolist(), m.height, m.width, m.channels, usable.index)
+        to, channels = usable.bucket, self.modality.channels
+        return decode_frames(usable.recording.path, frames.tolist(), to.height, to.width, channels, usable.index)
 
 
 def held_out_share(name: str, share: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flowgen_audio.loudness import loudness
 from flowgen_audio.manifest import AudioManifest
 from flowgen_audio.modality import Audio
 
-from flowgen.errors import FlowgenError, UsageError
+from flowgen.errors import BadData, FlowgenError, UsageError
 
 PATTERN = r"(?P<digit>\d)_(?P<speaker>\w+)_(?P<take>\d+)"
 
@@ -139,6 +140,48 @@ def test_loudness_of_a_full_scale_sine_is_that_of_the_standard() -> None:
     assert loudness(torch.zeros(1, 48000), 48000) == -70
 
 
+def test_buckets_of_length_are_equally_filled_and_true(folder: Path, audio: Audio) -> None:
+    data = AudioFolder(audio, str(folder), PATTERN, buckets=4)
+    clips: dict[str, list[float]] = {}
+    for i in range(len(data)):
+        clips.setdefault(data.bucket_of(i), []).append(data.clip(i, 0).data.shape[1] / 8000)
+    assert list(data.buckets) == sorted(clips, key=lambda name: max(clips[name]))
+    assert len(clips) == 4
+    assert max(len(c) for c in clips.values()) - min(len(c) for c in clips.values()) <= len(data) // 5
+    for name, cost in data.buckets.items():
+        assert cost * 0.5 == pytest.approx(max(clips[name]), abs=2e-3)
+        assert name == f"up to {cost * 0.5:g} s"
+    longest = [max(clips[name]) for name in data.buckets]
+    assert all(min(clips[name]) > before for name, before in zip(list(data.buckets)[1:], longest, strict=False))
+    assert not data.validation().buckets
+    assert len(AudioFolder(audio, str(folder), PATTERN, buckets=30).buckets) < 30, "a third are cut to one length"
+    with pytest.raises(UsageError, match=r"data\.buckets: expected 0 to"):
+        AudioFolder(audio, str(folder), PATTERN, buckets=99)
+    with pytest.raises(UsageError, match=r"data\.pad gives all the same"):
+        AudioFolder(audio, str(folder), PATTERN, buckets=2, pad=True)
+
+
+def test_the_report_says_what_becomes_of_each_recording(folder: Path, audio: Audio) -> None:
+    kinds = spoil(folder)
+    data = AudioFolder(audio, str(folder), PATTERN, max_bad_share=0.2, buckets=2, held_out={"take": ("1",)})
+    rows = {Path(row["file"]).name: row for row in [*data.report(), *data.validation().report()]}
+    assert rows.keys() == {path.name for path in folder.iterdir()}
+    for name, kind in kinds.items():
+        assert (rows[name]["status"], rows[name]["part"]) == ("left out", "")
+        assert re.match(kind, rows[name]["why"])
+    for name, row in rows.items():
+        if name not in kinds:
+            assert row["part"] == ("validation" if name.endswith("_1.wav") else "training")
+            assert row["status"] == ("trimmed" if row["seconds"] > 0.5 else "kept")
+            assert ("bucket" in row) == (row["part"] == "training")
+            assert (row["rate"], row["channels"]) == (8000, 1)
+    padded = AudioFolder(audio, str(folder), PATTERN, max_bad_share=0.2, pad=True)
+    assert {row["status"] for row in padded.report()} == {"filled", "kept", "trimmed", "left out"}
+    with pytest.raises(BadData) as caught:
+        AudioFolder(audio, str(folder), PATTERN)
+    assert len(caught.value.rows) == len(rows)
+
+
 def spoil(folder: Path) -> dict[str, str]:
     """One bad file of each kind: name -> kind."""
     files = sorted(folder.iterdir())
@@ -164,7 +207,7 @@ def test_bad_files_are_named_counted_and_left_out(folder: Path, audio: Audio) ->
     kinds = spoil(folder)
     data = AudioFolder(audio, str(folder), PATTERN, max_bad_share=0.2)
     assert len(data) + len(data.validation()) == 40
-    found = {Path(name).name: problem for name, problem in data.left_out}
+    found = {item.path.name: problem for item, problem in data.left_out}
     assert found.keys() == kinds.keys()
     import re
 

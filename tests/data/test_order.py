@@ -113,9 +113,7 @@ def test_worker_processes_load_the_same_batches():
 
 def test_a_clip_beyond_the_budget_is_refused_by_bucket():
     big = Lengths(6, {"usual": 1.0, "huge": 4.5})
-    with pytest.raises(
-        UsageError, match=r"bucket huge: one clip costs as much as 4\.5 .*batch_size=4 .*raise it to 5"
-    ):
+    with pytest.raises(UsageError, match=r"bucket huge: one clip costs as much as 4\.5 .*batch_size=4 .*raise it to 5"):
         fill_buckets(big, 4, 1)
     with pytest.raises(UsageError, match=r"in 2 micro-batches .*raise it to 9"):
         fill_buckets(big, 8, 2)

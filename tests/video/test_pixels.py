@@ -34,7 +34,18 @@ def test_axes_are_in_seconds_and_pixels():
     assert spec.channels == 3
 
 
-@pytest.mark.parametrize("data", [torch.zeros(3, 4, 4, 3), torch.zeros(3, 4, 5, 3, dtype=torch.uint8)])
+def test_clips_of_any_size_are_taken_one_size_a_batch():
+    encoder = Pixels(Video(frames=3, height=4, width=4))
+    sizes = [(3, 4, 4, 3), (2, 4, 6, 3)]
+    clips = [Clip(torch.randint(256, s, dtype=torch.uint8), source=f"{s[0]}.mp4") for s in sizes]
+    for clip in clips:
+        (same,) = encoder.decode(encoder.encode([clip]))
+        assert torch.equal(same.data, clip.data)
+    with pytest.raises(FlowgenError, match=r"clip 2\.mp4 is 2x4x6 and 3\.mp4 3x4x4 .*one batch is of one size"):
+        encoder.encode(clips)
+
+
+@pytest.mark.parametrize("data", [torch.zeros(3, 4, 4, 3), torch.zeros(3, 4, 4, 1, dtype=torch.uint8)])
 def test_another_format_is_refused_by_name(data):
-    with pytest.raises(FlowgenError, match=r"walk\.mp4.*\[T, 4, 4, 3\]"):
+    with pytest.raises(FlowgenError, match=r"walk\.mp4.*\[T, H, W, 3\]"):
         Pixels(Video(frames=3, height=4, width=4)).encode([Clip(data, source="walk.mp4")])

@@ -11,7 +11,7 @@ from flowgen_video.folders import VideoFolder
 from flowgen_video.manifests import VideoManifest
 from flowgen_video.modality import Video
 
-from flowgen.errors import FlowgenError, UsageError
+from flowgen.errors import BadData, FlowgenError, UsageError
 
 VIDEO = Video(fps=10, frames=12, height=16, width=24)
 LENGTHS = {"short": 9, "almost": 11, "exact": 12, "long": 40}
@@ -81,7 +81,7 @@ def test_a_clip_one_frame_short_shows_its_last_frame_again(folder):
     (clip,) = (c for c in (data.clip(i, 0) for i in range(3)) if "almost" in c.source)
     assert numbers(clip)[:11] == list(range(11))
     assert torch.equal(clip.data[11], clip.data[10])
-    strict = VideoFolder(VIDEO, str(folder), held_out=0, tolerance=0)
+    strict = VideoFolder(VIDEO, str(folder), held_out=0, tolerance=0, max_bad_share=0.6)
     assert {r["file"] for r in strict.report() if r["status"] == "left out"} >= {"b/almost.mkv"}
 
 
@@ -107,6 +107,49 @@ def test_a_stride_gives_one_clip_every_so_many_frames(folder):
     places = [data.clip(i, 3).source for i in range(len(data)) if "long" in data.clip(i, 3).source]
     for k, place in enumerate(places):
         assert 8 * k <= round(float(place.split("from ")[1][:-2]) * 10) <= 8 * k + 7
+
+
+def test_buckets_take_clips_of_any_length_and_shape(folder):
+    buckets = ("12x16x24", "24x8x12", "8x16x16")
+    data = VideoFolder(VIDEO, str(folder), held_out=0, buckets=buckets)
+    rows = {row["file"]: row for row in data.report()}
+    assert {name: (row["status"], row.get("bucket")) for name, row in rows.items()} == {
+        "a/exact.mp4": ("kept", "12x16x24"),
+        "a/short.mp4": ("trimmed", "8x16x16"),
+        "b/almost.mkv": ("filled", "12x16x24"),
+        "b/broken.mp4": ("left out", None),
+        "b/long.webm": ("trimmed", "24x8x12"),
+    }
+    assert data.buckets == {"12x16x24": 1.0, "24x8x12": 0.5, "8x16x16": pytest.approx(4 / 9)}
+    shapes = {data.bucket_of(i): tuple(data.clip(i, 0).data.shape) for i in range(len(data))}
+    assert shapes == {"12x16x24": (12, 16, 24, 3), "24x8x12": (24, 8, 12, 3), "8x16x16": (8, 16, 16, 3)}
+    assert data.describe()["buckets"] == "12x16x24 (2), 24x8x12 (1), 8x16x16 (1)"
+    whole = data.full_size()
+    assert not whole.buckets
+    assert {tuple(whole.clip(i, 0).data.shape) for i in range(len(whole))} == {(12, 16, 24, 3)}
+    several = VideoFolder(VIDEO, str(folder), held_out=0, buckets=("24x8x12", "8x16x16"), stride=4)
+    rows = {row["file"]: row for row in several.report()}
+    assert (rows["b/long.webm"]["clips"], rows["b/long.webm"]["status"]) == (5, "kept")
+    cached = VideoFolder(VIDEO, str(folder), held_out=0, buckets=buckets, cache=True)
+    assert all(torch.equal(cached.clip(i, 3).data, data.clip(i, 3).data) for i in range(len(data)))
+    held_out = VideoFolder(VIDEO, str(folder), held_out=0.5, buckets=buckets).validation()
+    assert not held_out.buckets
+    assert {tuple(held_out.clip(i, 0).data.shape) for i in range(len(held_out))} == {(12, 16, 24, 3)}
+
+
+@pytest.mark.parametrize("text", ["8x16", "8x0x16", "eight", "8x16x16x3"])
+def test_a_bucket_that_is_none_is_named(folder, text):
+    with pytest.raises(UsageError, match=rf"data\.buckets: .*16x32x32, got '{text}'"):
+        VideoFolder(VIDEO, str(folder), buckets=(text,))
+
+
+def test_too_many_unusable_files_are_an_error_with_its_rows(folder):
+    data = VideoFolder(VIDEO, str(folder), held_out=0, max_bad_share=0.3)
+    for _ in range(2):
+        with pytest.raises(BadData, match=r"2 of 5 files cannot be used, more than data\.max_bad_share=0\.3"):
+            len(data)
+    with pytest.raises(UsageError, match="max_bad_share"):
+        VideoFolder(VIDEO, str(folder), max_bad_share=2)
 
 
 def test_held_out_places_do_not_move(folder, manifest):
@@ -209,8 +252,9 @@ def test_nothing_usable_says_why(folder, tmp_path):
     with pytest.raises(UsageError, match="no video in"):
         VideoFolder(VIDEO, str(tmp_path))
     long = VideoFolder(Video(fps=10, frames=80, height=16, width=24), str(folder), held_out=0)
-    with pytest.raises(UsageError, match="12 frames at 10 a second, 80 are needed"):
+    with pytest.raises(BadData, match="12 frames at 10 a second, 80 are needed") as caught:
         len(long)
+    assert len(caught.value.rows) == 5
     for options in ({"stride": -1}, {"tolerance": 12}, {"held_out": 1.0}):
         with pytest.raises(UsageError, match=next(iter(options))):
             VideoFolder(VIDEO, str(folder), **options)
@@ -238,5 +282,5 @@ def test_the_file_column_and_its_folder_have_names_of_their_own(folder, tmp_path
     data = VideoManifest(VIDEO, str(tmp_path / "own.jsonl"), str(folder), file="path", held_out=0.0)
     assert {row["file"] for row in data.report()} == {row["path"] for row in listed}
     beside = VideoManifest(VIDEO, str(tmp_path / "own.jsonl"), file="path", held_out=0.0)
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(BadData, match="no such file"):
         len(beside)
