@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.run import read_tensors
+from flowgen.run import load_strictly, read_tensors
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -144,3 +144,86 @@ class Frozen(Generic[N]):
     @cached_property
     def identity(self) -> str:
         return fingerprint(self._files())
+
+
+class Diffused(Frozen[Any]):
+    """An autoencoder of the `diffusers` library (extra: latent), as `save_pretrained` writes it: config.json and safetensors.
+
+    Its shape is known from the config alone; weights are read when they are first used, and every one of them must match.
+    """
+
+    def __init__(self, name: str, precision: Precision) -> None:
+        folder = find(name)
+        super().__init__(folder, self._strictly, lambda: [folder / "config.json", *weight_files(folder)])
+        self.precision = precision
+        with torch.device("meta"):
+            self.outline = self._make()
+
+    @property
+    def config(self) -> Any:
+        """Its options, defaults filled in."""
+        return self.outline.config
+
+    def option(self, *names: str, default: Any = None) -> Any:
+        """The first of these that its config, or the network itself, has."""
+        for name in names:
+            value = self.config.get(name)
+            value = _own(self.outline, name) if value is None else value
+            if value is not None:
+                return value
+        return default
+
+    @property
+    def convolution_axes(self) -> int:
+        """1, 2 or 3: what its convolutions run over."""
+        return max(p.ndim for p in self.outline.parameters()) - 2
+
+    def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and scale [C] or []: latents as generators take them are (z - mean) * scale."""
+        network = self.network
+
+        def values(*names: str, default: float) -> Tensor:
+            found = next((v for n in names if isinstance(v := _own(network, n), Tensor)), None)
+            found = self.option(*names, default=default) if found is None else found
+            return torch.as_tensor(found, dtype=torch.float32, device=device)
+
+        mean = values("latents_mean", "shift_factor", default=0.0)
+        return mean, values("scaling_factor", default=1.0) / values("latents_std", default=1.0)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean of the posterior of x, float32: nothing is drawn."""
+        network = self.on(x.device)
+        out = network.encode(x.to(DTYPES[self.precision]))
+        return (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latent).float()
+
+    def decode(self, z: Tensor) -> Tensor:
+        network = self.on(z.device)
+        z = z.to(DTYPES[self.precision])
+        more = {"temb": z.new_zeros(len(z))} if self.option("timestep_conditioning", default=False) else {}
+        with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):
+            torch.manual_seed(0)  # decoders that add noise of their own
+            return network.decode(z, **more).sample.float()
+
+    def _make(self) -> Any:
+        try:
+            import diffusers
+        except ImportError:
+            raise FlowgenError("an autoencoder needs the diffusers library: pip install 'flowgen[latent]'") from None
+        config = read_json(self.folder / "config.json")
+        name = config.get("_class_name")
+        kind = getattr(diffusers, str(name), None)
+        if kind is None or not str(name).startswith("Autoencoder"):
+            raise FlowgenError(
+                f"{self.folder / 'config.json'} is of {name!r}, which is no autoencoder of diffusers {diffusers.__version__}"
+            )
+        return kind.from_config(config)
+
+    def _strictly(self) -> Any:
+        network = self._make()
+        load_strictly(network, read_weights(self.folder), self.folder)
+        return nn.Module.to(network, DTYPES[self.precision])  # its own warns of what does not apply here
+
+
+def _own(network: nn.Module, name: str) -> Any:
+    """An attribute or buffer of the network itself (diffusers also gives options of the config as attributes, and warns)."""
+    return vars(network).get(name, network._buffers.get(name))

@@ -45,3 +45,92 @@ def text_encoder(folder: Path, kind: Literal["bert", "t5"] = "t5", width: int = 
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+def autoencoder(folder: Path, kind: str = "AutoencoderKLWan") -> Path:
+    """A small autoencoder of `diffusers` of that class, saved as it saves them."""
+    import diffusers
+
+    options: dict[str, dict[str, Any]] = {
+        "AutoencoderKL": {
+            "block_out_channels": (8, 8, 8),
+            "down_block_types": ("DownEncoderBlock2D",) * 3,
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "norm_num_groups": 4,
+            "scaling_factor": 2.0,
+            "shift_factor": 0.1,
+        },
+        "AutoencoderKLWan": {
+            "base_dim": 8,
+            "z_dim": 4,
+            "dim_mult": [1, 1, 1],
+            "num_res_blocks": 1,
+            "temperal_downsample": [False, True],
+            "latents_mean": [0.1, 0.0, -0.1, 0.2],
+            "latents_std": [0.5, 0.4, 0.3, 0.6],
+            "scale_factor_temporal": 2,
+            "scale_factor_spatial": 4,
+        },
+        "AutoencoderKLLTXVideo": {
+            "latent_channels": 8,
+            "block_out_channels": (8, 8),
+            "down_block_types": ("LTXVideoDownBlock3D",) * 2,
+            "decoder_block_out_channels": (8, 8),
+            "layers_per_block": (1, 1, 1),
+            "decoder_layers_per_block": (1, 1, 1),
+            "spatio_temporal_scaling": (True, False),
+            "decoder_spatio_temporal_scaling": (True, False),
+            "decoder_inject_noise": (False, False, False),
+            "downsample_type": ("conv", "conv"),
+            "upsample_residual": (False, False),
+            "upsample_factor": (1, 1),
+            "patch_size": 2,
+        },
+        "AutoencoderOobleck": {
+            "encoder_hidden_size": 8,
+            "downsampling_ratios": [2, 4, 8],
+            "channel_multiples": [1, 2, 2],
+            "decoder_channels": 8,
+            "decoder_input_channels": 4,
+            "audio_channels": 2,
+            "sampling_rate": 44100,
+        },
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        getattr(diffusers, kind)(**options[kind]).save_pretrained(folder)
+    return folder
+
+
+def vocoder(folder: Path, sample_rate: int = 8000, window: int = 256, hop: int = 64, bands: int = 20) -> Path:
+    """A small Vocos in the files of the published ones."""
+    import json
+
+    mel = {"sample_rate": sample_rate, "n_fft": window, "hop_length": hop, "n_mels": bands, "padding": "center"}
+    config = {
+        "feature_extractor": {"class_path": "vocos.feature_extractors.MelSpectrogramFeatures", "init_args": mel},
+        "backbone": {
+            "class_path": "vocos.models.VocosBackbone",
+            "init_args": {"input_channels": bands, "dim": 16, "intermediate_dim": 32, "num_layers": 2},
+        },
+        "head": {
+            "class_path": "vocos.heads.ISTFTHead",
+            "init_args": {"dim": 16, "n_fft": window, "hop_length": hop, "padding": "center"},
+        },
+    }
+    shapes = {"backbone.embed.weight": (16, bands, 7), "backbone.embed.bias": (16,)}
+    for norm in ("norm", "final_layer_norm", "convnext.0.norm", "convnext.1.norm"):
+        shapes |= {f"backbone.{norm}.weight": (16,), f"backbone.{norm}.bias": (16,)}
+    for block in ("backbone.convnext.0", "backbone.convnext.1"):
+        shapes |= {f"{block}.gamma": (16,), f"{block}.dwconv.weight": (16, 1, 7), f"{block}.dwconv.bias": (16,)}
+        shapes |= {f"{block}.pwconv1.weight": (32, 16), f"{block}.pwconv1.bias": (32,)}
+        shapes |= {f"{block}.pwconv2.weight": (16, 32), f"{block}.pwconv2.bias": (16,)}
+    shapes |= {"head.out.weight": (window + 2, 16), "head.out.bias": (window + 2,)}
+    g = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shape, generator=g) * 0.2 for name, shape in shapes.items()}
+    tensors |= {"head.istft.window": torch.hann_window(window)}
+    tensors |= {"feature_extractor.mel_spec.spectrogram.window": torch.hann_window(window)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(json.dumps(config))
+    torch.save(tensors, folder / "pytorch_model.bin")
+    return folder

@@ -15,6 +15,15 @@ def flowgen_components() -> list[Component]:
         Component("encoder", "stft", "flowgen_audio.encoders:ComplexSTFT", "the invertible complex STFT, compressed"),
         Component("encoder", "waveform", "flowgen_audio.encoders:Waveform", "patches of samples"),
         Component(
+            "encoder", "mel-vocos", "flowgen_audio.neural:MelVocos", "log-mel bands, decoded by a neural vocoder"
+        ),
+        Component(
+            "encoder",
+            "audio-autoencoder",
+            "flowgen_audio.neural:WaveformAutoencoder",
+            "latents of a pretrained autoencoder of waveforms",
+        ),
+        Component(
             "metric", "note-accuracy", "flowgen_audio.metrics:NoteAccuracy", "pitch and timbre of notes, measured"
         ),
         Component(

@@ -9,6 +9,18 @@ def flowgen_components() -> list[Component]:
         Component("modality", "video", "flowgen_video.modality:Video", "clips of frames (mp4, webm, gif)"),
         Component("encoder", "pixels", "flowgen_video.encoders:Pixels", "pixels as they are, scaled to [-1, 1]"),
         Component(
+            "encoder",
+            "image-autoencoder",
+            "flowgen_video.autoencoders:ImageAutoencoder",
+            "latents of a pretrained autoencoder of pictures, frame by frame",
+        ),
+        Component(
+            "encoder",
+            "video-autoencoder",
+            "flowgen_video.autoencoders:VideoAutoencoder",
+            "latents of a pretrained causal autoencoder of space and time",
+        ),
+        Component(
             "dataset",
             "moving-digits",
             "flowgen_video.moving_digits:MovingDigits",
