@@ -56,7 +56,10 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def clip(self, index: int, seed: int) -> Clip:
-        """Clip `index`; `seed` feeds whatever is random about it (synthesis, crop), so that it is a pure function of both."""
+        """Clip `index`; `seed` feeds whatever is random about it (synthesis, crop), so that it is a pure function of both.
+
+        Its `start` says what its flow starts from, for the coupling `given-pairs`.
+        """
 
     def validation(self) -> Dataset:
         """The held-out part, of the same kind."""

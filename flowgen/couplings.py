@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -89,10 +89,16 @@ class Sinkhorn:
 
 @dataclass(frozen=True)
 class GivenPairs:
-    """The partner of each clip is given, under the condition "source": for reflow, and for bridges between two data sets.
+    """The partner of each clip is given, under the condition "source", and takes the place of the noise at t = 0.
 
-    The partner takes the place of the noise, at t = 0.
+    In a config it is the data set that gives it, as `Clip.start` (the data sets `reflow` and `pairs` do).
+
+    Args:
+        start: what the partners are. "noise": standard normal, each with the sample that a trained flow makes of it
+            (reflow). "clips": those of another data set (a bridge), so that sampling starts from clips, too.
     """
+
+    start: Literal["noise", "clips"] = "noise"
 
     def __call__(self, x0: State, x1: State, group: Tensor | None = None) -> None:
         return None

@@ -11,6 +11,7 @@ from flowgen.conditions import Conditioner
 from flowgen.config import ComponentConfig, Config, build
 from flowgen.config.schema import ConditionConfig
 from flowgen.contracts import Dataset, Modality
+from flowgen.couplings import Coupling
 from flowgen.encoder import Encoder
 from flowgen.errors import UsageError, unknown
 from flowgen.losses import Loss
@@ -46,9 +47,13 @@ def build_loss(config: Config) -> Loss:
         config.loss,
         path=build("path", config.path),
         times=build("times", config.times),
-        coupling=build("coupling", config.coupling),
+        coupling=build_coupling(config),
         shift=build_shift(config),
     )
+
+
+def build_coupling(config: Config) -> Coupling:
+    return build("coupling", config.coupling)
 
 
 def build_regions(config: Config, spec: Spec) -> list[Region]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,17 @@ from flowgen.contracts import Modality
 from flowgen.editing import Replaced, between, vary
 from flowgen.encoder import Encoder, Latents
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.experiment import build_conditioners, build_encoder, build_loss, build_modality, build_network, build_shift
+from flowgen.experiment import (
+    build_conditioners,
+    build_coupling,
+    build_encoder,
+    build_loss,
+    build_modality,
+    build_network,
+    build_shift,
+)
 from flowgen.flow import OnPath
-from flowgen.given import Given, Variation, clips_of, place
+from flowgen.given import Given, Variation, begin, clips_of, place
 from flowgen.likelihood import log_prob, rademacher
 from flowgen.losses import Loss
 from flowgen.paths import Paths
@@ -75,6 +84,15 @@ class Generator:
         parts = (modality, encoder.to(place), conditioners, build_loss(config), network.to(place).eval())
         return cls(config, *parts, place, checkpoint.step)
 
+    @cached_property
+    def pairs(self) -> Literal["noise", "clips"] | None:
+        """What clips are paired with in training, where that is given: noise of their own, or clips to start from (a bridge)."""
+        return getattr(build_coupling(self.config), "start", None)
+
+    def noise(self, n: int, seed: int) -> State:
+        """The standard normal noise that `sample` makes n clips of at this seed (on VE it is scaled first, see `prior`)."""
+        return Rows(seed, range(n), self._shapes(None, n), self.device).noise("sample")
+
     def sample(
         self,
         conditions: Sequence[Mapping[str, Any]],
@@ -85,6 +103,7 @@ class Generator:
         seconds: float | Sequence[float] | None = None,
         given: Sequence[Given] = (),
         variation: Variation | None = None,
+        starts: Sequence[Clip] = (),
         on_step: Callable[[int, int], None] | None = None,
         on_state: Callable[[float, list[Clip]], None] | None = None,
     ) -> list[Clip]:
@@ -98,23 +117,34 @@ class Generator:
             seconds: length of all clips, or of each; the length trained on by default.
             given: clips that are to be part of every sample; they are kept and the rest is made to fit.
             variation: clips to start from, in place of noise alone.
+            starts: of a bridge: the clip that each sample starts from, or one for all.
             on_step: called with the number of solver steps done and their total.
             on_state: called with the time and the decoded state, at the start and after each step (for animations).
 
         Raises UsageError for an unknown condition or value, FlowgenError for a setting that this flow cannot follow.
         """
         settings = settings or self.config.sample
+        if not starts:
+            self._from_noise("a sample without --source FILE")
+        elif self.pairs != "clips":
+            raise UsageError("this run starts from noise and not from clips; --vary FILE makes variations of a clip")
+        elif len(starts) not in (1, len(conditions)):
+            raise UsageError(f"give one clip to start from, or one for each of {len(conditions)}; got {len(starts)}")
+        if variation is not None:
+            self._from_noise("a variation")
         cond = encode_conditions(self.conditioners, conditions)
         away = encode_conditions(self.conditioners, [negative or {}] * len(conditions))
         shapes = self._shapes(seconds, len(conditions))
-        if variation is not None:
-            latents = self.encoder.encode(variation.clips[:1]).x
+        first = variation.clips[:1] if variation is not None else starts[:1]
+        if first:
+            latents = self.encoder.encode(first).x
             shapes = [tree_map(lambda x: tuple(x.shape[1:]), latents)] * len(conditions)
         clips: list[Clip] = []
         total = -(-len(conditions) // settings.batch_size) * settings.steps
         for start in range(0, len(conditions), settings.batch_size):
             rows = range(start, min(start + settings.batch_size, len(conditions)))
             batch = Rows(seed, rows, shapes[rows.start : rows.stop], self.device)
+            x0 = begin(self.encoder, clips_of(starts, rows), len(rows)) if starts else batch.noise("sample")
 
             def show(t: float, x: State, batch: Rows = batch) -> None:
                 if on_state is not None:
@@ -126,11 +156,11 @@ class Generator:
                 show(t, x)
 
             if on_state is not None:
-                show(0.0, prior(self._path(settings), batch.noise("sample")))
+                show(0.0, prior(self._path(settings), x0))
             part, null = (self._part(c, rows) for c in (cond, away))
             if batch.mask is not None:
                 part[MASK] = batch.mask
-            x = self._solve(part, null, settings, batch, step, Start(given, variation))
+            x = self._solve(x0, part, null, settings, batch, step, Start(given, variation))
             clips += self.encoder.decode(Latents(x, batch.mask))
         return [_with_conditions(clip, asked) for clip, asked in zip(clips, conditions, strict=True)]
 
@@ -143,6 +173,7 @@ class Generator:
         """Clips on the way from a to b, one for each mapping of conditions: both are taken back to their noise, which is
         interpolated on the sphere and sampled again. The solver must be one of an ODE.
         """
+        self._from_noise("a morph")
         n = len(conditions)
         cond = self._part(encode_conditions(self.conditioners, conditions), range(n))
         x, y = (tree_map(lambda x: x.expand(n, *x.shape[1:]), self.encoder.encode([clip]).x) for clip in (a, b))
@@ -184,6 +215,7 @@ class Generator:
 
         Without conditions it is that of the unconditional model.
         """
+        self._from_noise("a likelihood")
         asked = conditions or [{}] * len(clips)
         cond = self._part(encode_conditions(self.conditioners, asked), range(len(clips)))
         x, mask = self.encoder.encode(clips)
@@ -195,11 +227,21 @@ class Generator:
             grid = torch.tensor([0.0, end], dtype=torch.float64)
             return log_prob(self.loss.flow(self.network), x, grid, cond=cond, probe=probe).log_prob
 
+    def _from_noise(self, what: str) -> None:
+        if self.pairs == "clips":
+            raise UsageError(f"this run is a bridge from clips to clips; {what} wants one that starts from noise")
+
     def _solve(
-        self, cond: dict[str, Any], null: dict[str, Any], settings: Sample, batch: Rows, on_step: Any, start: Start
+        self,
+        noise: State,
+        cond: dict[str, Any],
+        null: dict[str, Any],
+        settings: Sample,
+        batch: Rows,
+        on_step: Any,
+        start: Start,
     ) -> State:
-        """The state at t = 1 of a batch."""
-        noise = batch.noise("sample")
+        """The state at t = 1 of a batch that starts from `noise`."""
         x = prior(self._path(settings), noise)
         with self._refusals():
             grid = self._grid(settings, x)
@@ -216,6 +258,10 @@ class Generator:
                 flow = kept = Replaced(flow, x1, noise, known)
 
             def draws(x: State, t: Tensor, s: Tensor) -> State:
+                if self.pairs == "clips":
+                    raise ValueError(
+                        "a bridge starts from no noise, and knows no score: take a solver of the ODE, as heun"
+                    )
                 return batch.noise(f"solver {float(t)!r}")
 
             solver = build("solver", settings.solver)

@@ -12,7 +12,7 @@ from flowgen.clip import Clip
 from flowgen.encoder import Encoder
 from flowgen.errors import UsageError
 from flowgen.streams import StreamSpec
-from flowgen.tree import State, tree_map
+from flowgen.tree import State, leaves, tree_map
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,47 @@ class Variation:
     def __post_init__(self) -> None:
         if not 0 <= self.t < 1:
             raise UsageError(f"a variation starts from a time in [0, 1), got {self.t:g}")
+
+
+def starts(encoder: Encoder, clips: Sequence[Clip], kind: str, like: State) -> State:
+    """What clips start from (`Clip.start`), as states of the structure of `like` [B, ...]: clips encoded, noise as it is.
+
+    Raises UsageError: a clip does not say it, says something else than `kind` ("noise" or "clips"), or it does not fit.
+    """
+    found = [clip.start for clip in clips]
+    for clip, start in zip(clips, found, strict=True):
+        if start is None or isinstance(start, Clip) != (kind == "clips"):
+            has = "nothing" if start is None else "a clip" if isinstance(start, Clip) else "noise"
+            raise UsageError(
+                f"the coupling given-pairs with start={kind} wants that of each clip, and {clip.source or 'a clip'} comes with "
+                f"{has}; data sets that give it are reflow (noise) and pairs (clips)"
+            )
+    if kind == "clips":
+        x = encoder.encode([start for start in found if isinstance(start, Clip)]).x
+    else:
+        x = tree_map(lambda *parts: torch.stack(parts), *found)
+    return tree_map(_fitting, x, like)
+
+
+def begin(encoder: Encoder, clips: Sequence[Clip], n: int) -> State:
+    """The latents of n samples of a bridge at t = 0, from a clip for each or one for all. UsageError: their lengths differ."""
+    x, mask = encoder.encode(clips)
+    if mask is not None and not all(bool(leaf.all()) for leaf in leaves(mask)):
+        raise UsageError("clips to start from, in one call, are of one length; give those of each length by themselves")
+    return tree_map(lambda x: x.expand(n, *x.shape[1:]), x)
+
+
+def clips_to_start(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that clips start from; [] where they start from noise."""
+    return [clip.start for clip in clips if isinstance(clip.start, Clip)]
+
+
+def _fitting(start: Tensor, like: Tensor) -> Tensor:
+    if start.shape != like.shape:
+        raise UsageError(
+            f"latents {tuple(start.shape[1:])} to start from do not fit those to arrive at, {tuple(like.shape[1:])}"
+        )
+    return start.to(like.device)
 
 
 def clips_of(clips: Sequence[Clip], rows: range) -> Sequence[Clip]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +42,14 @@ _OPTIONS = (
         help="Of --vary; 1 keeps nothing.",
     ),
     click.option("--morph", type=_FILE, nargs=2, metavar="A B", help="-n clips on the way from A to B."),
+    click.option(
+        "--source",
+        "sources",
+        type=_FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Of a bridge: start from FILE; repeat for more. Without it, from held-out clips of its source.",
+    ),
     click.option("--from", "from_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Where --inpaint begins."),
     click.option("--to", "to_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Where --inpaint ends."),
 )
@@ -67,6 +75,10 @@ def sample_with_parts(generator: Generator, request: Request, options: Mapping[s
     """Sample as asked, around the given parts. UsageError: parts that do not go together, or that this medium does not have."""
     from flowgen.given import Given, Variation
 
+    if options["sources"] or generator.pairs == "clips":
+        request = replace(
+            request, options={**request.options, "starts": _starts(generator, request, options["sources"])}
+        )
     asked = [name for name in ("continued", "first", "last", "between", "inpaint", "vary", "morph") if options[name]]
     seconds = options["seconds"]
     if not asked:
@@ -93,6 +105,21 @@ def sample_with_parts(generator: Generator, request: Request, options: Mapping[s
     given = [Given([modality.read(first)], 0.0)] if first else []
     given += [Given([modality.read(last)], None)] if last else []
     return generator.sample(request.conditions, seed=request.seed, seconds=seconds, given=given, **request.options)
+
+
+def _starts(generator: Generator, request: Request, files: Sequence[Path]) -> list[Clip]:
+    """What each sample of a bridge starts from: files in turn, or held-out clips of the data set's source."""
+    from flowgen.data.loader import Order, clips_at
+    from flowgen.experiment import build_dataset
+    from flowgen.given import clips_to_start
+
+    n = len(request.conditions)
+    if files:
+        clips = [generator.modality.read(path) for path in files]
+        return [clips[i % len(clips)] for i in range(n)]
+    dataset = build_dataset(generator.config, generator.modality).validation()
+    order = Order(request.seed, len(dataset))
+    return clips_to_start(clips_at(dataset, request.seed, [order[i] for i in range(n)]))
 
 
 def _window(generator: Generator) -> float:
@@ -145,6 +172,4 @@ def _inpaint(
 
 
 def _described(clip: Clip, conditions: Mapping[str, Any]) -> Clip:
-    from dataclasses import replace
-
     return replace(clip, conditions=dict(conditions))

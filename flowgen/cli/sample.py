@@ -51,6 +51,7 @@ def sample(
       flowgen sample runs/mine --continue begun.mp4 --seconds 2 -o whole.mp4
       flowgen sample runs/mine --between first.png last.png -o morph.gif
       flowgen sample runs/mine --inpaint speech.wav --from 0.3 --to 0.6 -o mended.wav
+      flowgen sample runs/bridge --source drawing.png -o photograph.png
     """
     from rich.console import Console
 

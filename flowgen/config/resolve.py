@@ -99,7 +99,8 @@ def resolve(document: Document) -> Resolved:
         problems += [_sentence(document, Config, (), e) for e in error.errors()]
         config = None
     filled: dict[Key, dict[str, Any]] = {}
-    for kind, key, section in _slots(values if config is None else config.model_dump(), Config, ()):
+    slots = list(_slots(values if config is None else config.model_dump(), Config, ()))
+    for kind, key, section in slots:
         name = section if isinstance(section, str) else section.get("type") if isinstance(section, dict) else None
         if not isinstance(name, str):
             continue  # the fixed schema has said so already
@@ -107,6 +108,7 @@ def resolve(document: Document) -> Resolved:
             model = options_model(kind, name)
             options = {} if isinstance(section, str) else {k: v for k, v in section.items() if k != "type"}
             filled[key] = {"type": name, **model.model_validate(options).model_dump(mode="json")}
+            slots += _slots(filled[key], model, key)  # components among the options of this one
         except ValidationError as error:
             problems += [_sentence(document, model, key, e) for e in error.errors()]
         except FlowgenError as error:

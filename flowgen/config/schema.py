@@ -32,7 +32,8 @@ def _component(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
-_Component = Annotated[ComponentConfig, BeforeValidator(_component)]
+Named = Annotated[ComponentConfig, BeforeValidator(_component)]
+"""A component section. `Annotated[Named, Slot(kind)]` marks one in the config, and among the options of a component."""
 
 
 class ConditionConfig(BaseModel):
@@ -139,13 +140,13 @@ class Sample(Section):
 
     steps: PositiveInt = 16
     """Solver steps; a grid that is a list of times has its own."""
-    solver: Annotated[_Component, Slot("solver")] = ComponentConfig(type="dpm++2m")
-    guidance: Annotated[_Component | list[_Component] | None, Slot("guidance")] = None
+    solver: Annotated[Named, Slot("solver")] = ComponentConfig(type="dpm++2m")
+    guidance: Annotated[Named | list[Named] | None, Slot("guidance")] = None
     """One guidance, or a chain of which each wraps those before it."""
     grid: Literal["uniform", "eased", "karras"] | tuple[float, ...] = "uniform"
     """Where the solver stops: evenly in time or closer at both ends (then shifted), at the noise levels of Karras et al.,
     or at these times."""
-    path: Annotated[_Component | None, Slot("path")] = None
+    path: Annotated[Named | None, Slot("path")] = None
     """A path to sample on, where it is not the one trained on."""
     batch_size: PositiveInt = 64
 
@@ -155,7 +156,7 @@ class Eval(Section):
 
     clips: PositiveInt = 100
     seed: int = 1
-    metrics: Annotated[list[_Component], Slot("metric")] = []
+    metrics: Annotated[list[Named], Slot("metric")] = []
 
 
 class TokenShiftConfig(Section):
@@ -171,24 +172,24 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
     run: str | None = None
     """The run folder; runs/NAME by default."""
-    modality: Annotated[_Component, Slot("modality")]
-    data: Annotated[_Component, Slot("dataset")]
-    encoder: Annotated[_Component, Slot("encoder")]
-    network: Annotated[_Component, Slot("network")]
+    modality: Annotated[Named, Slot("modality")]
+    data: Annotated[Named, Slot("dataset")]
+    encoder: Annotated[Named, Slot("encoder")]
+    network: Annotated[Named, Slot("network")]
     conditions: dict[str, ConditionConfig] | None = None
     """Conditions by name; all that the data set offers where the key is left out."""
-    known: Annotated[list[_Component], Slot("region")] = []
+    known: Annotated[list[Named], Slot("region")] = []
     """Known regions: parts of a clip that some training samples are given, each with its probability."""
-    path: Annotated[_Component, Slot("path")] = ComponentConfig(type="linear")
-    times: Annotated[_Component, Slot("times")] = ComponentConfig(type="uniform")
+    path: Annotated[Named, Slot("path")] = ComponentConfig(type="linear")
+    times: Annotated[Named, Slot("times")] = ComponentConfig(type="uniform")
     shift: Annotated[float, Field(gt=0)] | TokenShiftConfig = 1.0
     """Shift of the times, in training and in sampling alike; above 1 spends more of them near the noise."""
-    coupling: Annotated[_Component, Slot("coupling")] = ComponentConfig(type="independent")
-    loss: Annotated[_Component, Slot("loss")] = ComponentConfig(type="flow-matching")
+    coupling: Annotated[Named, Slot("coupling")] = ComponentConfig(type="independent")
+    loss: Annotated[Named, Slot("loss")] = ComponentConfig(type="flow-matching")
     train: Train
     sample: Sample = Sample()
     eval: Eval = Eval()
-    loggers: Annotated[list[_Component], Slot("logger")] = [
+    loggers: Annotated[list[Named], Slot("logger")] = [
         ComponentConfig(type="jsonl"),
         ComponentConfig(type="tensorboard"),
     ]

@@ -29,6 +29,7 @@ from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.evaluation.continuing import compare, continuations
 from flowgen.generator import Generator, Weights
+from flowgen.given import clips_to_start
 from flowgen.random import seed_of
 from flowgen.run import write_json
 from flowgen.tree import batch_size
@@ -124,7 +125,7 @@ def evaluate(
     with _Counter(generator.network) as counter:
         began = time.perf_counter()
         if continued is None:
-            generated = generator.sample(asked, seed=seed, on_step=on_step)
+            generated = generator.sample(asked, seed=seed, starts=clips_to_start(sets.real), on_step=on_step)
         else:
             generated = continuations(generator, sets.real, continued, asked, seed=seed, on_step=on_step)
         seconds = time.perf_counter() - began

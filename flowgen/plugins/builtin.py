@@ -60,6 +60,10 @@ def flowgen_components() -> list[Component]:
         Component("guidance", "cfg-rescale", "flowgen.guidance:CFGRescale", "keeps the spread of the estimate"),
         Component("guidance", "apg", "flowgen.guidance:APG", "pushes across the estimate only"),
         Component("guidance", "autoguidance", "flowgen.guidance:autoguidance", "away from a weaker run of the model"),
+        Component("dataset", "reflow", "flowgen.data.pairs:Reflow", "noise, each with what a trained run makes of it"),
+        Component(
+            "dataset", "pairs", "flowgen.data.pairs:Pairs", "clips of one data set that start from those of another"
+        ),
         Component("network", "transformer", "flowgen.nn:Transformer", "attention over any axes, full or factorised"),
         Component("network", "mlp", "flowgen.nn:MLP", "linear layers, for states without axes"),
         Component("conditioner", "class", "flowgen.conditions:ClassCondition", "one of a list of names"),
@@ -75,5 +79,5 @@ def flowgen_components() -> list[Component]:
         Component("region", "outside", "flowgen.regions:Outside", "all but a box is known (spatial inpainting)"),
         Component("logger", "jsonl", "flowgen.training.loggers:JSONL", "figures as lines of log.jsonl"),
         Component("logger", "tensorboard", "flowgen.training.loggers:TensorBoard", "figures for TensorBoard"),
-    ]
         Component("logger", "wandb", "flowgen.training.loggers:WandB", "figures for Weights & Biases (extra: wandb)"),
+    ]

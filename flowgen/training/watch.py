@@ -13,7 +13,9 @@ from torch import Tensor
 from flowgen.clip import Clip
 from flowgen.conditions import MASK, encode_conditions
 from flowgen.contracts import Dataset
+from flowgen.couplings import SOURCE
 from flowgen.generator import Generator
+from flowgen.given import clips_to_start, starts
 from flowgen.random import Randomness, seed_of
 from flowgen.tree import tree_map
 
@@ -59,10 +61,11 @@ class Watcher:
     def preview(self, step: int, name: str, clips: int) -> Path:
         """Sample with the conditions of held-out clips at a fixed seed, as `flowgen sample` does; returns the sheet."""
         modality = self.generator.modality
-        asked = [{k: c.conditions.get(k) for k in self.generator.conditioners} for c in self.held_out[:clips]]
+        shown = self.held_out[:clips]
         if modality.clips_per_file is None:
-            asked = (asked * 2000)[:2000]  # one plot of many points
-        made = self.generator.sample(asked, seed=0)
+            shown = (shown * 2000)[:2000]  # one plot of many points
+        asked = [{k: c.conditions.get(k) for k in self.generator.conditioners} for c in shown]
+        made = self.generator.sample(asked, seed=0, starts=clips_to_start(shown))
         folder = self.folder / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         suffix = next(iter(modality.formats))
@@ -91,4 +94,7 @@ def batch_tensors(generator: Generator, clips: Sequence[Clip]) -> tuple[Any, dic
     cond = tree_map(lambda v: v.to(generator.device), cond)
     if latents.mask is not None:
         cond[MASK] = latents.mask
+    if generator.pairs is not None:
+        with torch.no_grad():
+            cond[SOURCE] = starts(generator.encoder, clips, generator.pairs, latents.x)
     return latents.x, cond
