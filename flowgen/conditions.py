@@ -58,11 +58,15 @@ class ClassCondition:
 
 @dataclass(frozen=True)
 class NumberCondition:
-    """A number in [low, high], scaled to [-1, 1], linearly or in its logarithm; the null value is not-a-number."""
+    """A number in [low, high], scaled to [-1, 1], linearly or in its logarithm; the null value is not-a-number.
+
+    `seconds`: it is the length of the clip, and sampling at a length of one's choice says so to the network.
+    """
 
     low: float
     high: float
     log: bool = False
+    seconds: bool = False
     role = "vector"
 
     def __post_init__(self) -> None:
@@ -118,6 +122,31 @@ def encode_conditions(conditioners: Mapping[str, Conditioner], values: Sequence[
             if name not in conditioners:
                 raise UsageError(unknown("condition", name, conditioners))
     return {name: _column(name, c, [given.get(name) for given in values]) for name, c in conditioners.items()}
+
+
+def told_lengths(
+    conditioners: Mapping[str, Conditioner], values: Sequence[Mapping[str, Any]], seconds: float | Sequence[float]
+) -> list[dict[str, Any]]:
+    """Raw values with the length of each clip told to the conditions that say it, where it is not given.
+
+    A length beyond their range is not told: the network has no word for it. UsageError: another length is given.
+    """
+    names = {n: c for n, c in conditioners.items() if isinstance(c, NumberCondition) and c.seconds}
+    each = [seconds] * len(values) if isinstance(seconds, (int, float)) else seconds
+    told = []
+    for given, length in zip(values, each, strict=True):
+        row = dict(given)
+        for name, c in names.items():
+            if row.get(name) is None and c.low <= length <= c.high:
+                row[name] = length
+            elif row.get(name) is not None:
+                c.encode(row[name])
+                if abs(float(row[name]) - length) > 0.01:
+                    raise UsageError(
+                        f"the condition {name!r} is {row[name]} and the clips are to be {length:g} s long; give one of them"
+                    )
+        told.append(row)
+    return told
 
 
 def null_conditions(conditioners: Mapping[str, Conditioner], n: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from flowgen import __version__
 from flowgen.clip import Clip
-from flowgen.conditions import MASK, Conditioner, encode_conditions
+from flowgen.conditions import MASK, Conditioner, encode_conditions, told_lengths
 from flowgen.config import ComponentConfig, Config, build
 from flowgen.config.schema import Sample
 from flowgen.contracts import Modality
@@ -114,7 +114,8 @@ class Generator:
         Args:
             settings: steps, solver and guidance; those of the config by default.
             negative: conditions that guidance leads away from; nothing given by default.
-            seconds: length of all clips, or of each; the length trained on by default.
+            seconds: length of all clips, or of each; the length trained on by default. A condition that says the length of
+                a clip takes this value where a mapping leaves it out.
             given: clips that are to be part of every sample; they are kept and the rest is made to fit.
             variation: clips to start from, in place of noise alone.
             starts: of a bridge: the clip that each sample starts from, or one for all.
@@ -132,6 +133,8 @@ class Generator:
             raise UsageError(f"give one clip to start from, or one for each of {len(conditions)}; got {len(starts)}")
         if variation is not None:
             self._from_noise("a variation")
+        if seconds is not None:
+            conditions = told_lengths(self.conditioners, conditions, seconds)
         cond = encode_conditions(self.conditioners, conditions)
         away = encode_conditions(self.conditioners, [negative or {}] * len(conditions))
         shapes = self._shapes(seconds, len(conditions))

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.option("--negative", multiple=True, metavar="NAME=VALUE", help="A condition that guidance leads away from.")
 @click.option("-n", "count", type=click.IntRange(min=1), help="Number of clips (default 1; 2000 for a scatter plot).")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of the clips, where the encoder has one."
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Length of the clips, where the encoder has one; told to the network by a condition for it.",
 )
 @part_options
 @sampling_options
