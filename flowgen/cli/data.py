@@ -47,3 +47,35 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
     clips = sample_clips(dataset, settings.train.seed, count or (16 if modality.clips_per_file else 5000))
     modality.sheet(clips, path, [caption(c.conditions) for c in clips])
     click.echo(path)
+
+
+@data.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1)
+@click.option("-o", "output", type=click.Path(path_type=Path), help="CSV or JSONL to write, with a row for every file.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="PNG of examples to write (default NAME-check.png).")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks to make batches for.")
+@click.option("-n", "shown", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to print.")
+def check(
+    config: str, overrides: tuple[str, ...], output: Path | None, sheet: Path | None, gpus: int, shown: int
+) -> None:
+    """Look at every file before anything trains: what is kept, trimmed, filled or left out, and why.
+
+    Lengths, rates, sizes, levels, copies, bad files, and the batches that training will make. The exit status is 1 where
+    more files are left out than the data set allows (data.max_bad_share).
+
+    \b
+    Examples:
+      flowgen data check my.yaml
+      flowgen data check my.yaml -o files.csv
+      flowgen data check my.yaml data.buckets=4 train.batch_size=64 --gpus 8
+    """
+    from flowgen.config import load
+    from flowgen.data.inspect import inspect
+    from flowgen.errors import UsageError
+
+    settings = load(config, overrides).config
+    picture = sheet or Path(f"{settings.name}-check.png")
+    if picture.suffix.lower() != ".png":
+        raise UsageError(f"{picture}: the sheet is a PNG; give a name that ends in .png")
+    inspect(settings, gpus, output, picture, shown, click.echo)
