@@ -25,6 +25,9 @@ class Encoder(nn.Module):
 
     A subclass sets `spec` and implements `encode` and `decode`; one that measures statistics of the data set does so in
     `fit` and keeps them in buffers, so that they are stored with the run.
+
+    Optional members: `latent_shape(seconds)`, where a clip may have another length than `spec`; `context`, steps next to a cut
+    that depend on what lies beyond it; `marked(clip)`, bool [*axes], the positions that a clip used as a mask is light at.
     """
 
     spec: Spec

@@ -17,10 +17,14 @@ from flowgen.tree import State, leaves, tree_map
 
 @dataclass(frozen=True)
 class Given:
-    """Clips that are a part of what is sampled (one for all, or one for each): from `at_s` seconds on, or (None) up to the end."""
+    """Clips that are a part of what is sampled (one for all, or one for each): from `at_s` seconds on, or (None) up to the end.
+
+    `hole`, a clip in black and white, says where they are not given after all: where it is light.
+    """
 
     clips: Sequence[Clip]
     at_s: float | None = 0.0
+    hole: Clip | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def place(encoder: Encoder, given: Sequence[Given], x: State, rows: range) -> tu
                 raise UsageError(f"{name} cannot be a part: its latents are {tuple(latent.shape[1:])}")
             size, length = value.shape[1], latent.shape[1]
             start = size - length if part.at_s is None else round(part.at_s * spec.axes[0].rate)
-            if start < 0 or start + length > size or length == size:
+            if start < 0 or start + length > size or (length == size and part.hole is None):
                 raise UsageError(
                     f"{name} takes {length} of {size} steps in time from step {start}; "
                     f"give a shorter part, or ask for a longer clip with --seconds"
@@ -108,7 +112,26 @@ def place(encoder: Encoder, given: Sequence[Given], x: State, rows: range) -> tu
             first = start + (edge if start > 0 else 0)
             last = start + length - (edge if start + length < size else 0)
             value[:, start : start + length] = latent
-            known[:, first:last] = True
+            known[:, first:last] = True if part.hole is None else ~_marked(encoder, part.hole, known[0, first:last])
 
         tree_map(leaf, encoder.spec, values, known, encoder.encode(clips).x)
     return values, known
+
+
+def _marked(encoder: Encoder, hole: Clip, like: Tensor) -> Tensor:
+    """Which positions a hole touches, bool of the shape of `like` [*axes]; a hole of one step in time lasts all the time."""
+    marked = getattr(encoder, "marked", None)
+    if marked is None:
+        raise UsageError(f"the encoder {type(encoder).__name__} has no masks; give a stretch of time instead")
+    found: Tensor = marked(hole)
+    if found.shape[1:] != like.shape[1:] or found.shape[0] not in (1, like.shape[0]):
+        raise UsageError(
+            f"the mask {hole.source or ''} has {found.shape[0]} steps in time and the clip {like.shape[0]}; give a picture, or a "
+            "mask as long as the clip"
+        )
+    found = found.expand_as(like).to(like.device)
+    if found.all() or not found.any():
+        raise UsageError(
+            f"the mask {hole.source or ''} is all of one shade; what is light in it is made anew, the rest kept"
+        )
+    return found

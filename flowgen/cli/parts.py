@@ -31,7 +31,13 @@ _OPTIONS = (
     click.option("--last", "--last-frame", "last", type=_FILE, metavar="FILE", help="End with FILE."),
     click.option("--between", type=_FILE, nargs=2, metavar="A B", help="Begin with A and end with B."),
     click.option(
-        "--inpaint", type=_FILE, metavar="FILE", help="Make FILE anew --from one time --to another, and keep the rest."
+        "--inpaint",
+        type=_FILE,
+        metavar="FILE",
+        help="Make FILE anew --from one time --to another, or where a --mask is light, and keep the rest.",
+    ),
+    click.option(
+        "--mask", type=_FILE, metavar="FILE", help="Of --inpaint: a picture or clip, light where to make anew."
     ),
     click.option("--vary", type=_FILE, metavar="FILE", help="A variation of FILE; --strength says how far from it."),
     click.option(
@@ -81,6 +87,8 @@ def sample_with_parts(generator: Generator, request: Request, options: Mapping[s
         )
     asked = [name for name in ("continued", "first", "last", "between", "inpaint", "vary", "morph") if options[name]]
     seconds = options["seconds"]
+    if options["mask"] and not options["inpaint"]:
+        raise UsageError("--mask says where --inpaint FILE is made anew; give both")
     if not asked:
         return generator.sample(request.conditions, seed=request.seed, seconds=seconds, **request.options)
     modality: Any = generator.modality
@@ -99,6 +107,13 @@ def sample_with_parts(generator: Generator, request: Request, options: Mapping[s
         )
     if options["continued"]:
         return _continue(generator, request, modality.read(options["continued"]), seconds)
+    if options["inpaint"] and options["mask"]:
+        if options["from_s"] is not None or options["to_s"] is not None:
+            raise UsageError("--inpaint takes --mask, or --from and --to")
+        clip, hole = (modality.read(options[name]) for name in ("inpaint", "mask"))
+        given = [Given([clip], 0.0, hole)]
+        length = modality.seconds(clip)
+        return generator.sample(request.conditions, seed=request.seed, seconds=length, given=given, **request.options)
     if options["inpaint"]:
         return _inpaint(generator, request, modality.read(options["inpaint"]), options["from_s"], options["to_s"])
     first, last = options["between"] or (options["first"], options["last"])

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -111,6 +112,14 @@ class FrozenAutoencoder(Encoder):
             frames = self._decode(z)
         shown = rearrange((frames + 1) * 127.5, "b c t h w -> b t h w c").round().clamp(0, 255).to("cpu", torch.uint8)
         return [Clip(x.clone(), self.modality.fps) for x in shown]
+
+    def marked(self, mask: Clip) -> Tensor:
+        """Which latent positions a mask in black and white touches (is light anywhere in), bool [T', H', W']."""
+        light = (self._frames(mask).mean(-1) >= 128).float()
+        light = F.max_pool2d(light, self.space)
+        # the first latent step of a causal autoencoder is one frame, every other one several
+        ahead = -len(light) % self.time
+        return F.pad(light, (0, 0, 0, 0, ahead, 0)).unflatten(0, (-1, self.time)).amax(1) > 0
 
     def _set_tiling(self) -> None:
         if self.tiling:

@@ -57,6 +57,10 @@ class Pixels(Encoder):
         frames = ((latents.x.float() + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
         return [Clip(data=x, rate=self.modality.fps) for x in frames]
 
+    def marked(self, mask: Clip) -> Tensor:
+        """Which positions a mask in black and white marks (is light at), bool [T, H, W]."""
+        return self._frames(mask).mean(-1) >= 128
+
     def _frames(self, clip: Clip) -> Tensor:
         channels = self.modality.channels
         fits = isinstance(clip.data, Tensor) and clip.data.ndim == 4 and clip.data.shape[3] == channels

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from flowgen.cli import cli
 from flowgen.errors import UsageError
@@ -88,6 +89,19 @@ def test_inpainting_keeps_what_is_outside(runs, tmp_path):
     assert np.abs(now - was)[2:6].max() > 2
 
 
+@pytest.mark.parametrize("run", ["known", "plain"])
+def test_inpainting_where_a_mask_is_light(runs, tmp_path, run):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:, :8] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / "mended.gif"
+    flowgen("sample", runs / run, "--inpaint", runs / "clip.gif", "--mask", tmp_path / "mask.png", "-o", out)
+    was, now = frames(runs / "clip.gif"), frames(out)
+    assert now.shape == was.shape
+    assert np.abs(now - was)[:, :, 8:].max() <= 2
+    assert np.abs(now - was)[:, :, :8].max() > 2
+
+
 def test_a_weak_variation_stays_nearer_than_a_strong_one(runs, tmp_path):
     was = frames(runs / "clip.gif")
     far = []
@@ -113,10 +127,14 @@ def test_a_morph_makes_as_many_clips_as_asked(runs, tmp_path):
         (["--continue", "{clip}", "--vary", "{clip}"], "exclude each other"),
         (["--inpaint", "{clip}", "--from", "0.9", "--to", "0.5"], "takes a stretch inside the 1.00 s"),
         (["--first", "{clip}"], "takes 8 of 8 steps in time"),
+        (["--mask", "{clip}"], "give both"),
+        (["--inpaint", "{clip}", "--mask", "{black}"], "all of one shade"),
+        (["--inpaint", "{clip}", "--mask", "{black}", "--to", "0.5"], "--mask, or --from and --to"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(runs, tmp_path, options, message):
-    options = [o.format(clip=runs / "clip.gif") for o in options]
+    Image.new("L", (16, 16)).save(runs / "black.png")
+    options = [o.format(clip=runs / "clip.gif", black=runs / "black.png") for o in options]
     with pytest.raises(UsageError, match=message):
         flowgen("sample", runs / "known", *options, "-o", tmp_path / "x.gif")
     assert not list(tmp_path.iterdir())

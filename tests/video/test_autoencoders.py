@@ -171,3 +171,17 @@ def test_the_wrong_kind_is_sent_to_the_right_one(model: Path, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
     with pytest.raises(FlowgenError, match="is of 'UNet2DModel', which is no autoencoder"):
         wrong(VIDEO, str(tmp_path))
+
+
+def test_a_mask_marks_the_latents_whose_pixels_it_touches(model: Path) -> None:
+    encoder = encoder_of(model)
+    mask = clips(1)[0]
+    data = torch.zeros_like(mask.data)
+    data[-1, 0, 0] = 255
+    marked = encoder.marked(Clip(data, mask.rate))
+    assert marked.shape == encoder.encode([mask]).x.shape[1:-1]
+    assert marked.sum() == 1
+    assert marked[-1, 0, 0]
+    data = torch.zeros_like(mask.data)
+    data[0] = 255
+    assert encoder.marked(Clip(data, mask.rate))[0].all()
