@@ -124,6 +124,8 @@ class Train(Section):
     """A step in which the loss of a sample is above this is skipped as well."""
     activation_checkpointing: bool = False
     """Recompute the network's repeated blocks in the backward pass instead of keeping what they made."""
+    sequence_parallel: PositiveInt = 1
+    """Ranks that share each clip: its tokens, and the heads of attention, are divided among them (Ulysses)."""
     compile: str | None = None
     """A backend of torch.compile ("inductor") for the network's repeated blocks."""
     timeout_s: Annotated[float, Field(gt=0)] = 600.0

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowgen.nn.layout import Layout
 from flowgen.nn.positions import Rotation, rotate
 
 
@@ -38,17 +39,34 @@ class SelfAttention(nn.Module):
         self.gain = nn.Parameter(torch.ones(2, heads, 1))  # of queries and keys
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [B, N, width]; mask of keys, bool [B, N]."""
-        qk, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).split((2, 1), 2)
-        qk = normed(qk, self.gain)
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, layout: Layout | None = None
+    ) -> Tensor:
+        """x [B, ..., width]; mask of keys, bool [B', N], and a rotation for each N, B' and N as the layout splits all tokens.
+
+        Without a layout, x is [B, N, width] and all attend to all.
+        """
+        if layout is None or layout.group is None:
+            h = x if layout is None else layout.split(x)
+            y = self._attend(self.qkv(h), self.gain, rotation, mask)
+            return self.out(y) if layout is None else layout.join(self.out(y), x.shape)
+        group = layout.group
+        qkv = group.to_heads(self.qkv(x.flatten(1, -2)).unflatten(-1, (3, self.heads, -1))).flatten(2)
+        y = self._attend(layout.split(qkv), self.gain[:, group.part(self.heads)], rotation, mask)
+        y = layout.join(y, torch.Size((*qkv.shape[:2], y.shape[-1])))
+        return self.out(group.to_tokens(y.unflatten(-1, (self.heads // group.size, -1))).flatten(2)).view(x.shape)
+
+    @staticmethod
+    def _attend(qkv: Tensor, gain: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
+        """[B, N, 3 x heads x D] to [B, N, heads x D], for as many heads as there are gains."""
+        qk, v = qkv.unflatten(-1, (3, gain.shape[1], -1)).split((2, 1), 2)
+        qk = normed(qk, gain)
         if rotation is not None:
             qk = rotate(qk, rotation)
         q, k = (z.transpose(1, 2) for z in qk.to(v.dtype).unbind(2))
         v = v.squeeze(2).transpose(1, 2)
         keys = None if mask is None else attendable(mask)[:, None, None]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2).flatten(2)
 
 
 class CrossAttention(nn.Module):

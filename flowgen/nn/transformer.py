@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,36 +15,10 @@ from torch.utils.checkpoint import checkpoint as recompute
 from flowgen.conditions import MASK, Conditioner
 from flowgen.nn.attention import CrossAttention, SelfAttention
 from flowgen.nn.embedding import ConditionEmbedding, TimeEmbedding
+from flowgen.nn.layout import Layout
+from flowgen.nn.parallel import SequenceGroup
 from flowgen.nn.positions import Positions, Rotation
 from flowgen.streams import StreamSpec
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which tokens of a grid attend to each other: those that differ in the axes `axes` only."""
-
-    grid: tuple[int, ...]
-    axes: tuple[int, ...]
-
-    def split(self, x: Tensor) -> Tensor:
-        """[B, ..., channels] with a token for each place of the grid to [B x others, attending, channels]."""
-        if len(self.axes) == len(self.grid):
-            return x.reshape(len(x), -1, x.shape[-1])
-        x = x.reshape(len(x), *self.grid, x.shape[-1]).permute(self._order)
-        return x.reshape(-1, math.prod(self.grid[i] for i in self.axes), x.shape[-1])
-
-    def join(self, x: Tensor, shape: torch.Size) -> Tensor:
-        """Back to `shape`, [B, ..., channels]."""
-        if len(self.axes) == len(self.grid):
-            return x.reshape(shape)
-        sizes = [(shape[0], *self.grid, shape[-1])[i] for i in self._order]
-        inverse = sorted(range(len(sizes)), key=self._order.__getitem__)
-        return x.reshape(sizes).permute(inverse).reshape(shape)
-
-    @property
-    def _order(self) -> list[int]:
-        others = [i + 1 for i in range(len(self.grid)) if i not in self.axes]
-        return [0, *others, *(i + 1 for i in self.axes), len(self.grid) + 1]
 
 
 class Block(nn.Module):
@@ -72,10 +45,9 @@ class Block(nn.Module):
         sequence: Tensor | None,
         sequence_mask: Tensor | None,
     ) -> Tensor:
-        """x [B, L, S, width] with one modulation [B, L, 6, width] for each L."""
+        """x [B, L, S, width], this rank's tokens, with one modulation [B, L, 6, width] for each L."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + modulation).unsqueeze(2).unbind(3)
-        h = layout.split(modulate(x, shift1, scale1))
-        x = torch.addcmul(x, gate1, layout.join(self.attention(h, rotation, mask), x.shape))
+        x = torch.addcmul(x, gate1, self.attention(modulate(x, shift1, scale1), rotation, mask, layout))
         if self.cross is not None and sequence is not None and sequence_mask is not None:
             h = F.layer_norm(x, x.shape[-1:]).flatten(1, 2)
             x = x + self.cross(h, sequence, sequence_mask).view(x.shape)
@@ -128,13 +100,15 @@ class Transformer(nn.Module):
         self.channels = spec.channels
         self.checkpoint = checkpoint
         self.names = tuple(axis.name for axis in spec.axes)
+        self.heads, self.sizes = heads, tuple(axis.size for axis in spec.axes)
+        self.group: SequenceGroup | None = None
         if not spec.axes:
             raise ValueError("a transformer needs a stream with at least 1 axis; a plain vector is a case for the MLP")
         if len(self.patch) != len(spec.axes):
             raise ValueError(
                 f"patch {self.patch} has {len(self.patch)} sizes for the {len(spec.axes)} axes {self.names}"
             )
-        self._tokens(tuple(axis.size for axis in spec.axes))
+        self._tokens(self.sizes)
 
         self.attended = _attended(self.names, attention)
         self.time = TimeEmbedding(width)
@@ -165,15 +139,19 @@ class Transformer(nn.Module):
             x = torch.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0.0)
             t = _real_times(t, mask)
         grid = self._tokens(tuple(x.shape[1:-1]))
+        tokens = self._patchify(x)
+        times = self._patches(t, "min").flatten(1) if t.ndim > 1 else t[:, None]  # [B, L], for S tokens each
+        if self.group is not None:
+            tokens, times = self._own(self.group, tokens, times)
         embedded = self.conditions(cond)
-        emb = self.time(self._patches(t, "min").flatten(1)) if t.ndim > 1 else self.time(t)[:, None]  # [B, L, width]
+        emb = self.time(times)  # [B, L, width]
         if embedded.vector is not None:
             emb = emb + embedded.vector[:, None]
         emb = F.silu(emb)
         modulation = self.project(emb).float().unflatten(-1, (6, -1))
 
-        h = self.embed(self._patchify(x)).float().unflatten(1, (emb.shape[1], -1))  # [B, L, S, width]
-        layouts = [Layout(grid, axes) for axes in self.attended]
+        h = self.embed(tokens).float().unflatten(1, (emb.shape[1], -1))  # [B, L, S, width]
+        layouts = [Layout(grid, axes, self.group) for axes in self.attended]
         rotations = [p(tuple(grid[i] for i in axes)) for p, axes in zip(self.positions, self.attended, strict=True)]
         masks = [None if mask is None else layout.split(self._token_mask(mask, grid))[..., 0] for layout in layouts]
         for i, block in enumerate(self.blocks):
@@ -186,7 +164,30 @@ class Transformer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # small, and what it rounds nothing downstream mends
             shift, scale = (self.table + emb.float()[:, :, None]).unsqueeze(2).unbind(3)
             out = self.out(modulate(h, shift, scale).to(self.out.weight.dtype)).flatten(1, 2)
-        return self._unpatchify(out, grid)
+        return self._unpatchify(out if self.group is None else self.group.gather(out), grid)
+
+    def shard_sequence(self, group: SequenceGroup) -> None:
+        """Divide the tokens of every clip among the ranks of a group from now on. ValueError: heads or tokens do not divide."""
+        if self.heads % group.size:
+            raise ValueError(f"{self.heads} heads do not divide among {group.size} ranks")
+        self._divisible(math.prod(self._tokens(self.sizes)), group)
+        self.group = group
+
+    def _own(self, group: SequenceGroup, tokens: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        """This rank's part of the tokens, and the times of these."""
+        count = tokens.shape[1]
+        self._divisible(count, group)
+        if times.shape[1] > 1:
+            if times.shape[1] % group.size:
+                times = times.repeat_interleave(count // times.shape[1], 1)  # a time for each token
+            times = times[:, group.part(times.shape[1])]
+        return tokens[:, group.part(count)], times
+
+    def _divisible(self, tokens: int, group: SequenceGroup) -> None:
+        if tokens % group.size:
+            raise ValueError(
+                f"{tokens} tokens of a clip do not divide among {group.size} ranks; choose sizes or a patch {self.patch} that do"
+            )
 
     def _tokens(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The grid of tokens of a grid of positions."""

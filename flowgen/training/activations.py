@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from flowgen.nn.parallel import SequenceGroup
 from flowgen.random import Randomness
 from flowgen.tree import State
 
@@ -63,6 +64,16 @@ class Shapes(Randomness):
 
     def uniform(self, purpose: str = "times", *, stratified: bool = False) -> Tensor:
         return torch.zeros(len(self.rows), dtype=torch.float64)
+
+
+class Pretended(SequenceGroup):
+    """Exchanges with itself: what it makes has the shapes, and takes the memory, of what a real group makes."""
+
+    def exchange(self, x: Tensor) -> Tensor:
+        return x.contiguous().clone()
+
+    def gather(self, x: Tensor) -> Tensor:
+        return torch.cat([x] * self.size, 1)
 
 
 def peak_of_step(objective: nn.Module, inputs: Callable[[], tuple[Any, ...]]) -> int:

@@ -59,6 +59,7 @@ _OURS = {
 }
 _ELSEWHERE = {
     "optimizer": "it is set by train.optimizer",
+    "sequence_parallel_size": "it is set by train.sequence_parallel",
     "scheduler": "it is set by train.schedule",
     "tensorboard": "figures are logged by the 'loggers' section",
     "wandb": "figures are logged by the 'loggers' section",
@@ -81,9 +82,21 @@ def user_config(config: Config) -> dict[str, Any]:
     return value
 
 
+def data_ranks(config: Config, ranks: int) -> int:
+    """Ranks, or groups of ranks, that hold clips of their own. UsageError: the ranks do not divide."""
+    shared = config.train.sequence_parallel
+    if shared > 1 and config.train.compile is not None:
+        raise UsageError("train.compile does not compile the exchanges of train.sequence_parallel; use one of the two")
+    if ranks % shared:
+        raise UsageError(
+            f"train.sequence_parallel={shared} needs a number of ranks that is a multiple of it, got {ranks}"
+        )
+    return ranks // shared
+
+
 def micro_batch_size(config: Config, ranks: int) -> int:
     """Clips in one forward pass of one rank. UsageError: the global batch does not divide."""
-    batch = config.train.batch_size
+    batch, ranks = config.train.batch_size, data_ranks(config, ranks)
     if batch % ranks:
         raise UsageError(f"train.batch_size={batch} does not divide among {ranks} ranks; choose a multiple of {ranks}")
     micro = config.train.micro_batch_size or batch // ranks
@@ -99,9 +112,9 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
     """What `deepspeed.initialize` gets. UsageError names a key that is unknown or contradicts the config."""
     micro = micro_batch_size(config, ranks)
     ours: dict[str, Any] = {
-        "train_batch_size": config.train.batch_size,
+        "train_batch_size": config.train.batch_size * config.train.sequence_parallel,  # it knows of no sharing
         "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": config.train.batch_size // (micro * ranks),
+        "gradient_accumulation_steps": config.train.batch_size // (micro * data_ranks(config, ranks)),
         "gradient_clipping": config.train.clip,
         "zero_optimization": {"stage": 1 if ranks > 1 else 0},  # alone, there is nothing to shard
         "zero_allow_untested_optimizer": True,

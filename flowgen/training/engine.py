@@ -10,7 +10,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from flowgen.config.schema import Optimizer
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.flow import Cond
 from flowgen.losses import Loss, LossOutput
+from flowgen.nn.parallel import SequenceGroup
 from flowgen.random import Randomness
 from flowgen.tree import State, first_leaf
 
@@ -33,6 +34,8 @@ class Ranks:
     device: torch.device
     control: Any = None
     """A group for small messages between hosts; None: the group of everything."""
+    sharing: int = 1
+    """Ranks that hold the same clips, a part of their tokens each; those of one group follow each other."""
 
     @property
     def first(self) -> bool:
@@ -175,6 +178,33 @@ def start_engine(
         )
     _set_timeouts(datetime.timedelta(seconds=timeout_s))
     return engine
+
+
+def share_sequences(network: nn.Module, ranks: Ranks, count: int) -> Ranks:
+    """Divide the tokens of each clip among `count` ranks. UsageError: the network cannot, or they do not divide."""
+    if count == 1:
+        return ranks
+    own = None
+    for first in range(0, ranks.count, count):  # every rank makes every group
+        group = torch.distributed.new_group(list(range(first, first + count)))
+        if first <= ranks.rank < first + count:
+            own = group
+    shard_sequence(network, SequenceGroup(ranks.rank % count, count, own))
+    return replace(ranks, sharing=count)
+
+
+def shard_sequence(network: nn.Module, group: SequenceGroup) -> None:
+    """Have a network divide the tokens of each clip among a group. UsageError: it cannot, or they do not divide."""
+    shard = getattr(network, "shard_sequence", None)
+    if shard is None:
+        raise UsageError(
+            f"train.sequence_parallel divides the tokens of a clip, which {type(network).__name__} cannot; use a network that has "
+            f"shard_sequence, such as the transformer"
+        )
+    try:
+        shard(group)
+    except ValueError as error:
+        raise UsageError(f"train.sequence_parallel: {error}") from None
 
 
 def _set_timeouts(timeout: datetime.timedelta) -> None:

@@ -91,7 +91,9 @@ class Figures:
             figures["gradient_norm_max"] = float(norms.max())
         if self._skipped:
             figures["skipped_steps"] = self._skipped
-        clips, positions, seconds = (sum(done) / elapsed for done in zip(*(done for _, done in gathered), strict=True))
+        clips, positions, seconds = (
+            sum(done) / elapsed / self.ranks.sharing for done in zip(*(done for _, done in gathered), strict=True)
+        )
         figures["clips_per_second"] = clips
         figures["positions_per_second"] = positions
         if seconds:

@@ -219,8 +219,10 @@ class Trainer:
             for row, clip, loss in zip(rows.tolist(), clips, losses.tolist(), strict=True):
                 if not loss <= self.config.train.max_loss:
                     bad.append({"row": row, "source": clip.source, "loss": repr(loss)})
-        everyone = [entry for part in gather_objects(bad, self.ranks) for entry in part]
-        everyone.sort(key=lambda entry: entry["row"])
+        found = {
+            entry["row"]: entry for part in gather_objects(bad, self.ranks) for entry in part
+        }  # ranks may share a row
+        everyone = [entry for _, entry in sorted(found.items())]
         sources = ", ".join(dict.fromkeys(entry["source"] or f"row {entry['row']}" for entry in everyone[:3]))
         culprit = f"the loss of {sources}" if everyone else "the gradient"
         if self.ranks.first:

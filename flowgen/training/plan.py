@@ -23,10 +23,10 @@ from flowgen.experiment import (
     settle_conditions,
 )
 from flowgen.streams import Spec, StreamSpec
-from flowgen.training.activations import Shapes, peak_of_step
+from flowgen.training.activations import Pretended, Shapes, peak_of_step
 from flowgen.training.blocks import prepare_blocks
-from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
-from flowgen.training.engine import Objective
+from flowgen.training.deepspeed_config import data_ranks, deepspeed_config, micro_batch_size, user_config
+from flowgen.training.engine import Objective, shard_sequence
 from flowgen.tree import leaves, tree_map
 
 STAGES = (0, 1, 2, 3)
@@ -71,7 +71,7 @@ def plan(config: Config, ranks: int) -> Plan:
     spec = build_encoder(config, modality).spec
     deepspeed_config(config, ranks)
     micro = micro_batch_size(config, ranks)
-    accumulation = config.train.batch_size // (micro * ranks)
+    accumulation = config.train.batch_size // (micro * data_ranks(config, ranks))
     network, activations = _trace(config, spec, micro)
     shapes = [p.shape for p in network.parameters() if p.requires_grad]
     count = sum(s.numel() for s in shapes)
@@ -126,6 +126,8 @@ def _trace(config: Config, spec: Spec, micro: int) -> tuple[nn.Module, int]:
     loss = build_loss(config.model_copy(update={"coupling": ComponentConfig(type="independent")}))
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = build_network(config, spec, conditioners)
+        if config.train.sequence_parallel > 1:
+            shard_sequence(network, Pretended(0, config.train.sequence_parallel))
         prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=None)
         objective = Objective(network, loss)
         _cast(objective, _weights_dtype(config))

@@ -35,6 +35,7 @@ _MAY_CHANGE_IN_TRAIN = (
     "max_skipped",
     "micro_batch_size",
     "activation_checkpointing",
+    "sequence_parallel",
     "compile",
     "timeout_s",
     "watchdog_s",

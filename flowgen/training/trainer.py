@@ -27,7 +27,7 @@ from flowgen.training.batches import check_buckets, settle_schedule
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.checkpoints import choose_checkpoint, load_after, load_before
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
-from flowgen.training.engine import Objective, Ranks, check_config, start_engine, start_ranks, together
+from flowgen.training.engine import Objective, Ranks, check_config, share_sequences, start_engine, start_ranks, together
 from flowgen.training.loop import Result, Trainer
 from flowgen.training.prepare import (
     FIT_CLIPS,
@@ -75,13 +75,17 @@ def train(
     config = config.model_copy(update={"deepspeed": user_config(config)})  # the run folder describes the run by itself
     checkpoint = _checkpoint(run, config, ranks, resume, heading)
     heading("data", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in dataset.describe().items()))
-    split = Split(config.train.batch_size, micro_batch_size(config, ranks.count), ranks.count, ranks.rank)
+    shared = config.train.sequence_parallel
+    split = Split(
+        config.train.batch_size, micro_batch_size(config, ranks.count), ranks.count // shared, ranks.rank // shared
+    )
     schedule = settle_schedule(dataset, config, split, checkpoint)
     encoder = _encoder(config, modality, dataset, run, checkpoint, ranks, heading)
 
     conditioners = build_conditioners(config)
     loss = build_loss(config)
     network = build_network(config, encoder.spec, conditioners)
+    ranks = share_sequences(network, ranks, shared)
     shadow = build_network(config, encoder.spec, conditioners).to(ranks.device).requires_grad_(False)
     if init_from is not None:
         heading("weights", initialise(network, Path(init_from), allow))

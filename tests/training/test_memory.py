@@ -103,6 +103,14 @@ def test_recomputing_and_short_micro_batches_need_less(tiny, tmp_path):
     assert told(micro_batch_size=16) == pytest.approx(told() / 2, rel=0.1)
 
 
+def test_ranks_that_share_a_clip_need_their_part(tiny, tmp_path):
+    def told(ranks, **options):
+        config = resolve(Document(tiny(tmp_path / "run", batch_size=32, **SEQUENCES, **options))).config
+        return plan(config, ranks).stages[0].activations
+
+    assert 0.4 < told(2, sequence_parallel=2) / told(1) < 0.6
+
+
 def test_weights_in_bfloat16_halve_what_is_kept(tiny, tmp_path):
     half = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
     full, low = (resolve(Document(tiny(tmp_path / "run", d, batch_size=32, **SEQUENCES))).config for d in ({}, half))
