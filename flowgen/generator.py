@@ -254,8 +254,8 @@ class Generator:
                 flow = kept = KnownFlow(flow, *place(self.encoder, start.given, x, batch.rows))
             if settings.path is not None:
                 flow = OnPath(flow, build("path", settings.path), float(grid[0]), float(grid[-1]))
-            for guidance in _chain(settings) if self.conditioners else []:
-                flow = build("guidance", guidance)(flow, null)
+            for guidance in _chain(settings):
+                flow = build("guidance", guidance, encoder=self.encoder)(flow, null)
             if start.given and not self.config.known:  # a network that has never seen a known region
                 x1, known = place(self.encoder, start.given, x, batch.rows)
                 flow = kept = Replaced(flow, x1, noise, known)

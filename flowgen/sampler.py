@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -139,14 +140,29 @@ def refuse_singular(flow: Flow, grid: Tensor, solver: Solver) -> None:
                 _try_step(paths, predicts, solver, t, s)
 
 
-def _try_step(paths: Paths, predicts: Prediction, solver: Solver, t: float, s: float) -> None:
-    def silent(x: State, t: Any, cond: Cond | None = None) -> Estimate:
-        single = tree_map(lambda t: t.flatten()[0].cpu() if t.ndim else t, t)
-        return Estimate(paths, x, single, predicts, x)
+@dataclass(frozen=True)
+class _Silent:
+    """A flow that says the state itself."""
 
+    path: Paths
+    predicts: Prediction
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        single = tree_map(lambda t: t.flatten()[0].cpu() if t.ndim else t, t)
+        return Estimate(self.path, x, single, self.predicts, x)
+
+
+def _try_step(paths: Paths, predicts: Prediction, solver: Solver, t: float, s: float) -> None:
     x: Any = tree_map(lambda path: torch.zeros(1, 1, dtype=torch.float64), paths)
     start, end = torch.tensor([t, s], dtype=torch.float64).unbind()
-    solver.step(silent, x, start, end, solver.init(x), _unseeded, None)
+    try:
+        solver.step(_Silent(paths, predicts), x, start, end, solver.init(x), _unseeded, None)
+    except ValueError as error:
+        ways = (
+            "; heun, ralston, unipc and dpm++2m do, and a guidance that measures in data space may have space=velocity"
+        )
+        hint = ways if predicts == "data" and s == 1 else ""
+        raise ValueError(f"the solver {type(solver).__name__}, from t = {t:g} to {s:g}: {error}{hint}") from error
 
 
 _passed = lru_cache(maxsize=256)(_try_step)

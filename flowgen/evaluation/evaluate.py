@@ -150,7 +150,7 @@ def evaluate(
         "reference": sets.origin,
         "steps": sample["steps"],
         "solver": sample["solver"],
-        "guidance": sample["guidance"] if generator.conditioners else None,
+        "guidance": sample["guidance"],
         "evaluations_per_clip": counter.rows / n,
         "seconds_per_clip": seconds / n,
         "metrics": [m.model_dump(mode="json") for m in config.eval.metrics],

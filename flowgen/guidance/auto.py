@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from flowgen.encoder import Encoder
 from flowgen.errors import FlowgenError
 from flowgen.estimate import Estimate
 from flowgen.flow import Cond, Flow
 from flowgen.guidance.base import Guided, check_interval
-from flowgen.tree import State, lincomb
+from flowgen.tree import State, first_leaf, lincomb
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,30 @@ class AutoGuidance:
 
 
 def autoguidance(
-    weak: str, weights: Literal["ema", "raw"] = "raw", scale: float = 2.0, start: float = 0.0, end: float = 1.0
+    run: str,
+    encoder: Encoder | None = None,
+    weights: Literal["ema", "raw"] = "raw",
+    scale: float = 2.0,
+    start: float = 0.0,
+    end: float = 1.0,
 ) -> AutoGuidance:
-    """`AutoGuidance` by the newest checkpoint of a run folder: an early or small run, or the raw weights of the same one."""
+    """`AutoGuidance` by the newest checkpoint of a run folder: an early or small run, or the raw weights of the same one.
+
+    Both see the same latents and conditions. ValueError: the run has another encoder, or cannot be loaded.
+    """
     from flowgen.generator import Generator
 
     try:
-        generator = Generator.load(weak, weights=weights)
+        weak = Generator.load(run, weights=weights, device="cpu")
     except FlowgenError as error:
-        raise ValueError(f"the weaker model cannot be loaded from {weak}: {error}") from error
-    return AutoGuidance(generator.loss.flow(generator.network), scale, start, end)
+        raise ValueError(f"the weaker model cannot be loaded from {run}: {error}") from error
+    if encoder is not None and weak.encoder.identity != encoder.identity:
+        raise ValueError(
+            f"the run {run} was trained behind another encoder (identity {weak.encoder.identity}, here {encoder.identity}); "
+            f"take one with the same encoder section and data"
+        )
+
+    def network(x: State, t: Any, cond: Cond) -> State:
+        return weak.network.to(first_leaf(x).device)(x, t, cond)
+
+    return AutoGuidance(weak.loss.flow(network), scale, start, end)

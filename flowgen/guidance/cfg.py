@@ -27,7 +27,7 @@ class CFG:
         check_interval(self.start, self.end)
 
     def __call__(self, flow: Flow, null: Cond) -> Flow:
-        if self.scale == 1:
+        if self.scale == 1 or not null:  # without conditions both branches are one
             return flow
 
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:

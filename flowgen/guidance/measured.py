@@ -53,8 +53,8 @@ class CFGZeroStar:
 class CFGRescale:
     """CFG whose result gets back the standard deviation of the conditional estimate, by the share `rescale` (Lin et al. 2023, eq. 15, 16).
 
-    Measured for each sample and stream in `space`. In data space the guided estimate has no velocity at t = 1: take a
-    solver that does not evaluate there, or velocity as the space.
+    Measured for each sample and stream in `space`. In data space the guided estimate has no velocity at t = 1, where the
+    solvers of `flowgen.solvers.ode` therefore do not evaluate.
     """
 
     scale: float = 2.0
@@ -69,6 +69,9 @@ class CFGRescale:
             raise ValueError(f"rescale is a share from 0 to 1, got {self.rescale}")
 
     def __call__(self, flow: Flow, null: Cond) -> Flow:
+        if not null:
+            return flow
+
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:
             c, u = branches(flow, x, t, [cond, {**cond, **for_batch(null, x)}])
 
@@ -105,6 +108,9 @@ class APG:
             raise ValueError(f"norm must be positive, or 0 for no limit, got {self.norm}")
 
     def __call__(self, flow: Flow, null: Cond) -> Flow:
+        if not null:
+            return flow
+
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:
             c, u = branches(flow, x, t, [cond, {**cond, **for_batch(null, x)}])
 

@@ -34,7 +34,7 @@ KINDS = {
         Kind("coupling", "which noise goes with which data", "flowgen.couplings:Coupling"),
         Kind("loss", "a training objective", "flowgen.losses:Loss", ("path", "times", "coupling", "shift")),
         Kind("solver", "one step of sampling", "flowgen.solvers:Solver"),
-        Kind("guidance", "a wrapper around a flow", "flowgen.guidance:Guidance"),
+        Kind("guidance", "a wrapper around a flow", "flowgen.guidance:Guidance", ("encoder",)),
         Kind("metric", "a measure of generated clips", "flowgen.contracts:Metric", ("modality", "dataset")),
         Kind("logger", "where the figures of a training run go", "flowgen.training.loggers:Logger", ("folder",)),
         Kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -9,9 +10,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from flowgen.estimate import reading
 from flowgen.flow import Cond, Flow
+from flowgen.paths import coefficients
 from flowgen.solvers.base import Noise
-from flowgen.tree import State, lincomb
+from flowgen.tree import State, leaves, lincomb
 
 Row: TypeAlias = tuple[tuple[int, float], ...]
 
@@ -51,7 +54,11 @@ def _sparse(row: tuple[float, ...]) -> Row:
 
 
 class RungeKutta:
-    """A solver for a tableau, which a subclass names."""
+    """A solver for a tableau, which a subclass names.
+
+    What a network said of the data has no velocity where sigma = 0. A step that ends there and would evaluate there is
+    left to a method that does not: one of the second order, Euler's for Heun (as in Karras et al. 2022, algorithm 1).
+    """
 
     tableau: Tableau
 
@@ -72,6 +79,9 @@ class RungeKutta:
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
     ) -> tuple[State, Any]:
+        if 1.0 in self.tableau.c and not _has_velocity(flow, s):
+            last: RungeKutta = Ralston() if self.order > 2 else Euler()
+            return last.step(flow, x, t, s, state, noise, cond)
         h = s.item() - t.item()
         slopes: list[State] = []
         for c, row in self.tableau.stages:
@@ -80,6 +90,20 @@ class RungeKutta:
             y = _advance(x, h, row, slopes) if row else x
             slopes.append(flow(y, at, cond).velocity)
         return _advance(x, h, self.tableau.result, slopes), None
+
+
+def _has_velocity(flow: Flow, t: Tensor) -> bool:
+    """Whether what the flow predicts can be read as a velocity at t; True where the flow does not tell."""
+    predicts = getattr(flow, "predicts", None)
+    if predicts is None or predicts == "velocity" or 0 < t.item() < 1:
+        return True
+    try:
+        at_all = [
+            reading(coefficients(path, t), predicts, "velocity") for path in leaves(getattr(flow, "path", None) or {})
+        ]
+    except ZeroDivisionError:
+        return False
+    return all(math.isfinite(a + b) for a, b in at_all)
 
 
 def _advance(x: State, h: float, row: Row, slopes: list[State]) -> State:

@@ -10,7 +10,7 @@ from flowgen.flow import NetworkFlow
 from flowgen.guidance import APG, CFG, AutoGuidance, CFGRescale, CFGZeroStar, MultiCFG
 from flowgen.paths import Cosine, Linear
 from flowgen.sampler import sample
-from flowgen.solvers import DormandPrince, DPMSolverPP2M, Heun
+from flowgen.solvers import RK4, DormandPrince, DPMSolverPP2M, Heun
 from flowgen.testing.oracle import GaussianMixture
 from flowgen.times import uniform_grid
 
@@ -194,10 +194,38 @@ def test_guided_samples_reach_the_asked_modes(mixture, g):
         assert float((distance.argmin(1) == 0).double().mean()) > 0.97
 
 
+@pytest.mark.parametrize("solver", [Heun(), RK4()])
+def test_a_guidance_in_data_space_goes_with_a_solver_that_evaluates_at_the_data(mixture, g, solver):
+    guided = CFGRescale(2.0, start=0.0)(mixture.flow(Linear()), mixture.null(64))
+    x0, cond = torch.randn(64, 2, generator=g, dtype=torch.float64), mixture.only(0, 64)
+    found = {n: sample(guided, x0, uniform_grid(n), solver=solver, cond=cond) for n in (16, 32)}
+    exact = sample(guided, x0, uniform_grid(500), solver=DPMSolverPP2M(), cond=cond)
+    error = {n: float((x - exact).norm(dim=1).median()) for n, x in found.items()}
+    assert error[32] < 0.6 * error[16] < 0.05
+
+
 def test_a_rule_whose_space_is_singular_on_the_grid_is_refused(mixture):
     flow = CFGRescale(2.0)(mixture.flow(Linear()), mixture.null(2))
-    with pytest.raises(ValueError, match="data prediction cannot be read as velocity at t = 1"):
-        sample(flow, torch.zeros(2, 2, dtype=torch.float64), uniform_grid(4), solver=Heun(), cond=mixture.only(0, 2))
+    x0, cond = torch.zeros(2, 2, dtype=torch.float64), mixture.only(0, 2)
+    with pytest.raises(ValueError, match=r"DormandPrince.*data prediction cannot be read as velocity.*space=velocity"):
+        sample(flow, x0, uniform_grid(4), solver=DormandPrince(), cond=cond)
+    assert (
+        sample(
+            CFGRescale(2.0, space="velocity")(mixture.flow(Linear()), mixture.null(2)),
+            x0,
+            uniform_grid(1),
+            solver=DormandPrince(1e-3, 1e-3),
+            cond=cond,
+        )
+        .isfinite()
+        .all()
+    )
+
+
+@pytest.mark.parametrize("guidance", [CFG(3.0), CFGRescale(3.0), APG(3.0)])
+def test_without_conditions_there_is_nothing_to_lead_away_from(mixture, guidance):
+    flow = mixture.flow(Linear())
+    assert guidance(flow, {}) is flow
 
 
 def test_branches_run_as_one_batch_and_only_inside_the_interval():

@@ -16,6 +16,7 @@ from flowgen.solvers import (
     Euler,
     EulerMaruyama,
     Heun,
+    HeunSDE,
     Midpoint,
     UniPC,
 )
@@ -58,13 +59,12 @@ def test_what_is_no_state_is_refused(mixture, x, reason):
 @pytest.mark.parametrize(
     ("predicts", "solver", "path", "reason"),
     [
-        ("data", Heun(), Linear(), "t = 1 .*sigma = 0"),
-        ("data", RK4(), Cosine(), "t = 1 .*sigma = 0"),
-        ("data", DormandPrince(), Linear(), "t = 1 .*sigma = 0"),
+        ("data", HeunSDE(), Linear(), "t = 1 .*sigma = 0"),
+        ("data", DormandPrince(), Linear(), "t = 1 .*sigma = 0.* heun, ralston, unipc and dpm.*space=velocity"),
         ("noise", Euler(), Linear(), "t = 0 .*alpha = 0"),
         ("noise", DPMSolverPP2M(), Linear(), "t = 0 .*alpha = 0"),
         ("score", Midpoint(), Linear(), "t = 0 .*alpha = 0"),
-        ("noise", Heun(), VP(), "t = 1 "),
+        ("noise", Heun(), Linear(), "t = 0 .*alpha = 0"),
     ],
 )
 def test_a_prediction_singular_on_the_grid_is_refused_before_anything_runs(mixture, predicts, solver, path, reason):
@@ -75,7 +75,10 @@ def test_a_prediction_singular_on_the_grid_is_refused_before_anything_runs(mixtu
         def __call__(self, x, t, cond=None):
             raise AssertionError("the network was evaluated")
 
-    with pytest.raises(ValueError, match=f"{predicts} prediction cannot be read as .*{reason}"):
+    with pytest.raises(
+        ValueError,
+        match=f"the solver {type(solver).__name__}, from .*{predicts} prediction cannot be read as .*{reason}",
+    ):
         sample(Untouched(), X, uniform_grid(4), solver=solver)
 
 
@@ -84,6 +87,9 @@ def test_a_prediction_singular_on_the_grid_is_refused_before_anything_runs(mixtu
     [
         ("data", Euler(), Linear()),
         ("data", Midpoint(), Linear()),
+        ("data", Heun(), Linear()),
+        ("data", RK4(), Cosine()),
+        ("noise", Heun(), VP()),
         ("data", DPMSolverPP2M(), Linear()),
         ("data", UniPC(), Cosine()),
         ("data", DDIM(), Linear()),
