@@ -131,12 +131,14 @@ def told_lengths(
 
     A length beyond their range is not told: the network has no word for it. UsageError: another length is given.
     """
-    names = {n: c for n, c in conditioners.items() if isinstance(c, NumberCondition) and c.seconds}
+    own: dict[str, NumberCondition] = {
+        n: c for n, c in conditioners.items() if isinstance(c, NumberCondition) and c.seconds
+    }
     each = [seconds] * len(values) if isinstance(seconds, (int, float)) else seconds
     told = []
     for given, length in zip(values, each, strict=True):
         row = dict(given)
-        for name, c in names.items():
+        for name, c in own.items():
             if row.get(name) is None and c.low <= length <= c.high:
                 row[name] = length
             elif row.get(name) is not None:

@@ -88,7 +88,7 @@ class Network(Protocol):
 
 
 class Metric(Protocol):
-    """A measure of generated clips. Built as `Metric(modality, dataset, **options)`."""
+    """A measure of generated clips. Built as `Metric(modality, dataset, encoder, **options)`, of which it takes what it needs."""
 
     def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
         """Figures by name for `clips` (whose `conditions` say what was asked), against real clips where it needs them."""

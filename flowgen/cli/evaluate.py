@@ -77,7 +77,7 @@ def evaluate(
     overrides += [f"eval.metrics=[{', '.join(metrics)}]"] if metrics else []
     generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
     dataset = full_size(build_dataset(generator.config, generator.modality))
-    built = build_metrics(generator.config, generator.modality, dataset)
+    built = build_metrics(generator.config, generator.modality, dataset, generator.encoder)
     sample = generator.config.sample
     total = -(-generator.config.eval.clips // sample.batch_size) * sample.steps
     with ProgressDisplay(f"eval {generator.config.name}", total, console=Console(stderr=True)) as bar:

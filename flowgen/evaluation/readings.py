@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from flowgen.clip import Clip
 from flowgen.config import Config, build
 from flowgen.contracts import Dataset, Metric, Modality
+from flowgen.encoder import Encoder
 from flowgen.errors import UsageError
 from flowgen.plugins import registry
 
@@ -20,14 +21,17 @@ class Reads(Protocol):
         """What is found in each clip, by name. Under the name of a condition stands one of that condition's own values."""
 
 
-def build_metrics(config: Config, modality: Modality, dataset: Dataset) -> list[tuple[str, Metric]]:
+def build_metrics(
+    config: Config, modality: Modality, dataset: Dataset, encoder: Encoder | None = None
+) -> list[tuple[str, Metric]]:
     """The metrics of `eval.metrics` by name. UsageError: the config names none."""
     if not config.eval.metrics:
         raise UsageError(
             f"{config.name} names no metrics; give some in the config's eval.metrics or with --metric "
             f"(valid: {', '.join(registry().names('metric')) or 'none'})"
         )
-    return [(m.type, build("metric", m, modality=modality, dataset=dataset)) for m in config.eval.metrics]
+    given = {"modality": modality, "dataset": dataset, "encoder": encoder}
+    return [(m.type, build("metric", m, **given)) for m in config.eval.metrics]
 
 
 def readings(metrics: Sequence[tuple[str, Metric]], clips: Sequence[Clip]) -> list[dict[str, str]]:

@@ -35,7 +35,7 @@ KINDS = {
         Kind("loss", "a training objective", "flowgen.losses:Loss", ("path", "times", "coupling", "shift")),
         Kind("solver", "one step of sampling", "flowgen.solvers:Solver"),
         Kind("guidance", "a wrapper around a flow", "flowgen.guidance:Guidance", ("encoder",)),
-        Kind("metric", "a measure of generated clips", "flowgen.contracts:Metric", ("modality", "dataset")),
+        Kind("metric", "a measure of generated clips", "flowgen.contracts:Metric", ("modality", "dataset", "encoder")),
         Kind("logger", "where the figures of a training run go", "flowgen.training.loggers:Logger", ("folder",)),
         Kind(
             "writer",

@@ -89,7 +89,8 @@ def make_showcase(
     made = generator.sample(asked, seed=seed, on_step=on_step)
     kept = round_trip(generator, real)
     writer = _Writer(modality, folder, generator.describe(run=str(run.folder), seed=seed))
-    metrics = build_metrics(generator.config, modality, dataset) if generator.config.eval.metrics else []
+    own = (generator.config, modality, dataset, generator.encoder)
+    metrics = build_metrics(*own) if generator.config.eval.metrics else []
     if together:
         generated = [writer.write(made, "generated", {}, {})]
         pairs = [(writer.write(real, "real", {}, {}), writer.write(kept, "round-trip", {}, {}))]

@@ -31,4 +31,12 @@ def flowgen_components() -> list[Component]:
         ),
         Component("metric", "frechet-audio", "flowgen_audio.likeness:FrechetAudio", "distance to real recordings"),
         Component("metric", "nearest-recording", "flowgen_audio.likeness:NearestRecording", "is it learnt by heart?"),
+        Component("metric", "diversity", "flowgen_audio.likeness:Diversity", "as different from each other as real?"),
+        Component(
+            "metric",
+            "spectral-convergence",
+            "flowgen_audio.metrics:SpectralConvergence",
+            "what the encoder itself loses",
+        ),
+        Component("metric", "words", "flowgen_audio.speech:Words", "are the asked words heard? (extra: speech)"),
     ]

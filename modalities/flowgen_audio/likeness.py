@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from flowgen.errors import UsageError
 from flowgen.random import generator, seed_of
 from flowgen_audio.modality import Audio
 from flowgen_audio.recogniser import Recogniser, recogniser
+
+_DECIBELS = 30
+"""To a unit of the recogniser's frames."""
 
 
 def real_clips(dataset: Dataset, n: int, seed: int) -> list[Clip]:
@@ -120,14 +125,62 @@ class NearestRecording:
         }
 
     def _points(self, clips: Sequence[Clip]) -> Tensor:
-        model = Recogniser(self.modality.sample_rate, {}, bands=40)
-        frames = [sounding(model.frames(clip)) for clip in clips]
-        return torch.stack([F.interpolate(f[None], 32, mode="linear", align_corners=False).flatten() for f in frames])
+        return mel_points(self.modality, clips)
 
     def _nearest(self, points: Tensor) -> Tensor:
         """Distance of each point to the training clip nearest to it, in decibels."""
         parts = [torch.cdist(part, self._training).amin(1) for part in points.split(256)]
-        return torch.cat(parts) / points.shape[1] ** 0.5 * 30
+        return torch.cat(parts) / points.shape[1] ** 0.5 * _DECIBELS
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Are the clips as different from each other as real ones are?
+
+    distance: mean over all pairs of clips. real: that of as many held-out real clips, and ratio one over the other: well
+    below 1 means that the same few clips come again and again. within, within_real, within_ratio: over the pairs of which
+    the same was asked, where the data set has classes: what is left when the asked differences are taken out.
+    Distances are those of `nearest-recording` (decibels, for log-mel), or between the recogniser's features.
+    """
+
+    modality: Audio
+    dataset: Dataset
+    features: Literal["log-mel", "recogniser"] = "log-mel"
+    epochs: int = 15
+    seed: int = 0
+
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+        n = min(len(clips), len(self.dataset.validation()))
+        if n < 2:
+            raise UsageError(f"diversity needs at least 2 clips on both sides, got {n}")
+        sides = {"": clips[:n], "_real": real_clips(self.dataset.validation(), n, self.seed)}
+        classes = [k for k, c in self.dataset.conditions.items() if c["type"] == "class"]
+        out: dict[str, float] = {}
+        for side, chosen in sides.items():
+            distances = torch.pdist(self._points(chosen))
+            out["distance" if side == "" else "real"] = float(distances.mean())
+            if classes:
+                asked = [tuple(str(c.conditions.get(k)) for k in classes) for c in chosen]
+                same = torch.tensor([a == b for a, b in combinations(asked, 2)])
+                if same.any():
+                    out[f"within{side}"] = float(distances[same].mean())
+        out["ratio"] = out["distance"] / out["real"]
+        if {"within", "within_real"} <= out.keys():
+            out["within_ratio"] = out["within"] / out["within_real"]
+        return out
+
+    def _points(self, clips: Sequence[Clip]) -> Tensor:
+        if self.features == "recogniser":
+            return recogniser(self.modality, self.dataset, self.epochs, self.seed).read(clips)[1]
+        points = mel_points(self.modality, clips)
+        return points * (_DECIBELS / points.shape[1] ** 0.5)
+
+
+def mel_points(modality: Audio, clips: Sequence[Clip]) -> Tensor:
+    """Log-mel frames of what sounds in each clip, stretched to one length: [N, D]."""
+    model = Recogniser(modality.sample_rate, {}, bands=40)
+    frames = [sounding(model.frames(clip)) for clip in clips]
+    return torch.stack([F.interpolate(f[None], 32, mode="linear", align_corners=False).flatten() for f in frames])
 
 
 def sounding(frames: Tensor, below: float = 2 - 40 / 30) -> Tensor:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Literal, TypeAlias
+from importlib import import_module
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flowgen.clip import Clip
-from flowgen.errors import FlowgenError
+from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.random import generator
 
-EmbeddingName: TypeAlias = Literal["random-convolution", "efficientnet-lite0"]
+NAMES = ("random-convolution", "efficientnet-lite0")
 FrameEmbedding: TypeAlias = Callable[[Tensor], Tensor]
 """Frames [T, 3, H, W] in [0, 1] to features [T, D], float32."""
 
 _BATCH = 64
 
 
-def embed(clips: Sequence[Clip], name: EmbeddingName) -> Tensor:
+def embed(clips: Sequence[Clip], name: str) -> Tensor:
     """One vector a clip, float64 [N, 2 D]: the mean of its frames' features, and their mean absolute change a frame.
 
-    The second half is what sees motion: it is zero for a frozen clip, and large for one whose frames are shuffled.
+    `name` is one of NAMES, or an embedding of one's own as "package.module:attribute": called without arguments, it gives
+    a FrameEmbedding. The second half is what sees motion: it is zero for a frozen clip, and large for one whose frames are shuffled.
     """
     if not clips:
         raise FlowgenError("there are no clips to measure")
@@ -41,8 +43,18 @@ def embed(clips: Sequence[Clip], name: EmbeddingName) -> Tensor:
 
 
 @cache
-def _frame_embedding(name: EmbeddingName) -> FrameEmbedding:
-    return _RandomConvolution() if name == "random-convolution" else _EfficientNet()
+def _frame_embedding(name: str) -> FrameEmbedding:
+    if name == "random-convolution":
+        return _RandomConvolution()
+    if name == "efficientnet-lite0":
+        return _EfficientNet()
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UsageError(f"{unknown('embedding', name, NAMES)}; one of your own is named 'package.module:attribute'")
+    try:
+        return getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"the embedding {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 class _RandomConvolution:

@@ -13,7 +13,7 @@ from flowgen.contracts import Dataset
 from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.random import seed_of
-from flowgen_video.embedding import EmbeddingName, embed
+from flowgen_video.embedding import embed
 from flowgen_video.modality import Video
 
 
@@ -41,7 +41,7 @@ class FrechetDistance:
         self,
         modality: Video,
         dataset: Dataset,
-        embedding: EmbeddingName = "random-convolution",
+        embedding: str = "random-convolution",
         dimensions: int = 32,
         clips: int = 256,
         against: Literal["held-out", "training"] = "held-out",
@@ -101,7 +101,7 @@ class LabelAgreement:
         modality: Video,
         dataset: Dataset,
         condition: str = "label",
-        embedding: EmbeddingName = "random-convolution",
+        embedding: str = "random-convolution",
         clips: int = 512,
     ) -> None:
         kind = dataset.conditions.get(condition, {}).get("type")

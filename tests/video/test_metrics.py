@@ -1,7 +1,9 @@
 """General measures, on moving digits: each tells real clips from clips spoilt in the way it is there to notice."""
 
 import math
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,3 +164,24 @@ def test_efficientnet_sees_motion(real):
     assert (moving[:, 1280:].abs().sum(1) > 1).all()
     assert still[:, 1280:].abs().max() < 1e-4
     assert (moving[0] - moving[1]).abs().max() > 0.1
+
+
+class MeanColour:
+    """An embedding of one's own: the mean of a frame and of its upper half."""
+
+    def __call__(self, frames):
+        return torch.stack([frames.mean((1, 2, 3)), frames[:, :, :10].mean((1, 2, 3))], 1)
+
+
+def test_an_embedding_of_ones_own_takes_its_place(real, monkeypatch):
+    monkeypatch.setitem(sys.modules, "my_embedding", SimpleNamespace(MeanColour=MeanColour))
+    clips, _ = real
+    x = embed(clips[:4], "my_embedding:MeanColour")
+    assert x.shape == (4, 4)
+    assert x[0, 0] == pytest.approx(float(clips[0].data.double().mean() / 255), rel=1e-5)
+    metric = FrechetDistance(VIDEO, DATA, embedding="my_embedding:MeanColour", dimensions=3, clips=64)
+    assert metric.measure(clips, clips)["frechet"] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(UsageError, match=r"unknown embedding 'efficientnet'; did you mean 'efficientnet-lite0'"):
+        FrechetDistance(VIDEO, DATA, embedding="efficientnet")
+    with pytest.raises(UsageError, match="cannot be loaded: AttributeError"):
+        embed(clips[:1], "my_embedding:Nothing")
