@@ -15,8 +15,14 @@ import click
 @click.option(
     "--weights", default="ema", show_default=True, help="ema, raw, or a further average of the run such as ema-0.1."
 )
+@click.option(
+    "--ema-width",
+    type=float,
+    metavar="WIDTH",
+    help="An average of any relative width (0 to 0.28), combined from the train.ema.profiles in the checkpoints.",
+)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
-def export(run: Path, output: Path, weights: str, dtype: str) -> None:
+def export(run: Path, output: Path, weights: str, ema_width: float | None, dtype: str) -> None:
     """Write what sampling needs of a run: config, encoder and one set of weights, as safetensors and text.
 
     The folder is sampled, evaluated and started from as a run is, on any machine that has the run's plugins.
@@ -25,11 +31,25 @@ def export(run: Path, output: Path, weights: str, dtype: str) -> None:
     Examples:
       flowgen export runs/notes -o notes
       flowgen export runs/notes -o notes-half --dtype bfloat16
+      flowgen export runs/notes -o notes-wide --ema-width 0.12
       flowgen sample notes -o c4.wav
       flowgen train my.yaml --init-from notes
     """
+    from flowgen.errors import UsageError
     from flowgen.training.export import export as write
 
-    manifest = write(run, output, weights=weights, dtype=dtype)
+    if ema_width is not None and weights != "ema":
+        raise UsageError(
+            "--weights takes weights as they are stored and --ema-width makes an average; give one of them"
+        )
+    manifest = write(run, output, weights=weights, ema_width=ema_width, dtype=dtype)
+    exported = manifest["exported"]
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    click.echo(f"{output}: weights {weights!r} of step {manifest['step']} in {dtype}, {size / 1e6:.1f} MB", err=True)
+    click.echo(
+        f"{output}: weights {exported['weights']!r} of step {manifest['step']} in {dtype}, {size / 1e6:.1f} MB",
+        err=True,
+    )
+    if "profile_missed" in exported:
+        click.echo(
+            f"the checkpoints give the profile of this average but for {exported['profile_missed']:.1%}", err=True
+        )

@@ -14,15 +14,19 @@ from flowgen.errors import UsageError
 from flowgen.files import errors_named
 from flowgen.plugins import registry
 from flowgen.run import Run, checksum, write_json, write_tensors
+from flowgen.training.posthoc import average_of_width
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def export(source: Path, folder: Path, *, weights: str = "ema", dtype: str = "float32") -> dict[str, Any]:
+def export(
+    source: Path, folder: Path, *, weights: str = "ema", ema_width: float | None = None, dtype: str = "float32"
+) -> dict[str, Any]:
     """Write `folder`, which `flowgen sample` and `--init-from` take as they take a run; returns what its manifest says.
 
     Args:
         weights: "ema", "raw", or a further average of the run such as "ema-0.1".
+        ema_width: an average of this relative width instead, combined from the averages in the checkpoints (see `posthoc`).
         dtype: of the floating-point weights, but for the modules that the network keeps in float32.
 
     Raises UsageError where `folder` exists, FlowgenError where the checkpoint is damaged or the folder cannot be written.
@@ -36,7 +40,13 @@ def export(source: Path, folder: Path, *, weights: str = "ema", dtype: str = "fl
     checkpoint.verify()
     network = registry().get("network", config.network.type).load()
     kept = tuple(f"{name}." for name in getattr(network, "keep_float32", ()))
-    tensors = {k: _cast(k, v, kept, DTYPES[dtype]) for k, v in checkpoint.weights(weights).items()}
+    exported: dict[str, Any] = {"weights": weights, "dtype": dtype}
+    if ema_width is None:
+        chosen = checkpoint.weights(weights)
+    else:
+        chosen, missed = average_of_width(run, ema_width)
+        exported |= {"weights": f"ema-width-{ema_width:g}", "profile_missed": missed}
+    tensors = {k: _cast(k, v, kept, DTYPES[dtype]) for k, v in chosen.items()}
 
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -53,7 +63,7 @@ def export(source: Path, folder: Path, *, weights: str = "ema", dtype: str = "fl
             "step": checkpoint.step,
             "name": checkpoint.manifest["name"],
             "encoder": checkpoint.manifest["encoder"],
-            "exported": {"weights": weights, "dtype": dtype},
+            "exported": exported,
             "files": {path.name: {"bytes": path.stat().st_size, "sha256": checksum(path)}},
         }
         write_json(manifest, place / "manifest.json")

@@ -16,6 +16,7 @@ from flowgen.generator import Generator
 from flowgen.run import Run
 from flowgen.training.export import export
 from flowgen.training.plan import memory, plan
+from flowgen.training.posthoc import Profile, combination
 
 
 @pytest.fixture
@@ -48,6 +49,49 @@ def test_a_further_average_can_be_exported(run, tmp_path):
     with pytest.raises(FlowgenError, match=r"ema-0\.3\.safetensors is missing"):
         export(run, tmp_path / "other", weights="ema-0.3")
     assert not (tmp_path / "other").exists()
+
+
+def test_an_average_of_any_width_is_made_after_the_run(fit, tiny, tmp_path):
+    many = {"every": 5, "keep": 30}
+    values = {"steps": 60, "checkpoint": many, "schedule": {"warmup": 4, "decay": "constant"}}
+    fit(tiny(tmp_path / "stored", ema={"decay": 0.9, "profiles": [0.05, 0.1]}, **values))
+    fit(tiny(tmp_path / "direct", ema={"decay": 0.9, "profiles": [0.08, 0.15]}, **values))
+    last = tmp_path / "direct/checkpoints/step-00000060"
+    for width, bound in ((0.08, 0.01), (0.15, 0.05)):
+        arguments = ["export", str(tmp_path / "stored"), "-o", str(tmp_path / f"{width}"), "--ema-width", str(width)]
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        made = load_file(tmp_path / f"{width}/checkpoints/step-00000060/weights.safetensors")
+        direct, raw = load_file(last / f"ema-{width:g}.safetensors"), load_file(last / "network.safetensors")
+        off = sum(float((made[k] - direct[k]).square().sum()) for k in direct)
+        moved = sum(float((raw[k] - direct[k]).square().sum()) for k in direct)
+        assert off < bound**2 * moved, width
+        assert "the checkpoints give the profile of this average but for" in done.output
+    manifest = Run(tmp_path / "0.08").newest_checkpoint().manifest
+    assert manifest["exported"]["weights"] == "ema-width-0.08"
+    assert manifest["exported"]["profile_missed"] < 0.05
+    assert clips(tmp_path / "0.08").isfinite().all()
+
+
+def test_a_stored_profile_is_made_of_itself():
+    stored = [Profile(end, gamma) for end in (100, 200, 300) for gamma in (6.0, 16.0)]
+    coefficients, missed = combination(stored, Profile(300, 16.0))
+    assert coefficients.tolist() == pytest.approx([0, 0, 0, 0, 0, 1], abs=1e-6)
+    assert missed < 1e-5
+    t = (torch.arange(300_000, dtype=torch.float64) + 0.5) / 1000
+    one, other = ((p.gamma + 1) * (t / p.end) ** p.gamma / p.end * (t < p.end) for p in (stored[0], stored[5]))
+    assert stored[0].dot(stored[5]) == pytest.approx(float((one * other).sum() / 1000), rel=1e-3)
+    assert stored[0].dot(stored[5]) == stored[5].dot(stored[0])
+
+
+def test_a_width_without_averages_is_refused(fit, tiny, run, tmp_path):
+    with pytest.raises(
+        UsageError, match=r"--ema-width: the relative width of an average lies in \(0, 0\.28\), got 0\.5"
+    ):
+        export(run, tmp_path / "out", ema_width=0.5)
+    fit(tiny(tmp_path / "none", steps=2))
+    with pytest.raises(UsageError, match="keeps no power-function averages to combine"):
+        export(tmp_path / "none", tmp_path / "out", ema_width=0.1)
 
 
 def test_half_precision_halves_the_file_and_hardly_changes_the_clips(run, tmp_path):
