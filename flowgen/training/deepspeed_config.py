@@ -154,10 +154,10 @@ def _refuse_unsound(merged: Mapping[str, Any]) -> None:
             f"deepspeed.{half[0]} with zero_optimization.stage=0 lets Adam take a step of zeros first (its bias correction "
             f"is off by one for the whole run); use stage 1, or train.precision=bfloat16"
         )
-    if zero.get("stage", 0) == 0 and merged.get("torch_autocast", {}).get("dtype") == "float16":
+    if merged.get("torch_autocast", {}).get("dtype") in ("float16", "fp16"):
         raise UsageError(
-            "deepspeed.torch_autocast.dtype=float16 needs a loss scaler, which stage 0 does not combine with clipping; "
-            "use bfloat16, or zero_optimization.stage=1"
+            "deepspeed.torch_autocast.dtype=float16 needs a loss scaler, and DeepSpeed clips the gradients while they are scaled; "
+            "use bfloat16, or fp16 with zero_optimization.stage=1"
         )
     for key in ("offload_optimizer", "offload_param"):
         if zero.get(key, {}).get("device") == "nvme":

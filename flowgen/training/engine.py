@@ -207,6 +207,20 @@ def shard_sequence(network: nn.Module, group: SequenceGroup) -> None:
         raise UsageError(f"train.sequence_parallel: {error}") from None
 
 
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def scaler_state(engine: Any) -> dict[str, float] | None:
+    """Where the dynamic loss scale of fp16 stands; None: there is none."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    return {name: getattr(scaler, name) for name in _SCALER} if getattr(scaler, "dynamic", False) else None
+
+
+def load_scaler(engine: Any, state: Mapping[str, float] | None) -> None:
+    for name, value in (state or {}).items():
+        setattr(engine.optimizer.loss_scaler, name, value)
+
+
 def _set_timeouts(timeout: datetime.timedelta) -> None:
     """DeepSpeed makes groups of its own without the timeout given to `init_distributed`."""
     from torch.distributed import distributed_c10d as c10d

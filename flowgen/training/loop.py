@@ -31,7 +31,7 @@ from flowgen.run import Checkpoint, Run
 from flowgen.streams import Spec, StreamSpec
 from flowgen.training.checkpoints import Saver, network_weights
 from flowgen.training.ema import Average, power, ramped
-from flowgen.training.engine import Ranks, gather_objects, together
+from flowgen.training.engine import Ranks, gather_objects, load_scaler, scaler_state, together
 from flowgen.training.figures import Figures
 from flowgen.training.guard import Guard
 from flowgen.training.loggers import Logger
@@ -85,6 +85,7 @@ class Trainer:
         self.step = checkpoint.step
         state = checkpoint.manifest["trainer"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+        load_scaler(self.engine, state.get("scaler"))
         self._parts = state.get("parts")  # into which the batches of buckets were made to fall
         parts = state["figures"]
         if len(parts) == self.ranks.count:
@@ -283,7 +284,12 @@ class Trainer:
         facts = {
             "encoder": self.generator.encoder.identity,
             "name": self.config.name,
-            "trainer": {"skipped_in_a_row": self._skipped_in_a_row, "figures": figures, "parts": self._parts},
+            "trainer": {
+                "skipped_in_a_row": self._skipped_in_a_row,
+                "figures": figures,
+                "parts": self._parts,
+                "scaler": scaler_state(self.engine),
+            },
         }
         saved = self._saver.save(self.step, facts)
         if saved != self._saved:  # the last step may have been saved by its number already

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from flowgen.conditions import null_conditions
 from flowgen.config import ComponentConfig, Config
+from flowgen.contracts import Modality
 from flowgen.errors import FlowgenError
 from flowgen.experiment import (
     build_conditioners,
@@ -62,12 +64,13 @@ class Plan:
     stages: dict[int, Memory]
     communicated: dict[int, int]
     """Bytes a rank sends in one optimizer step."""
+    remark: str = ""
 
 
 def plan(config: Config, ranks: int) -> Plan:
     """Plan a run on a number of ranks. Nothing of the network's size is allocated."""
     modality = build_modality(config)
-    config = settle_conditions(config, build_dataset(config, modality))
+    config, remark = _settled(config, modality)
     spec = build_encoder(config, modality).spec
     deepspeed_config(config, ranks)
     micro = micro_batch_size(config, ranks)
@@ -81,7 +84,20 @@ def plan(config: Config, ranks: int) -> Plan:
     stages = {s: memory(shapes, ranks, s, 2 if half else 4, averages, activations, user) for s in STAGES}
     streams: list[StreamSpec] = list(leaves(spec))
     positions = config.train.batch_size * sum(math.prod(a.size for a in stream.axes) for stream in streams)
-    return Plan(count, ranks, micro, accumulation, positions, stages, _communicated(count, ranks, accumulation, half))
+    sent = _communicated(count, ranks, accumulation, half)
+    return Plan(count, ranks, micro, accumulation, positions, stages, sent, remark)
+
+
+def _settled(config: Config, modality: Modality) -> tuple[Config, str]:
+    """The config with its conditions complete, and a remark where the data are not there to say more of them."""
+    try:
+        return settle_conditions(config, build_dataset(config, modality)), ""
+    except FlowgenError as error:
+        declared = config.conditions or {}
+        if not declared or any(c.type is None for c in declared.values()):
+            raise
+        offered: Any = SimpleNamespace(conditions={name: {"type": c.type} for name, c in declared.items()})
+        return settle_conditions(config, offered), f"planned without the data, by the conditions of the config: {error}"
 
 
 def memory(

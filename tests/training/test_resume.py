@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -38,6 +39,22 @@ def learned(folder):
 
 def steps(folder):
     return [checkpoint.step for checkpoint in Run(folder).checkpoints()]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_run_in_float16_resumes_with_its_loss_scale(fit, tiny, tmp_path, stage):
+    half = {"enabled": True, "initial_scale_power": 20, "loss_scale_window": 4, "hysteresis": 2}
+    deepspeed = {"fp16": half, "zero_optimization": {"stage": stage}}
+    fit(tiny(tmp_path / "whole", deepspeed, checkpoint={"every": 1, "keep": 30}))
+    scales = [c.manifest["trainer"]["scaler"]["cur_scale"] for c in Run(tmp_path / "whole").checkpoints()]
+    assert min(scales) < scales[0]  # it was too large, and has been tried again
+    assert any(later > earlier for earlier, later in itertools.pairwise(scales))
+    for stop in (3, 10):
+        folder = tmp_path / f"parts-{stop}"
+        fit(tiny(folder, deepspeed, loggers=["jsonl", {"type": "signal-at", "step": stop - 1}]))
+        fit(tiny(folder, deepspeed), resume=True)
+        same(state(tmp_path / "whole", 20), state(folder, 20))
+        assert Run(folder).newest_checkpoint().manifest["trainer"]["scaler"]["cur_scale"] == scales[-1]
 
 
 @pytest.mark.parametrize("background", [False, True])
