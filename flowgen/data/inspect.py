@@ -13,7 +13,7 @@ from flowgen.data.loader import Split
 from flowgen.data.order import make_schedule
 from flowgen.errors import BadData, FlowgenError, UsageError
 from flowgen.experiment import build_dataset, build_modality
-from flowgen.training.deepspeed_config import micro_batch_size
+from flowgen.training.deepspeed_config import data_ranks, micro_batch_size
 from flowgen.training.prepare import sample_clips
 from flowgen.training.watch import caption
 
@@ -39,7 +39,7 @@ def inspect(
         dataset = build_dataset(config, modality)
         rows, problem = _rows(dataset)
     except BadData as error:
-        rows, problem = list(error.rows), error
+        rows, problem = [dict(row) for row in error.rows], error
     allowed = float(config.data.options.get("max_bad_share", getattr(dataset, "max_bad_share", 0.0)))
     if rows:
         _say_rows(rows, allowed, shown, say)
@@ -94,7 +94,7 @@ def _say_rows(rows: list[dict[str, Any]], allowed: float, shown: int, say: Calla
 
 
 def _say_batches(config: Config, dataset: Dataset, ranks: int, say: Callable[[str], None]) -> None:
-    split = Split(config.train.batch_size, micro_batch_size(config, ranks), ranks)
+    split = Split(config.train.batch_size, micro_batch_size(config, ranks), data_ranks(config, ranks))
     for line in report.batches(make_schedule(dataset, 0, split.batch, split.parts), config.train.steps):
         say(line)
     try:

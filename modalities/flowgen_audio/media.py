@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowgen.data.shards import Source, readable
 from flowgen.errors import FlowgenError
 from flowgen.files import replacing
 
@@ -27,7 +28,7 @@ _OPUS = {".ogg", ".opus"}
 _SOUNDFILE = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
 
 
-def read_samples(path: Path, start_s: float = 0.0, duration_s: float | None = None) -> tuple[Tensor, int]:
+def read_samples(path: Source, start_s: float = 0.0, duration_s: float | None = None) -> tuple[Tensor, int]:
     """Samples float32 [channels, n] of a file or of a segment of it, and their rate.
 
     Seeks to the segment instead of decoding what lies before. Raises FlowgenError for what is missing, holds no sound,
@@ -46,11 +47,11 @@ def read_samples(path: Path, start_s: float = 0.0, duration_s: float | None = No
     return torch.from_numpy(np.ascontiguousarray(data)), rate
 
 
-def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
+def _read_soundfile(path: Source, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with readable(path) as source, soundfile.SoundFile(source) as file:
             start = min(round(start_s * file.samplerate), file.frames)
             file.seek(start)
             frames = -1 if duration_s is None else round(duration_s * file.samplerate)
@@ -61,11 +62,11 @@ def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> tup
         raise FlowgenError(f"{path}: cannot be read as sound ({_reason(error)})") from error
 
 
-def _read_av(path: Path, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
+def _read_av(path: Source, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with readable(path) as source, av.open(source) as container:
             if not container.streams.audio:
                 raise FlowgenError(f"{path}: holds no sound stream")
             stream = container.streams.audio[0]
@@ -133,24 +134,29 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
-def header_frames(path: Path) -> int | None:
+def header_frames(path: Source) -> int | None:
     """Frames that a file announces, None where it announces none: what a truncated file no longer holds."""
     if path.suffix.lower() == ".wav":
         return _wav_frames(path)
     if path.suffix.lower() in _SOUNDFILE:
         import soundfile
 
-        return soundfile.info(path).frames
+        try:
+            with readable(path) as source:
+                return soundfile.info(source).frames
+        except soundfile.LibsndfileError:
+            if path.suffix.lower() != ".ogg":  # see _read_soundfile
+                raise FlowgenError(f"{path}: cannot be read as sound") from None
     import av
 
-    with av.open(str(path)) as container:
+    with readable(path) as source, av.open(source) as container:
         stream = container.streams.audio[0]
         if stream.duration is None or stream.time_base is None:
             return None
         return round(float(stream.duration * stream.time_base) * stream.rate)
 
 
-def _wav_frames(path: Path) -> int | None:
+def _wav_frames(path: Source) -> int | None:
     """From the size of the data chunk: libsndfile silently reads a truncated file as a short one."""
     with path.open("rb") as file:
         if file.read(4) != b"RIFF":

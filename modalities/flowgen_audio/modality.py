@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowgen.clip import Clip
+from flowgen.data.shards import Source
 from flowgen.errors import UsageError
 from flowgen.files import replacing
 from flowgen_audio.media import MEDIA_TYPES, read_samples, write_samples
@@ -42,12 +43,12 @@ class Audio:
         """Samples of a clip of `duration_s`."""
         return round(self.duration_s * self.sample_rate)
 
-    def read(self, path: Path, start_s: float = 0.0, duration_s: float | None = None) -> Clip:
+    def read(self, path: Source, start_s: float = 0.0, duration_s: float | None = None) -> Clip:
         """A file, or `duration_s` seconds of it from `start_s`, in this rate and these channels.
 
         Raises FlowgenError: the file is missing, empty, no sound, or shorter than `start_s`.
         """
-        samples, rate = read_samples(Path(path), start_s, duration_s)
+        samples, rate = read_samples(Path(path) if isinstance(path, str) else path, start_s, duration_s)
         return Clip(self.convert(samples, rate), self.sample_rate, source=str(path))
 
     def convert(self, samples: Tensor, rate: int) -> Tensor:

@@ -8,12 +8,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from flowgen.clip import Clip
+from flowgen.data.shards import Source, located
 from flowgen.errors import BadData, UsageError
 from flowgen.random import generator, seed_of
 from flowgen_audio.loudness import gain_to
@@ -28,7 +28,7 @@ DURATION = "duration"
 class Recording:
     """A file, or a segment of one, and what is known about it."""
 
-    path: Path
+    path: Source
     values: Mapping[str, Any] = field(default_factory=dict)
     """Raw values by column: labels, numbers, captions, and whatever the split goes by."""
     start_s: float = 0.0
@@ -70,7 +70,7 @@ class Checks:
 class Recordings:
     """A data set of recordings. Clips have their true length, up to `modality.duration_s`; longer ones are cut at random.
 
-    The base of `audio-folder` and `audio-manifest`, which find the recordings.
+    The base of `audio-folder`, `audio-manifest` and `audio-shards`, which find the recordings.
     """
 
     def __init__(
@@ -165,10 +165,10 @@ class Recordings:
     def _row(self, item: Recording) -> dict[str, Any]:
         facts = self.facts[item.path]
         if not facts.rate:
-            return {"file": item.name, "path": str(item.path)}
+            return {"file": item.name, **located(item.path)}
         return {
             "file": item.name,
-            "path": str(item.path),
+            **located(item.path),
             "seconds": round(max(self._length_s(item), 0.0), 4),
             "rate": facts.rate,
             "channels": facts.channels,

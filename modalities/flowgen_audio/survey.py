@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from flowgen.data.shards import Source
 from flowgen.errors import FlowgenError
 from flowgen.files import replacing
 from flowgen_audio.media import header_frames, read_samples
@@ -31,7 +32,7 @@ class Facts:
     problem: str = ""
 
 
-def examine(path: Path, measure_loudness: bool = False) -> Facts:
+def examine(path: Source, measure_loudness: bool = False) -> Facts:
     """Decode a file and look at it. What is wrong with it is in `problem`, as "kind: detail".
 
     A minute at a time, so that an hour costs no more memory; loudness is then the mean power of the minutes' loudness.
@@ -64,9 +65,9 @@ def examine(path: Path, measure_loudness: bool = False) -> Facts:
     return facts
 
 
-def survey(paths: Iterable[Path], measure_loudness: bool = False) -> dict[Path, Facts]:
+def survey(paths: Iterable[Source], measure_loudness: bool = False) -> dict[Source, Facts]:
     """Facts of files, by path. Those of files that have not changed since come from a cache in the user's cache folder."""
-    unique = sorted(set(paths))
+    unique = sorted(set(paths), key=str)
     cache = _Cache(unique, measure_loudness)
     new = [path for path in unique if path not in cache.known]
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
@@ -79,14 +80,14 @@ def survey(paths: Iterable[Path], measure_loudness: bool = False) -> dict[Path, 
 class _Cache:
     """Facts of the files of one data set, each valid while its size and modification time are what they were."""
 
-    def __init__(self, paths: list[Path], measure_loudness: bool) -> None:
+    def __init__(self, paths: list[Source], measure_loudness: bool) -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowgen" / "audio"
         root = os.path.commonpath([p.absolute() for p in paths]) if paths else ""
         key = hashlib.sha256(f"{_VERSION}{root}{measure_loudness}".encode()).hexdigest()[:16]
         self.file = folder / f"{key}.json"
         self.stamps = {path: _stamp(path) for path in paths}
         stored = self._load()
-        self.known = {
+        self.known: dict[Source, Facts] = {
             path: Facts(**entry["facts"])
             for path in paths
             if (entry := stored.get(str(path.absolute()))) and entry["stamp"] == self.stamps[path]
@@ -98,7 +99,7 @@ class _Cache:
         except (OSError, ValueError):
             return {}
 
-    def save(self, found: dict[Path, Facts]) -> None:
+    def save(self, found: dict[Source, Facts]) -> None:
         entries = {
             str(path.absolute()): {"stamp": self.stamps[path], "facts": asdict(facts)}
             for path, facts in {**self.known, **found}.items()
@@ -110,7 +111,7 @@ class _Cache:
             pass  # a cache that cannot be written costs time, not correctness
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Source) -> list[int]:
     try:
         stat = path.stat()
     except OSError:

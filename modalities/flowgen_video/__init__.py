@@ -30,6 +30,7 @@ def flowgen_components() -> list[Component]:
         Component(
             "dataset", "video-manifest", "flowgen_video.manifests:VideoManifest", "video files listed in a table"
         ),
+        Component("dataset", "video-shards", "flowgen_video.shards:VideoShards", "videos in tar files (webdataset)"),
         Component(
             "metric",
             "digit-agreement",

@@ -7,7 +7,7 @@ from pathlib import Path
 from flowgen.errors import UsageError
 from flowgen_video.modality import Video
 from flowgen_video.reading import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from flowgen_video.recordings import Kind, Recording, Recordings, Windows, held_out_share
+from flowgen_video.recordings import Kind, Recording, Recordings, Windows, split
 
 
 class VideoFolder(Recordings):
@@ -43,8 +43,6 @@ class VideoFolder(Recordings):
         root = Path(folder).expanduser()
         if not root.is_dir():
             raise UsageError(f"data.folder: {folder!r} is not a folder")
-        if not 0 <= held_out < 1:
-            raise UsageError(f"data.held_out must lie in [0, 1), got {held_out:g}")
         found = _recordings(root)
         if not found:
             raise UsageError(
@@ -60,8 +58,7 @@ class VideoFolder(Recordings):
                 raise UsageError(
                     f"{root}: {with_it} of {len(found)} clips have a {name}, but {without} has none; give it to all"
                 )
-        kept = [r for r in found if not held_out_share(r.name, held_out)]
-        others = [r for r in found if held_out_share(r.name, held_out)]
+        kept, others = split(found, held_out, str(root))
         super().__init__(
             modality,
             kept,

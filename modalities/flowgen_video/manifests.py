@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen_video.modality import Video
-from flowgen_video.recordings import Kind, Recording, Recordings, Windows, held_out_share
+from flowgen_video.recordings import HeldOut, Kind, Recording, Recordings, Windows, split
 
 
 class VideoManifest(Recordings):
@@ -36,7 +35,7 @@ class VideoManifest(Recordings):
         folder: str | None = None,
         file: str = "file",
         columns: dict[str, Kind] | None = None,
-        held_out: float | dict[str, list[str | int | float | bool]] = 0.1,
+        held_out: HeldOut = 0.1,
         stride: int = 0,
         tolerance: int = 1,
         cache: bool = False,
@@ -49,26 +48,16 @@ class VideoManifest(Recordings):
         if columns is None:
             usual: dict[str, Kind] = {"label": "class", "caption": "text"}
             columns = {name: kind for name, kind in usual.items() if name in known}
-        rule = held_out if isinstance(held_out, Mapping) else {}
-        for name in (file, *columns, *rule):
+        for name in (file, *columns):
             if name not in known:
                 raise UsageError(f"{path}: {unknown('column', name, known)}")
-        if not isinstance(held_out, Mapping) and not 0 <= held_out < 1:
-            raise UsageError(f"data.held_out must lie in [0, 1), got {held_out:g}")
         root = Path(folder).expanduser() if folder else path.parent
-        kept: list[Recording] = []
-        others: list[Recording] = []
+        found = []
         for number, row in enumerate(rows, 1):
             if not row.get(file):
                 raise UsageError(f"{path}: row {number} has no {file!r}")
-            recording = Recording(root / str(row[file]), str(row[file]), row)
-            if rule:
-                out = all(str(row.get(name)) in {str(v) for v in values} for name, values in rule.items())
-            else:
-                out = held_out_share(recording.name, held_out)  # type: ignore[arg-type]
-            (others if out else kept).append(recording)
-        if rule and not others:
-            raise UsageError(f"{path}: no row matches data.held_out {dict(rule)}")
+            found.append(Recording(root / str(row[file]), str(row[file]), row))
+        kept, others = split(found, held_out, str(path))
         super().__init__(
             modality,
             kept,

@@ -20,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from flowgen.data.shards import Source, readable
 from flowgen.errors import FlowgenError
 
 VIDEO_SUFFIXES = frozenset(
@@ -59,7 +60,7 @@ class FrameIndex:
         return len(self) / self.duration if self.duration else 0.0
 
 
-def read_frames(path: Path, fps: float, height: int, width: int, channels: int) -> Tensor:
+def read_frames(path: Source, fps: float, height: int, width: int, channels: int) -> Tensor:
     """All of a file as uint8 [T, H, W, C], one frame every 1/fps seconds from its first to its last.
 
     Each is the frame of the file that is nearest in time. A folder (or zip) of pictures is a clip of as many frames, in the
@@ -83,12 +84,12 @@ def resample(times: Tensor, fps: float) -> Tensor:
     return torch.searchsorted(middle, wanted)
 
 
-def index_frames(path: Path, fps: float = 25.0) -> FrameIndex:
+def index_frames(path: Source, fps: float = 25.0) -> FrameIndex:
     """The frames of a file, or of a folder or zip of pictures shown at `fps`. FlowgenError: no video, or unreadable."""
     if _holds_pictures(path):
         with _pictures_of(path) as pictures:
             return FrameIndex(torch.arange(len(pictures), dtype=torch.float64) / fps)
-    with _errors_of(path), av.open(str(path)) as container:
+    with _errors_of(path), _opened(path) as container:
         stream = _video_stream(container, path)
         packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
         if not packets:
@@ -105,13 +106,13 @@ def index_frames(path: Path, fps: float = 25.0) -> FrameIndex:
         return FrameIndex(times, tuple(i for i, (_, key) in enumerate(found) if key) or (0,), stamps)
 
 
-def shown_size(path: Path) -> tuple[int, int]:
+def shown_size(path: Source) -> tuple[int, int]:
     """Height and width of the first frame as shown: upright, with square pixels."""
     if _holds_pictures(path):
         with _pictures_of(path) as pictures:
             frame, pixel = pictures(0), 1.0
     else:
-        with _errors_of(path), av.open(str(path)) as container:
+        with _errors_of(path), _opened(path) as container:
             stream = _video_stream(container, path)
             pixel = float(stream.sample_aspect_ratio or 1)
             first = next(container.decode(stream), None)
@@ -123,7 +124,7 @@ def shown_size(path: Path) -> tuple[int, int]:
 
 
 def decode_frames(
-    path: Path, wanted: Sequence[int], height: int, width: int, channels: int, index: FrameIndex | None = None
+    path: Source, wanted: Sequence[int], height: int, width: int, channels: int, index: FrameIndex | None = None
 ) -> Tensor:
     """The frames `wanted` (any order, repeats allowed) of a file as uint8 [len(wanted), H, W, C].
 
@@ -140,7 +141,7 @@ def decode_frames(
         with _pictures_of(path) as pictures:
             shown = {i: scaler(pictures(i)) for i in needed}
     else:
-        with _errors_of(path), av.open(str(path)) as container:
+        with _errors_of(path), _opened(path) as container:
             stream = _video_stream(container, path)
             stream.codec_context.thread_count = 1  # loaders run one process a core
             pixel = float(stream.sample_aspect_ratio or 1)
@@ -203,27 +204,27 @@ class _Scaler:
         return np.ascontiguousarray(np.rot90(cropped, turns))
 
 
-def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+def _video_stream(container: av.container.InputContainer, path: Source) -> av.VideoStream:
     if not container.streams.video:
         raise FlowgenError(f"{path}: no video in it; expected a file with frames")
     return container.streams.video[0]
 
 
-def _holds_pictures(path: Path) -> bool:
+def _holds_pictures(path: Source) -> bool:
     return path.is_dir() or path.suffix.lower() == ".zip"
 
 
 class _Pictures:
     """The pictures of a folder or an open zip, in the order of the numbers in their names."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile | None) -> None:
-        self.archive, self.path = archive, path
-        names = archive.namelist() if archive else [p.name for p in path.iterdir()]
+    def __init__(self, place: Path | zipfile.ZipFile, path: Source) -> None:
+        self.place = place
+        names = [p.name for p in place.iterdir()] if isinstance(place, Path) else place.namelist()
         found = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not Path(n).name.startswith(".")]
         if not found:
             known = ", ".join(sorted(IMAGE_SUFFIXES))
             raise FlowgenError(
-                f"{path}: a {'zip' if archive else 'folder'} without pictures; expected frames as {known}"
+                f"{path}: a {'folder' if isinstance(place, Path) else 'zip'} without pictures; expected frames as {known}"
             )
         self.names = sorted(found, key=lambda n: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", n)])
 
@@ -231,23 +232,29 @@ class _Pictures:
         return len(self.names)
 
     def __call__(self, i: int) -> av.VideoFrame:
-        file = io.BytesIO(self.archive.read(self.names[i])) if self.archive else self.path / self.names[i]
-        with Image.open(file) as picture:
+        name, place = self.names[i], self.place
+        with Image.open(place / name if isinstance(place, Path) else io.BytesIO(place.read(name))) as picture:
             return av.VideoFrame.from_image(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
 @contextlib.contextmanager
-def _pictures_of(path: Path) -> Iterator[_Pictures]:
+def _pictures_of(path: Source) -> Iterator[_Pictures]:
     with _errors_of(path):
-        if path.is_dir():
-            yield _Pictures(path, None)
+        if isinstance(path, Path) and path.is_dir():
+            yield _Pictures(path, path)
         else:
-            with zipfile.ZipFile(path) as archive:
-                yield _Pictures(path, archive)
+            with readable(path) as source, zipfile.ZipFile(source) as archive:
+                yield _Pictures(archive, path)
 
 
 @contextlib.contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
+def _opened(path: Source) -> Iterator[av.container.InputContainer]:
+    with readable(path) as source, av.open(source) as container:
+        yield container
+
+
+@contextlib.contextmanager
+def _errors_of(path: Source) -> Iterator[None]:
     """What goes wrong with a file, as one sentence that names it."""
     try:
         yield

@@ -1,6 +1,6 @@
 """Clips from video files: which there are, how long they are, what is kept of them, and why not.
 
-The data sets over folders and manifests (`flowgen_video.folders`, `flowgen_video.manifests`) find the files; everything
+The data sets over folders, manifests and tar shards (`flowgen_video.folders` and so on) find the files; everything
 after that is here.
 """
 
@@ -11,27 +11,28 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from flowgen.clip import Clip
-from flowgen.errors import BadData, FlowgenError, UsageError
+from flowgen.data.shards import Source, located
+from flowgen.errors import BadData, FlowgenError, UsageError, unknown
 from flowgen.random import generator
 from flowgen_video.buckets import Bucket, assign, parse_bucket
 from flowgen_video.modality import Video
 from flowgen_video.reading import FrameIndex, decode_frames, index_frames, resample, shown_size
 
 Kind = Literal["class", "text", "number"]
+HeldOut: TypeAlias = float | dict[str, list[str | int | float | bool]]
 
 
 @dataclass(frozen=True)
 class Recording:
     """A file and what is known about it."""
 
-    path: Path
+    path: Source
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)
 
@@ -225,7 +226,7 @@ class Recordings:
 
     def _look_at(self, recording: Recording) -> tuple[dict[str, Any], Usable | None]:
         fps = self.modality.fps
-        row: dict[str, Any] = {"file": recording.name, "part": self.part, "clips": 0, "path": str(recording.path)}
+        row: dict[str, Any] = {"file": recording.name, "part": self.part, "clips": 0, **located(recording.path)}
         try:
             index = index_frames(recording.path, fps)
             size = shown_size(recording.path) if self._buckets else (0, 0)
@@ -261,6 +262,24 @@ class Recordings:
     def _decode(self, usable: Usable, frames: Tensor) -> Tensor:
         to, channels = usable.bucket, self.modality.channels
         return decode_frames(usable.recording.path, frames.tolist(), to.height, to.width, channels, usable.index)
+
+
+def split(found: Sequence[Recording], held_out: HeldOut, origin: str) -> tuple[list[Recording], list[Recording]]:
+    """For training and for validation: a share chosen by name, or those whose columns all have one of the values given."""
+    if not isinstance(held_out, Mapping):
+        if not 0 <= held_out < 1:
+            raise UsageError(f"data.held_out must lie in [0, 1), got {held_out:g}")
+        out = [held_out_share(r.name, held_out) for r in found]
+    else:
+        known = {name for r in found for name in r.values}
+        for name in held_out:
+            if name not in known:
+                raise UsageError(f"{origin}: {unknown('column', name, known)}")
+        rule = {name: {str(v) for v in values} for name, values in held_out.items()}
+        out = [all(str(r.values.get(name)) in values for name, values in rule.items()) for r in found]
+        if not any(out):
+            raise UsageError(f"{origin}: no row matches data.held_out {dict(held_out)}")
+    return [r for r, o in zip(found, out, strict=True) if not o], [r for r, o in zip(found, out, strict=True) if o]
 
 
 def held_out_share(name: str, share: float) -> bool:

@@ -1,0 +1,248 @@
+"""Samples in tar files, as the webdataset library writes them: files of one key belong together (0001.wav, 0001.json).
+
+A tar file is indexed once and the index kept in the user's cache folder until the file changes. After that any member is
+read where it lies, so that which clips make a batch stays a function of (seed, step), as it is for files in a folder.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO, TypeAlias
+
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.files import replacing
+
+_VERSION = 1
+LABEL, CAPTION = "label", "caption"
+
+
+@dataclass(frozen=True, order=True)
+class Member:
+    """A file inside a tar file: what those who read a `Path` ask of it."""
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}/{self.name}"
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.name).suffix
+
+    def absolute(self) -> Path:
+        """A name that no other member has; there is no file of it."""
+        return self.shard.absolute() / self.name
+
+    def is_file(self) -> bool:
+        return self.shard.is_file()
+
+    def is_dir(self) -> bool:
+        return False
+
+    def stat(self) -> Any:
+        """Its size, and the time at which the tar file was changed."""
+        return SimpleNamespace(st_size=self.size, st_mtime_ns=self.shard.stat().st_mtime_ns)
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        return io.BufferedReader(_Part(self), 1 << 16)
+
+
+Source: TypeAlias = Path | Member
+
+
+@contextmanager
+def readable(source: Source) -> Iterator[Any]:
+    """What a decoder takes: the name of a file, or an open member."""
+    if isinstance(source, Path):
+        yield str(source)
+    else:
+        with source.open() as file:
+            yield file
+
+
+def located(source: Source) -> dict[str, Any]:
+    """Where it lies, as columns of a report."""
+    if isinstance(source, Path):
+        return {"path": str(source)}
+    return {"path": str(source.shard), "offset": source.offset, "bytes": source.size}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The members of one key by extension, and what its json, cls and txt say by column."""
+
+    key: str
+    members: Mapping[str, Member]
+    values: Mapping[str, Any]
+
+    def media(self, suffixes: Sequence[str] | frozenset[str], extension: str | None) -> Member:
+        """The member to decode. FlowgenError: there is none, or one of several without a word which."""
+        wanted = (
+            [extension.lstrip(".")] if extension else [e for e in self.members if f".{e.split('.')[-1]}" in suffixes]
+        )
+        found = [self.members[e] for e in wanted if e in self.members]
+        if len(found) == 1:
+            return found[0]
+        where = next(iter(self.members.values())).shard
+        if found:
+            raise UsageError(
+                f"{where}: sample {self.key!r} has {' and '.join(wanted)}; say which with data.extension={wanted[0]}"
+            )
+        raise FlowgenError(
+            f"{where}: sample {self.key!r} has {', '.join(self.members) or 'nothing'}, none of which is "
+            f"{extension or 'a medium of this data set'}; mend the shard, or give data.extension"
+        )
+
+
+def read_shards(pattern: str) -> list[Sample]:
+    """The samples of all tar files that a pattern names, in their order. FlowgenError: one cannot be indexed."""
+    return [sample for shard in find_shards(pattern) for sample in _samples(shard)]
+
+
+def find_shards(pattern: str) -> list[Path]:
+    """The files of "train-{000..012}.tar", "{a,b}/*.tar" and the like. UsageError: one of them is not there."""
+    found: list[Path] = []
+    for name in _expand(os.path.expanduser(pattern)):
+        matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name] if os.path.isfile(name) else []
+        if not matches:
+            raise UsageError(
+                f"data.shards: there is no file {name}; give tar files as in 'train-{{000..012}}.tar' or '*.tar'"
+            )
+        found += map(Path, matches)
+    return list(dict.fromkeys(found))
+
+
+def usual_conditions(samples: Sequence[Sample]) -> dict[str, str]:
+    """Kinds of the columns that .cls and .txt files give, where every sample has one."""
+    kinds = {LABEL: "class", CAPTION: "text"}
+    return {name: kind for name, kind in kinds.items() if all(name in sample.values for sample in samples)}
+
+
+def _expand(pattern: str) -> list[str]:
+    """Braces: {000..012} counts, with as many digits; {a,b} lists."""
+    parts = re.split(r"(\{[^{}]*\})", pattern)
+    choices: list[list[str]] = []
+    for part in parts:
+        if span := re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part):
+            first, last = span.groups()
+            choices.append([str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)])
+        elif part.startswith("{") and part.endswith("}"):
+            choices.append(part[1:-1].split(","))
+        else:
+            choices.append([part])
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _samples(shard: Path) -> list[Sample]:
+    stat = shard.stat()
+    stamp = [_VERSION, stat.st_size, stat.st_mtime_ns]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowgen" / "shards"
+    kept = folder / f"{hashlib.sha256(str(shard.absolute()).encode()).hexdigest()[:24]}.json"
+    try:
+        stored = json.loads(kept.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = {}
+    if stored.get("stamp") != stamp:
+        stored = {"stamp": stamp, "samples": _index(shard)}
+        try:
+            with replacing(kept) as temporary:
+                temporary.write_text(json.dumps(stored), encoding="utf-8")
+        except FlowgenError:
+            pass  # a cache that cannot be written costs time, not correctness
+    return [
+        Sample(key, {ext: Member(shard, *place) for ext, place in members.items()}, values)
+        for key, members, values in stored["samples"]
+    ]
+
+
+def _index(shard: Path) -> list[tuple[str, dict[str, tuple[str, int, int]], dict[str, Any]]]:
+    """(key, members by extension as (name, offset, size), values) of each sample."""
+    groups: dict[str, dict[str, tuple[str, int, int]]] = {}
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for entry in archive:
+                folder, _, name = entry.name.rpartition("/")
+                base, dot, extension = name.partition(".")
+                if not entry.isreg() or not base or not dot:
+                    continue
+                members = groups.setdefault(f"{folder}/{base}".lstrip("/"), {})
+                if extension.lower() in members:
+                    raise FlowgenError(f"{shard}: holds {entry.name} twice; a key stands for one sample")
+                members[extension.lower()] = (entry.name, entry.offset_data, entry.size)
+    except (tarfile.TarError, OSError) as error:
+        raise FlowgenError(
+            f"{shard}: cannot be read as a plain tar file ({error}); compressed ones are to be unpacked"
+        ) from error
+    ends = [offset + size for members in groups.values() for _, offset, size in members.values()]
+    if max(ends, default=0) > shard.stat().st_size:
+        raise FlowgenError(f"{shard}: is cut off: its last members are not whole")
+    if not groups:
+        raise FlowgenError(f"{shard}: holds no samples; expected files with names such as 0001.wav and 0001.json")
+    with shard.open("rb") as file:
+        return [(key, members, _values(shard, file, members)) for key, members in groups.items()]
+
+
+def _values(shard: Path, file: BinaryIO, members: Mapping[str, tuple[str, int, int]]) -> dict[str, Any]:
+    """What json, cls and txt members say: the fields of the first, and the columns label and caption."""
+    values: dict[str, Any] = {}
+    for extension in ("json", "cls", "txt"):
+        if extension not in members:
+            continue
+        name, offset, size = members[extension]
+        file.seek(offset)
+        try:
+            text = file.read(size).decode()
+            said = json.loads(text) if extension == "json" else " ".join(text.split())
+        except ValueError as error:
+            raise FlowgenError(f"{shard}/{name}: cannot be read as {extension} ({error})") from error
+        if extension != "json":
+            values[LABEL if extension == "cls" else CAPTION] = said
+        elif isinstance(said, dict):
+            values |= said
+        else:
+            raise FlowgenError(f"{shard}/{name}: expected an object with a field for each column, got {text[:40]!r}")
+    return values
+
+
+class _Part(io.RawIOBase):
+    """The bytes of a member, as a file of their own."""
+
+    def __init__(self, member: Member) -> None:
+        self._file = member.shard.open("rb", buffering=0)
+        self._start, self._size, self._at = member.offset, member.size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), max(self._size - self._at, 0))
+        self._file.seek(self._start + self._at)
+        read = self._file.readinto(memoryview(buffer)[:wanted]) or 0
+        self._at += read
+        return read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
