@@ -131,9 +131,7 @@ def told_lengths(
 
     A length beyond their range is not told: the network has no word for it. UsageError: another length is given.
     """
-    own: dict[str, NumberCondition] = {
-        n: c for n, c in conditioners.items() if isinstance(c, NumberCondition) and c.seconds
-    }
+    own: dict[str, Any] = {n: c for n, c in conditioners.items() if isinstance(c, NumberCondition) and c.seconds}
     each = [seconds] * len(values) if isinstance(seconds, (int, float)) else seconds
     told = []
     for given, length in zip(values, each, strict=True):

@@ -1,7 +1,8 @@
 """Frozen networks of others (text encoders, autoencoders, vocoders): found on this machine, identified, loaded strictly.
 
 Nothing is downloaded here. A model is named by a folder; by a folder below one that FLOWGEN_MODELS lists; by PACKAGE:FOLDER,
-data of an installed package; or by the id of a repository in the hub cache (`hf download ID` puts it there).
+data of an installed package; or by the id of a repository in the hub cache, or OWNER/NAME/FOLDER of a part of it (`hf
+download ID` puts it there).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -38,8 +40,9 @@ def find(name: str) -> Path:
     for folder in tried:
         if folder.is_dir():
             return folder
-    if name.count("/") == 1 and (cached := _cached(name)) is not None:
-        return cached
+    owner, repository, *inside = name.split("/") if "/" in name else ("", "")
+    if owner and (cached := _cached(f"{owner}/{repository}")) is not None and cached.joinpath(*inside).is_dir():
+        return cached.joinpath(*inside)
     raise UsageError(
         f"there is no model {name!r} on this machine: not as a folder, not below a folder of {FOLDERS}, not as PACKAGE:FOLDER "
         f"of an installed package, not in the hub cache (hf download puts a repository there)"
@@ -216,7 +219,9 @@ class Diffused(Frozen[Any]):
             raise FlowgenError(
                 f"{self.folder / 'config.json'} is of {name!r}, which is no autoencoder of diffusers {diffusers.__version__}"
             )
-        return kind.from_config(config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, on how some of them are written
+            return kind.from_config(config)
 
     def _strictly(self) -> Any:
         network = self._make()

@@ -64,7 +64,10 @@ class TextEncoderCondition:
     @property
     def channels(self) -> int:
         """Width of the model's states; its config suffices to tell."""
-        return _channels(find(self.model))
+        folder = find(self.model)
+        if list(folder.glob("*.safetensors")):
+            self.check(folder)
+        return _channels(folder)
 
     def encode(self, value: Any) -> dict[str, Tensor]:
         """`states` float32 [max_tokens, channels] with `mask` bool [max_tokens]; pooled, [channels] with []."""

@@ -33,6 +33,8 @@ def plan(config: str, overrides: tuple[str, ...], gpus: int, gpu_memory: float |
         f"{made.parameters:,} parameters; {made.ranks} x {made.micro} clips x {made.accumulation} accumulated = "
         f"{made.ranks * made.micro * made.accumulation} clips and {made.positions:,} latent positions in a step"
     )
+    if made.remark:
+        click.echo(made.remark, err=True)
     names = ("weights", "masters", "moments", "averages", "gradients", "activations")
     head = ["ZeRO", *names, "total", "sent in a step", *(["fits"] if gpu_memory else [])]
     rows = []
