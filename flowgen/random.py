@@ -7,6 +7,7 @@ so a run is the same on any number of ranks and under any split into micro-batch
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +21,20 @@ _BLOCK_ELEMENTS = 4096  # small samples share a generator: seeding one for every
 
 def seed_of(*key: int | str) -> int:
     """A 63-bit seed that depends on every part of `key`."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    text = "\x1f".join([f"{type(part).__name__}:{part}" for part in key])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def seeds_of(key: tuple[int | str, ...], last: Iterable[int]) -> list[int]:
+    """`seed_of(*key, n)` for many n, at a third of the cost: a step on small clips has thousands."""
+    text = "".join([f"{type(part).__name__}:{part}\x1f" for part in key])
+    head = hashlib.blake2b(text.encode(), digest_size=8)
+    seeds = []
+    for n in last:
+        whole = head.copy()
+        whole.update(b"int:%d" % n)
+        seeds.append(int.from_bytes(whole.digest(), "little") >> 1)
+    return seeds
 
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -38,11 +51,23 @@ def normal_rows(
         numel *= n
     block = max(1, _BLOCK_ELEMENTS // max(numel, 1))
     out = torch.empty((len(rows), *shape), device=device)
-    ids = rows.div(block, rounding_mode="floor")
-    for b in ids.unique().tolist():
-        drawn = torch.randn((block, *shape), generator=generator(*key, "block", b, device=device), device=device)
-        at = (ids == b).nonzero()[:, 0]
-        out[at.to(device)] = drawn[(rows[at] % block).to(device)]
+    if len(rows) > 1 and not (rows.diff() == 1).all():
+        ids = rows.div(block, rounding_mode="floor")
+        for b in ids.unique().tolist():
+            at = (ids == b).nonzero()[:, 0]
+            drawn = normal_rows(key, torch.arange(b * block, (b + 1) * block), shape, device)
+            out[at.to(device)] = drawn[(rows[at] % block).to(device)]
+        return out
+    first = int(rows[0]) if len(rows) else 0
+    blocks = range(first // block, -(-(first + len(rows)) // block))
+    for b, seed in zip(blocks, seeds_of((*key, "block"), blocks), strict=True):
+        g = torch.Generator(device).manual_seed(seed)
+        low, high = max(b * block, first), min((b + 1) * block, first + len(rows))
+        own = out[low - first : high - first]
+        if high - low == block:
+            torch.randn(own.shape, generator=g, out=own)
+        else:
+            own.copy_(torch.randn((block, *shape), generator=g, device=device)[low - b * block : high - b * block])
     return out
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from flowgen.clip import Clip
 from flowgen.contracts import Dataset
 from flowgen.data.order import Order, Place, Schedule, make_schedule
-from flowgen.random import seed_of
+from flowgen.random import seed_of, seeds_of
 
 __all__ = ["Order", "Place", "Split", "batches", "clips_at", "many_clips"]
 
@@ -58,7 +58,10 @@ def many_clips(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int]) -
 
 def clips_at(dataset: Dataset, seed: int, places: Sequence[Place]) -> list[Clip]:
     """Clips as they are met in the run of this seed: a clip's randomness is a function of (seed, epoch, index)."""
-    return many_clips(dataset, [p.index for p in places], [seed_of(seed, "clip", p.epoch, p.index) for p in places])
+    indices = [place.index for place in places]
+    if len({place.epoch for place in places}) == 1:
+        return many_clips(dataset, indices, seeds_of((seed, "clip", places[0].epoch), indices))
+    return many_clips(dataset, indices, [seed_of(seed, "clip", p.epoch, p.index) for p in places])
 
 
 class _Clips(TorchDataset[Clip]):
