@@ -2,11 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from flowgen_video.writing import write_frames
 from safetensors.torch import load_file
+
+from flowgen.config import load
+from flowgen.data.loader import Split
+from flowgen.data.order import make_schedule
+from flowgen.errors import UsageError
+from flowgen.experiment import build_dataset, build_modality
+from flowgen.training.batches import settle_schedule
 
 
 def log(folder):
@@ -93,3 +101,19 @@ def test_two_ranks_train_as_one_does(tones, program, tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     speeds = [[e["positions_per_second"] / e["clips_per_second"] for e in log(tmp_path / r)] for r in ("one", "two")]
     assert speeds[0] == pytest.approx(speeds[1]), "positions are counted over all ranks, without padding"
+
+
+def test_a_resumed_run_keeps_its_batches_or_refuses(tones):
+    config = load(str(tones), ["train.micro_batch_size=4"]).config
+    dataset = build_dataset(config, build_modality(config))
+    begun = SimpleNamespace(manifest={"trainer": {"parts": 1}})
+    kept = settle_schedule(dataset, config, Split(4, 4), begun)
+    assert kept.buckets == make_schedule(dataset, 0, 4, 1).buckets
+    odd = next(bucket for bucket in kept.buckets if bucket.batch % 2)
+    with pytest.raises(UsageError, match=rf"bucket {odd.name} has batches of {odd.batch} clips .*so that there are 1"):
+        settle_schedule(dataset, config, Split(4, 2, 2), begun)
+    two = SimpleNamespace(manifest={"trainer": {"parts": 2}})
+    halved = make_schedule(dataset, 0, 4, 2).buckets
+    for split in (Split(4, 4), Split(4, 2), Split(4, 2, 2)):  # fewer parts, or the same ones on other ranks
+        assert settle_schedule(dataset, config, split, two).buckets == halved
+    assert settle_schedule(dataset, config, Split(4, 4), None).buckets == kept.buckets
