@@ -271,8 +271,11 @@ def likelihoods(quick: bool) -> list[str]:
     """Evaluations of a sample's likelihood, at about the same error against the exact density."""
     mixture = GaussianMixture.random(4, 2, seed=3)
     x1 = mixture.sample(16 if quick else 64, torch.Generator().manual_seed(0))
-    exact, lines = mixture.log_prob(x1), [_row("", "evaluations", "mean error of log p"), _rule(2)]
-    calls = 0
+    alone, calls = len(x1) // 2, 0
+    lines = [
+        _row("", f"evaluations, {len(x1)} together", "one by one, mean", "mean error of log p", "largest"),
+        _rule(4),
+    ]
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         nonlocal calls
@@ -285,7 +288,7 @@ def likelihoods(quick: bool) -> list[str]:
     def normal(x: Tensor) -> Tensor:
         return -0.5 * (x.square() + math.log(2 * math.pi)).sum(1)
 
-    def theirs(exactly: bool) -> Tensor:
+    def theirs(x1: Tensor, exactly: bool) -> Tensor:
         solver = ODESolver(velocity_model=Wrapped(field))
         ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
         return solver.compute_likelihood(
@@ -299,21 +302,26 @@ def likelihoods(quick: bool) -> list[str]:
             exact_divergence=exactly,
         )[1]
 
-    rows: dict[str, Callable[[], Tensor]] = {
-        "**flowgen**, exact, Dormand-Prince": lambda: log_prob(flow, x1, flowgen.uniform_grid(1)).log_prob,
-        "**flowgen**, exact, Adams-Moulton, 48 steps": lambda: (
+    rows: dict[str, Callable[[Tensor], Tensor]] = {
+        "**flowgen**, exact, Dormand-Prince": lambda x1: log_prob(flow, x1, flowgen.uniform_grid(1)).log_prob,
+        "**flowgen**, exact, Adams-Moulton, 48 steps": lambda x1: (
             log_prob(flow, x1, flowgen.uniform_grid(48), solver=flowgen.AdamsMoulton()).log_prob
         ),
-        "flow-matching, exact, dopri5": lambda: theirs(True),
-        "**flowgen**, Hutchinson, Dormand-Prince": lambda: (
+        "flow-matching, exact, dopri5": lambda x1: theirs(x1, True),
+        "**flowgen**, Hutchinson, Dormand-Prince": lambda x1: (
             log_prob(flow, x1, flowgen.uniform_grid(1), probe=rademacher(x1, 0)).log_prob
         ),
-        "flow-matching, Hutchinson, dopri5": lambda: theirs(False),
+        "flow-matching, Hutchinson, dopri5": lambda x1: theirs(x1, False),
     }
     for name, run in rows.items():
         calls = 0
-        gap = float((run() - exact).abs().mean())
-        lines.append(_row(name, str(calls), _number(gap)))
+        gap = (run(x1) - mixture.log_prob(x1)).abs()
+        together, calls = calls, 0
+        for i in range(alone):
+            run(x1[i : i + 1])
+        lines.append(
+            _row(name, str(together), f"{calls / alone:.1f}", _number(float(gap.mean())), _number(float(gap.max())))
+        )
     return lines
 
 
@@ -389,7 +397,9 @@ def report(quick: bool) -> str:
         ),
         "Likelihood": (
             likelihoods,
-            "Evaluations of the velocity in a batch's likelihood in 2 dimensions, tolerance 1e-5 where adaptive.",
+            "Evaluations of the velocity in 2 dimensions, tolerance 1e-5 where adaptive. flowgen keeps every sample to the "
+            "tolerance, so a batch costs what its hardest sample does and no error is large; torchdiffeq, behind "
+            "flow-matching, keeps the mean over the batch to it. One by one both keep each sample to it.",
         ),
         "Loss": (losses, "Interpolation, target and loss of a [32, 16, 8, 32, 32] batch."),
     }

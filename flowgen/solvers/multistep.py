@@ -74,8 +74,8 @@ class AdamsMoulton:
     """A step through the last `points` velocities, redone with the velocity at its end as soon as that is known.
 
     The next step evaluates there anyway, so the correction is free (predict, evaluate, correct). The most accurate solver
-    here at few evaluations: 2 points up to about 10, from there on 3 and the eased grid. Its first step is corrected to
-    second order, which bounds the order by 3, though with 3 points its share of the error is small.
+    here at few evaluations: 2 points up to about 10, from there on 3 and the eased grid. The first step is corrected to
+    second order only, so 3 points are of order 3 as 2 are; but their error may fall faster until that first step shows.
     """
 
     points: Literal[1, 2, 3] = 2
