@@ -14,6 +14,7 @@ from flowgen.clip import Clip
 from flowgen.conditions import MASK, encode_conditions
 from flowgen.contracts import Dataset
 from flowgen.couplings import SOURCE
+from flowgen.errors import UsageError
 from flowgen.generator import Generator
 from flowgen.given import clips_to_start, starts
 from flowgen.random import Randomness, seed_of
@@ -32,8 +33,13 @@ class Watcher:
 
     @classmethod
     def of(cls, generator: Generator, dataset: Dataset, clips: int, folder: Path) -> Watcher:
-        """`clips` held-out clips, the same ones for the whole run."""
+        """`clips` held-out clips, the same ones for the whole run. UsageError: nothing is held out."""
         held_out = dataset.validation()
+        if not len(held_out):
+            raise UsageError(
+                "the data set holds out no clip to validate and preview with; hold some out (flowgen plugins show "
+                f"{generator.config.data.type}), or set train.validation.every=0 and train.preview.every=0"
+            )
         count = min(clips, len(held_out))
         picked = [round(i * (len(held_out) - 1) / max(count - 1, 1)) for i in range(count)]
         seed = generator.config.train.seed

@@ -10,7 +10,9 @@ def flowgen_components() -> list[Component]:
         Component("dataset", "notes", "flowgen_audio.notes:Notes", "built-in instrument notes by pitch and timbre"),
         Component("dataset", "audio-folder", "flowgen_audio.folder:AudioFolder", "a folder of recordings"),
         Component("dataset", "audio-manifest", "flowgen_audio.manifest:AudioManifest", "recordings listed in a table"),
-        Component("dataset", "audio-shards", "flowgen_audio.shards:AudioShards", "recordings in tar files (webdataset)"),
+        Component(
+            "dataset", "audio-shards", "flowgen_audio.shards:AudioShards", "recordings in tar files (webdataset)"
+        ),
         Component("encoder", "spectrogram", "flowgen_audio.encoders:Spectrogram", "log magnitudes and Griffin-Lim"),
         Component("encoder", "mel", "flowgen_audio.encoders:Mel", "log-mel magnitudes and Griffin-Lim"),
         Component("encoder", "stft", "flowgen_audio.encoders:ComplexSTFT", "the invertible complex STFT, compressed"),
@@ -23,6 +25,9 @@ def flowgen_components() -> list[Component]:
             "audio-autoencoder",
             "flowgen_audio.neural:WaveformAutoencoder",
             "latents of a pretrained autoencoder of waveforms",
+        ),
+        Component(
+            "conditioner", "audio-reference", "flowgen_audio.reference:ReferenceCondition", "sound like this recording"
         ),
         Component(
             "metric", "note-accuracy", "flowgen_audio.metrics:NoteAccuracy", "pitch and timbre of notes, measured"

@@ -32,6 +32,8 @@ class AudioFolder(Recordings):
         loudness: bring every recording to this loudness (LUFS, such as -20).
         pad: fill clips up to modality.duration_s with silence; otherwise they have their true length.
         duration_condition: give the length in seconds as a condition, "duration".
+        reference_by: a label, as in speaker: give each clip the condition "reference", another recording that has the same
+            label, to learn to sound like a recording.
         buckets: batch clips with others of about their length, in so many groups of equally many clips (0: as they come).
             A batch of short clips has more of them, so that it costs what train.batch_size clips of full length cost.
     """
@@ -50,11 +52,16 @@ class AudioFolder(Recordings):
         loudness: float | None = None,
         pad: bool = False,
         duration_condition: bool = False,
+        reference_by: str | None = None,
         buckets: int = 0,
     ) -> None:
         recordings, labels = _find(Path(folder), pattern)
         kinds = dict.fromkeys(labels, "class") if conditions is None else conditions
-        for key, names in (("conditions", kinds), ("held_out", held_out or {})):
+        for key, names in (
+            ("conditions", kinds),
+            ("held_out", held_out or {}),
+            ("reference_by", [reference_by] if reference_by else []),
+        ):
             for name in names:
                 if name not in labels:
                     raise UsageError(f"data.{key}: {unknown('label', name, labels)}")
@@ -68,6 +75,7 @@ class AudioFolder(Recordings):
             loudness=loudness,
             pad=pad,
             duration_condition=duration_condition,
+            reference_by=reference_by,
             buckets=buckets,
             where=folder,
         )

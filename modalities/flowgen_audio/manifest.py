@@ -11,6 +11,7 @@ from typing import Any
 from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen_audio.modality import Audio
 from flowgen_audio.recordings import Checks, ConditionType, Recording, Recordings
+from flowgen_audio.reference import Excerpt
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -20,7 +21,8 @@ class AudioManifest(Recordings):
 
     Args:
         manifest: the table.
-        conditions: columns that are conditions, by type (class, number or text).
+        conditions: columns that are conditions, by type: class, number, text, or recording (a column that names
+            another sound file, relative to the table, to sound like).
         file: the column that names the file.
         start: the column with the second in which a segment begins, if the table lists segments.
         duration: the column with the length of a segment in seconds.
@@ -45,6 +47,7 @@ class AudioManifest(Recordings):
         loudness: float | None = None,
         pad: bool = False,
         duration_condition: bool = False,
+        reference_by: str | None = None,
         buckets: int = 0,
     ) -> None:
         path = Path(manifest)
@@ -56,6 +59,7 @@ class AudioManifest(Recordings):
             "duration": [duration],
             "conditions": conditions or (),
             "held_out": held_out or (),
+            "reference_by": [reference_by],
         }
         for key, names in asked.items():
             for name in names:
@@ -63,7 +67,10 @@ class AudioManifest(Recordings):
                     raise UsageError(f"data.{key}: {unknown(f'column of {manifest}', name, columns)}")
         super().__init__(
             modality,
-            [_recording(path, i + 1, row, file, start, duration) for i, row in enumerate(rows)],
+            [
+                _recording(path, i + 1, _with_references(path, i + 1, row, conditions or {}), file, start, duration)
+                for i, row in enumerate(rows)
+            ],
             conditions or {},
             held_out or {},
             validation_share,
@@ -71,6 +78,7 @@ class AudioManifest(Recordings):
             loudness=loudness,
             pad=pad,
             duration_condition=duration_condition,
+            reference_by=reference_by,
             buckets=buckets,
             where=manifest,
         )
@@ -146,3 +154,18 @@ def _recording(
         return number_
 
     return Recording(manifest.parent / str(row[file]), row, seconds(start) or 0.0, seconds(duration))
+
+
+def _with_references(
+    manifest: Path, number: int, row: Mapping[str, Any], conditions: Mapping[str, ConditionType]
+) -> dict[str, Any]:
+    """A row whose references are where they lie. FlowgenError: there is no such file."""
+    found = {
+        name: Excerpt(manifest.parent / str(row[name]))
+        for name, kind in conditions.items()
+        if kind == "recording" and row.get(name) is not None
+    }
+    for name, excerpt in found.items():
+        if not excerpt.path.is_file():
+            raise FlowgenError(f"{manifest}: row {number}: there is no file {excerpt.path}, the {name!r} of this row")
+    return {**row, **found}

@@ -18,10 +18,12 @@ from flowgen.errors import BadData, UsageError
 from flowgen.random import generator, seed_of
 from flowgen_audio.loudness import gain_to
 from flowgen_audio.modality import Audio
+from flowgen_audio.reference import Excerpt
 from flowgen_audio.survey import Facts, survey
 
-ConditionType = Literal["class", "number", "text"]
-DURATION = "duration"
+ConditionType = Literal["class", "number", "text", "recording"]
+DURATION, REFERENCE = "duration", "reference"
+_REFERENCE_S = 3.0  # more of a reference says little more about how it sounds
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,12 @@ class Recording:
     duration_s: float | None = None
 
     @property
+    def excerpt(self) -> Excerpt:
+        return Excerpt(self.path, self.start_s, self.duration_s)
+
+    @property
     def name(self) -> str:
-        segment = "" if self.duration_s is None else f" [{self.start_s:g}-{self.start_s + self.duration_s:g} s]"
-        return f"{self.path}{segment}"
+        return str(self.excerpt)
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,13 @@ class Recordings:
         loudness: float | None,
         pad: bool,
         duration_condition: bool,
+        reference_by: str | None,
         buckets: int,
         where: str,
     ) -> None:
         self.modality, self.kinds, self.where = modality, dict(kinds), where
         self.loudness, self.pad, self.duration_condition = loudness, pad, duration_condition
+        self.reference_by = reference_by
         self.facts = survey([r.path for r in recordings], loudness is not None)
         self.max_bad_share = checks.max_bad_share
         problems = [checks.problem(self.facts[r.path], r) for r in recordings]
@@ -104,6 +111,7 @@ class Recordings:
                 self.report(),
             )
         self.held_out_parts = _split(good, held_out, validation_share, where)
+        self._alike = [_alike(part, reference_by) for part in self.held_out_parts]
         self.all = good
         self.conditions = self._conditions(good)
         self.items, self.part = self.held_out_parts[0], "training"
@@ -127,7 +135,19 @@ class Recordings:
             data = data * gain_to(self.loudness, self.facts[item.path])
         if self.pad and data.shape[1] < self.modality.samples:
             data = torch.nn.functional.pad(data, (0, self.modality.samples - data.shape[1]))
-        return Clip(data, clip.rate, self._values(item), item.name)
+        values = self._values(item)
+        if self.reference_by is not None:
+            values[REFERENCE] = self._reference(index, seed)
+        return Clip(data, clip.rate, values, item.name)
+
+    def _reference(self, index: int, seed: int) -> Excerpt | None:
+        """Another recording of this part that has the same label; none where it has no label, or is the only one."""
+        alike = self._alike[self.part == "validation"].get(self.items[index].values.get(str(self.reference_by)), [])
+        others = len(alike) - 1
+        if others < 1:
+            return None
+        chosen = int(torch.randint(others, (), generator=generator(seed, "reference")))
+        return self.items[alike[chosen] if alike[chosen] != index else alike[others]].excerpt
 
     def validation(self) -> Recordings:
         other = object.__new__(type(self))
@@ -240,6 +260,13 @@ class Recordings:
                 raise UsageError(f"{self.where}: no recording has a value for the condition {name!r}")
             if kind == "class":
                 out[name] = {"type": "class", "names": tuple(sorted({str(v) for v in values}))}
+            elif kind == "recording":
+                if not all(isinstance(value, Excerpt) for value in values):
+                    raise UsageError(
+                        f"data.conditions.{name}: only a column of an audio-manifest can be of type recording; "
+                        f"elsewhere give data.reference_by"
+                    )
+                out[name] = self._reference_condition()
             elif kind == "number":
                 numbers = [_number(v, name, self.where) for v in values]
                 if min(numbers) == max(numbers):
@@ -247,12 +274,28 @@ class Recordings:
                 out[name] = {"type": "number", "low": min(numbers), "high": max(numbers)}
             else:
                 out[name] = {"type": "text", "max_bytes": max(len(str(v).encode()) for v in values)}
+        if self.reference_by is not None:
+            out[REFERENCE] = self._reference_condition()
         if self.duration_condition:
             lengths = [self._clip_s(item) for item in items]
             low, high = math.floor(min(lengths) * 1000) / 1000, math.ceil(max(lengths) * 1000) / 1000
             if low < high:
                 out[DURATION] = {"type": "number", "low": low, "high": high, "log": True, "seconds": True}
         return out
+
+    def _reference_condition(self) -> dict[str, Any]:
+        seconds = min(self.modality.duration_s, _REFERENCE_S)
+        return {"type": "audio-reference", "sample_rate": self.modality.sample_rate, "seconds": seconds}
+
+
+def _alike(items: Sequence[Recording], label: str | None) -> dict[Any, list[int]]:
+    """Which recordings have each value of a label."""
+    found: dict[Any, list[int]] = {}
+    for index, item in enumerate(items):
+        value = item.values.get(label) if label is not None else None
+        if value is not None:
+            found.setdefault(value, []).append(index)
+    return found
 
 
 def _split(

@@ -41,12 +41,17 @@ class AudioShards(Recordings):
         loudness: float | None = None,
         pad: bool = False,
         duration_condition: bool = False,
+        reference_by: str | None = None,
         buckets: int = 0,
     ) -> None:
         samples = read_shards(shards)
         columns = list(dict.fromkeys(name for sample in samples for name in sample.values))
         kinds: dict[str, Any] = usual_conditions(samples) if conditions is None else dict(conditions)
-        for key, names in (("conditions", kinds), ("held_out", held_out or {})):
+        for key, names in (
+            ("conditions", kinds),
+            ("held_out", held_out or {}),
+            ("reference_by", [reference_by] if reference_by else []),
+        ):
             for name in names:
                 if name not in columns:
                     raise UsageError(f"data.{key}: {unknown(f'column of {shards}', name, columns)}")
@@ -61,6 +66,7 @@ class AudioShards(Recordings):
             loudness=loudness,
             pad=pad,
             duration_condition=duration_condition,
+            reference_by=reference_by,
             buckets=buckets,
             where=str(found[0][0].shard.parent),
         )
