@@ -103,7 +103,7 @@ class Previews(Section):
 class Train(Section):
     steps: PositiveInt
     batch_size: PositiveInt = 32
-    """Clips in one optimizer step, over all ranks and micro-batches."""
+    """Clips in one optimizer step, over all ranks and micro-batches; of full size, where the data set has buckets."""
     micro_batch_size: PositiveInt | None = None
     """Clips in one forward pass of one rank; by default a rank's whole share."""
     precision: Literal["float32", "bfloat16"] = "float32"

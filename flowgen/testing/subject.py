@@ -17,7 +17,7 @@ from flowgen.clip import Clip
 from flowgen.conditions import Conditioner, encode_conditions, null_conditions
 from flowgen.config import Config, load, write
 from flowgen.contracts import Dataset, Modality
-from flowgen.data.loader import Order
+from flowgen.data.order import Order, full_size
 from flowgen.encoder import Encoder, Latents
 from flowgen.experiment import (
     build_conditioners,
@@ -87,10 +87,14 @@ class Subject:
     def modality(self) -> Modality:
         return build_modality(self.written)
 
-    @cached_property
-    def dataset(self) -> Dataset:
+    def new_dataset(self) -> Dataset:
         with watching("the data set"):
             return build_dataset(self.written, self.modality)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Its clips are of one size: the modality's own."""
+        return full_size(self.new_dataset())
 
     def clip(self, position: int, dataset: Dataset | None = None) -> Clip:
         """A clip as the first epoch meets it."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from flowgen.config import Config, Resolved
 from flowgen.contracts import Dataset, Modality
 from flowgen.data.loader import Split, batches
+from flowgen.data.order import InBuckets
 from flowgen.encoder import Encoder
 from flowgen.errors import UsageError
 from flowgen.experiment import (
@@ -80,6 +81,9 @@ def train(
         config.train.batch_size, micro_batch_size(config, ranks.count), ranks.count // shared, ranks.rank // shared
     )
     schedule = settle_schedule(dataset, config, split, checkpoint)
+    if isinstance(schedule, InBuckets):
+        sizes = ", ".join(f"{bucket.batch} x {bucket.name}" for bucket in schedule.buckets)
+        heading("batches", f"{schedule.per_epoch} an epoch, each of one bucket: {sizes}")
     encoder = _encoder(config, modality, dataset, run, checkpoint, ranks, heading)
 
     conditioners = build_conditioners(config)

@@ -143,6 +143,40 @@ class HoldsNothingOut(Shapes):
         return self
 
 
+class StrangeBuckets(Shapes):
+    """."""
+
+    buckets: ClassVar = {"short": 0.5, "long": 1.0}
+
+    def bucket_of(self, index):
+        return "medium" if index % 3 == 2 else "short"
+
+
+class FreeBuckets(Shapes):
+    """."""
+
+    buckets: ClassVar = {"short": 0.0}
+
+    def bucket_of(self, index):
+        return "short"
+
+
+class BucketsOfAnyLength(Shapes):
+    """."""
+
+    buckets: ClassVar = {"all": 1.0}
+
+    def bucket_of(self, index):
+        return "all"
+
+    def clip(self, index, seed):
+        clip = super().clip(index, seed)
+        return replace(clip, data=clip.data.repeat(1 + index % 2, 1))
+
+    def full_size(self):
+        return Shapes(self.modality)
+
+
 class DescribesInTensors(Shapes):
     """."""
 

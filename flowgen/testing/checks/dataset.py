@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from flowgen.clip import Clip
 from flowgen.conditions import encode_conditions
+from flowgen.data.order import fill_buckets
 from flowgen.random import seed_of
 from flowgen.testing.contract import NotApplicable, check
 from flowgen.testing.subject import Subject, shapes
@@ -88,6 +90,20 @@ def validation_is_held_out(s: Subject) -> str | None:
         for j, b in enumerate(theirs):
             if equal(a, b):
                 return f"clip {i} of the held-out part is clip {j} of the training part"
+    return None
+
+
+@check(
+    "buckets, where there are any, have a positive cost; each clip is in one of them, and those in one are encoded together",
+    see="data-set",
+)
+def buckets_hold_every_clip(s: Subject) -> str | None:
+    data = s.new_dataset()
+    if not getattr(data, "buckets", None):
+        raise NotApplicable("the data set has no buckets")
+    room = math.ceil(max(data.buckets.values()))  # type: ignore[attr-defined]
+    for bucket in fill_buckets(data, max(room, 1), 1):
+        s.encode([data.clip(index, seed_of(0, "bucket", index)) for index in bucket.clips[:3]])
     return None
 
 
