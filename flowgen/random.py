@@ -7,7 +7,7 @@ so a run is the same on any number of ranks and under any split into micro-batch
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,6 +69,25 @@ def normal_rows(
         else:
             own.copy_(torch.randn((block, *shape), generator=g, device=device)[low - b * block : high - b * block])
     return out
+
+
+def uniform_rows(indices: Sequence[int], seeds: Sequence[int], n: int) -> Tensor:
+    """n numbers in [0, 1) for each (index, seed), float64 [B, n]: SplitMix64 (Steele et al. 2014), all rows at once.
+
+    For data sets of very small clips: a generator for every point would cost more than the training step that it feeds.
+    """
+    import numpy as np
+
+    def mix(z: Any) -> Any:
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        start = mix(np.asarray(seeds, np.uint64)) + np.asarray(indices, np.uint64) * golden
+        z = mix(mix(start)[:, None] + np.arange(1, n + 1, dtype=np.uint64) * golden)
+    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 @dataclass(frozen=True)

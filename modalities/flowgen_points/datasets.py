@@ -3,55 +3,35 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from flowgen.clip import Clip
 from flowgen.errors import UsageError
+from flowgen.random import uniform_rows
 from flowgen_points.modality import Points, read_points
 
 _EPOCH = 2**18  # what a data set without end calls its length
 _HELD_OUT = 0x5DEECE66D
 
 
-def uniforms(indices: Sequence[int], seeds: Sequence[int], n: int) -> Tensor:
-    """n numbers in [0, 1) for each (index, seed), float64 [B, n]: SplitMix64 (Steele et al. 2014), all rows at once.
-
-    A generator for every point would cost more than the training step that it feeds.
-    """
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    with np.errstate(over="ignore"):
-        start = _mix(np.asarray(seeds, np.uint64)) + np.asarray(indices, np.uint64) * golden
-        z = _mix(_mix(start)[:, None] + np.arange(1, n + 1, dtype=np.uint64) * golden)
-    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53)
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-def normals(u: Tensor) -> Tensor:
-    """Standard normal numbers from uniform ones."""
-    return torch.special.ndtri(u.clamp(2.0**-53, 1 - 2.0**-53))
-
-
-class Density:
-    """What the endless data sets share: `points(u)` makes points [B, 2] of uniform numbers [B, 4], and says their class."""
+class Density(ABC):
+    """What the endless data sets share."""
 
     classes: tuple[str, ...] = ()
     salt = 0
 
+    @abstractmethod
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """Points [B, 2] of uniform numbers [B, 4], and the index of their class [B]."""
 
     @property
     def conditions(self) -> dict[str, dict[str, Any]]:
@@ -65,15 +45,13 @@ class Density:
 
     def clips(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Clip]:
         """Many clips at once, each as `clip` gives it."""
-        points, kinds = self.points(uniforms(indices, [seed ^ self.salt for seed in seeds], 4))
-        rows = points.float().unbind(0)
-        if not self.classes:
-            return [Clip(row) for row in rows]
-        return [Clip(row, conditions={"class": self.classes[k]}) for row, k in zip(rows, kinds.tolist(), strict=True)]
+        points, kinds = self.points(uniform_rows(indices, [seed ^ self.salt for seed in seeds], 4))
+        said = [{"class": self.classes[k]} if self.classes else {} for k in kinds.tolist()]
+        return [Clip(row, conditions=c) for row, c in zip(points.float().unbind(0), said, strict=True)]
 
     def validation(self) -> Density:
         """The same density, from other random numbers."""
-        other = type(self)(**{name: getattr(self, name) for name in self.__dataclass_fields__})  # type: ignore[attr-defined]
+        other = copy(self)
         object.__setattr__(other, "salt", _HELD_OUT)
         return other
 
@@ -114,7 +92,9 @@ class Ring(Density):
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         mode = (u[:, 0] * 8).long()
         angle = mode * (math.pi / 4)
-        return self.radius * torch.stack([angle.cos(), angle.sin()], 1) + self.std * normals(u[:, 2:4]), mode
+        return self.radius * torch.stack([angle.cos(), angle.sin()], 1) + self.std * torch.special.ndtri(
+            u[:, 2:4].clamp(2.0**-53)
+        ), mode
 
 
 @dataclass(frozen=True)
@@ -124,7 +104,6 @@ class PointsFile:
     modality: Points
     path: str
     held_out: bool = field(default=False, init=False)
-
     conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, init=False)
 
     @cached_property

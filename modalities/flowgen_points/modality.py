@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,7 +49,7 @@ class Points:
         points, comment = stack(clips), json.dumps(dict(metadata), ensure_ascii=False, default=str)
         match path.suffix.lower():
             case ".png" | ".svg":
-                save_scatter({"": {"": points}}, path, self.extent, comment)
+                save_scatter({"": points}, path, self.extent, comment)
             case ".npy":
                 with replacing(path) as temporary, temporary.open("wb") as file:
                     np.save(file, points.numpy())
@@ -69,7 +68,7 @@ class Points:
         points = stack(clips)
         names = list(captions) or [""] * len(points)
         groups = {name: points[[i for i, n in enumerate(names) if n == name]] for name in dict.fromkeys(names)}
-        save_scatter({"": groups}, path, self.extent)
+        save_scatter(groups, path, self.extent)
 
     def animate(self, frames: Sequence[tuple[float, Sequence[Clip]]], path: Path, metadata: Mapping[str, Any]) -> None:
         """The way from noise to data, a picture for each (t, points), as mp4 or gif."""
@@ -82,10 +81,7 @@ class Points:
         """Arrows of `velocity(points, t)` at several times, as png or svg."""
         from flowgen_points.plots import save_field
 
-        def flow(x: Any, t: Any, cond: Any = None) -> Any:
-            return SimpleNamespace(velocity=velocity([Clip(point) for point in x], float(t)))
-
-        save_field(flow, path, self.extent)
+        save_field(lambda points, t: velocity([Clip(point) for point in points], t), path, self.extent)
 
 
 def stack(clips: Sequence[Clip]) -> Tensor:

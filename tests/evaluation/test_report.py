@@ -56,7 +56,9 @@ def test_the_page_says_what_was_asked_what_came_out_and_how_good_it_is(report):
 
 def test_the_page_moves_with_its_files(report, tmp_path):
     copy = shutil.copytree(report.parent, tmp_path / "elsewhere")
-    media(Page((copy / report.name).read_text()), copy)
+    assert len(media(Page((copy / report.name).read_text()), copy)) == len(
+        media(Page(report.read_text()), report.parent)
+    )
 
 
 def test_what_stands_there_is_kept_and_what_is_stale_or_missing_is_made_again(run, tmp_path):

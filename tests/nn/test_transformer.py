@@ -239,6 +239,7 @@ def test_a_sampling_pass_first_does_not_spoil_training() -> None:
     with torch.inference_mode():
         net(x, t, cond)
     net(x, t, cond).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_declared_capabilities_name_real_modules() -> None:

@@ -5,6 +5,7 @@ Called as every network is, with noise x at t = 0, one gives the data that x sta
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from flowgen.streams import StreamSpec
 CONTEXT = 64  # width in which conditions are shown
 
 
-class Invertible(nn.Module):
+class Invertible(nn.Module, ABC):
     """What the families share: latents as flat vectors, and conditions embedded as one."""
 
     repeated_blocks: ClassVar[tuple[str, ...]] = ()
@@ -45,11 +46,13 @@ class Invertible(nn.Module):
         """log p(x1) [B] in nats."""
         return self.density(x1.flatten(1), self.embedding(cond).vector)
 
+    @abstractmethod
     def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """Data [B, size] for noise z [B, size], under the embedded conditions [B, CONTEXT]."""
 
+    @abstractmethod
     def density(self, x: Tensor, context: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """log p(x) [B] in nats."""
 
 
 class _Zuko(Invertible):
