@@ -1,9 +1,11 @@
 """What a step costs through the trainer, beside a bare DeepSpeed loop and a bare torch loop of the same network and batch.
 
-    python benchmarks/training.py [--rounds 3] [--cases "vectors, MLP"]
+    python benchmarks/training.py [--rounds 3] [--cases "vectors, MLP"] [--steps | --checkpoints]
 
 One thread, one process, float32. Processor time, not wall time, of the fastest round of each; the loops take turns, so that
-whatever else the machine does meets them alike. Figures of one machine stand in docs/training.md.
+whatever else the machine does meets them alike. All make the clips of their batches, clip gradients and keep an average.
+Then, in wall time, how long a checkpoint keeps training waiting, written in the foreground and in the background, beside the
+writing itself. Figures of one machine stand in docs/training.md.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "training" / "plugin"))
 from rich.console import Console  # noqa: E402
 
 from flowgen.config import Document, resolve  # noqa: E402
-from flowgen.experiment import (  # noqa: E402  # noqa: E402
+from flowgen.experiment import (  # noqa: E402
     build_conditioners,
     build_dataset,
     build_encoder,
@@ -32,7 +34,10 @@ from flowgen.experiment import (  # noqa: E402  # noqa: E402
     build_network,
     settle_conditions,
 )
+from flowgen.run import Run  # noqa: E402
+from flowgen.training.checkpoints import Saver  # noqa: E402
 from flowgen.training.deepspeed_config import deepspeed_config  # noqa: E402
+from flowgen.training.ema import Average  # noqa: E402
 from flowgen.training.engine import Objective, start_engine, start_ranks  # noqa: E402
 
 CASES = {
@@ -86,19 +91,24 @@ def parts(values: dict):
     encoder = build_encoder(config, modality)
     conditioners = build_conditioners(config)
     network = build_network(config, encoder.spec, conditioners)
+
+    def batch(step: int):
+        clips = [dataset.clip(i % len(dataset), i) for i in range(step * count, (step + 1) * count)]
+        kinds = [conditioners["kind"].encode(clip.conditions["kind"]) for clip in clips]
+        return encoder.encode(clips).x, {"kind": torch.stack(kinds)}
+
     count = config.train.batch_size
-    x1 = torch.randn(count, *encoder.spec.shape)
-    cond = {"kind": torch.randint(0, 4, (count,))}
-    return config, network, build_loss(config), x1, cond
+    return config, network, build_loss(config), batch
 
 
 def bare_torch(values: dict) -> float:
     """Seconds a step: forward, loss, backward, clipping, AdamW, and a plain average."""
-    config, network, loss, x1, cond = parts(values)
+    config, network, loss, batch = parts(values)
     adamw = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     average = [p.detach().clone() for p in network.parameters()]
 
     def step(i: int) -> None:
+        x1, cond = batch(i)
         total = loss(network, x1, cond, Plain(len(x1))).total.mean()
         adamw.zero_grad()
         total.backward()
@@ -111,13 +121,19 @@ def bare_torch(values: dict) -> float:
 
 
 def bare_deepspeed(values: dict) -> float:
-    config, network, loss, x1, cond = parts(values)
-    engine = start_engine(Objective(network, loss), config.train.optimizer, deepspeed_config(config, 1))
+    """The same with DeepSpeed's engine, which clips."""
+    config, network, loss, batch = parts(values)
+    settings = {**deepspeed_config(config, 1), "gradient_clipping": 1.0}
+    engine = start_engine(Objective(network, loss), config.train.optimizer, settings)
+    weights = [p.detach() for p in network.parameters()]
+    average = [p.clone() for p in weights]
 
     def step(i: int) -> None:
+        x1, cond = batch(i)
         total = engine(x1, cond, Plain(len(x1))).total.mean()
         engine.backward(total)
         engine.step()
+        torch._foreach_lerp_(average, weights, 0.001)
         total.item()
 
     seconds = timed(step, config.train.log_every)
@@ -147,6 +163,52 @@ def trainer(values: dict) -> float:
     return (ended - began) / (step2 - step1)
 
 
+class Timed(Saver):
+    """Notes how long the writing itself takes, in the thread that does it."""
+
+    wrote = 0.0
+
+    def _write(self, *arguments) -> None:
+        began = time.monotonic()
+        super()._write(*arguments)
+        self.wrote = time.monotonic() - began
+
+
+def checkpoint(values: dict, background: bool) -> tuple[float, float]:
+    """Seconds that training waits for a checkpoint, and seconds of its writing; the second one, when buffers are warm."""
+    config, network, loss, batch = parts(values)
+    engine = start_engine(Objective(network, loss), config.train.optimizer, deepspeed_config(config, 1))
+    ranks = start_ranks()
+    averages = {"ema": Average(engine, ranks, lambda step: 0.999)}
+    with tempfile.TemporaryDirectory() as folder:
+        saver = Timed(Run(Path(folder)), engine, averages, ranks, keep=1, background=background)
+        for step in range(3):
+            x1, cond = batch(step)
+            engine.backward(engine(x1, cond, Plain(len(x1))).total.mean())
+            engine.step()
+            began = time.monotonic()
+            saver.save(step, {})
+            stalled = time.monotonic() - began
+            saver.wait()
+    engine.destroy()
+    return stalled, saver.wrote
+
+
+def print_checkpoints(rounds: int, chosen: list[str]) -> None:
+    print("| case | written in, s | foreground stalls, s | background stalls, s | of the writing |")
+    print("|---|---|---|---|---|")
+    for name, case in CASES.items():
+        if chosen and name not in chosen:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            values = config(case, Path(folder))
+            front = min(checkpoint(values, background=False) for _ in range(rounds))
+            behind = min(checkpoint(values, background=True) for _ in range(rounds))
+        print(
+            f"| {name} | {front[1]:.2f} | {front[0]:.2f} | {behind[0]:.3f} | {behind[0] / front[1]:.1%} |", flush=True
+        )
+
+
 def timed(step, count: int) -> float:
     for i in range(max(count // 4, 2)):
         step(i)
@@ -160,17 +222,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", default="")
+    parser.add_argument("--steps", action="store_true", help="steps alone")
+    parser.add_argument("--checkpoints", action="store_true", help="checkpoints alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     start_ranks()
+    chosen = options.cases.split(";") if options.cases else []
+    if not options.checkpoints:
+        print_steps(options.rounds, chosen)
+    if not options.steps:
+        print_checkpoints(options.rounds, chosen)
+
+
+def print_steps(rounds: int, chosen: list[str]) -> None:
     loops = {"torch": bare_torch, "DeepSpeed": bare_deepspeed, "trainer": trainer}
     print("| case | parameters | torch, ms | DeepSpeed, ms | trainer, ms | trainer/torch | trainer/DeepSpeed |")
     print("|---|---|---|---|---|---|---|")
     for name, case in CASES.items():
-        if options.cases and name not in options.cases.split(";"):
+        if chosen and name not in chosen:
             continue
         best = dict.fromkeys(loops, float("inf"))
-        for _ in range(options.rounds):
+        for _ in range(rounds):
             for loop, run in loops.items():
                 with tempfile.TemporaryDirectory() as folder:
                     best[loop] = min(best[loop], 1e3 * run(config(case, Path(folder))))

@@ -62,8 +62,8 @@ def _whole(parameter: Tensor) -> Tensor:
 class Saver:
     """Writes the checkpoints of a run. All ranks must call `save` and `wait`.
 
-    In the background, training goes on as soon as everything has been copied to the host; what goes wrong while writing
-    is raised by the next `save` or `wait`.
+    In the background, training goes on as soon as everything has been copied to the host, into memory that is kept for
+    the next time; what goes wrong while writing is raised by the next `save` or `wait`.
     """
 
     def __init__(
@@ -80,6 +80,8 @@ class Saver:
         self.keep, self.background = keep, background
         self._thread: threading.Thread | None = None
         self._error: FlowgenError | None = None
+        self._kept: dict[str, dict[int, Tensor]] = {}
+        self._kept_moments: dict[str, Tensor] = {}
         with together(ranks):
             if ranks.first:  # what a run that was killed while writing left behind
                 for partial in run.checkpoints_folder.glob(".step-*.partial"):
@@ -125,8 +127,11 @@ class Saver:
     def _snapshot(self) -> dict[str, dict[str, Tensor]]:
         """What this rank writes, by file; on the host, and not shared with what training goes on to change."""
         copy = self.background or self.ranks.device.type != "cpu"
-        whole = {"network": collect(self.engine, master_shards(self.engine), self.ranks)}
-        whole |= {name: average.collect() for name, average in self.averages.items()}
+        kept = {
+            name: self._kept.setdefault(name, {}) if self.background else None for name in ("network", *self.averages)
+        }
+        whole = {"network": collect(self.engine, master_shards(self.engine), self.ranks, kept["network"])}
+        whole |= {name: average.collect(kept[name]) for name, average in self.averages.items()}
         files: dict[str, dict[str, Tensor]] = {}
         for name, trained in whole.items() if self.ranks.first else ():
             complete = _complete(self.engine, trained)
@@ -146,8 +151,13 @@ class Saver:
                 key = f"{fragment.name}@{fragment.start}"
                 held[f"{key}/step"] = torch.as_tensor(float(state["step"]))
                 for moment in _MOMENTS:
-                    piece = state[moment].view(-1).narrow(0, fragment.offset, fragment.length)
-                    held[f"{key}/{moment}"] = piece.detach().to("cpu", copy=copy)
+                    piece = state[moment].detach().view(-1).narrow(0, fragment.offset, fragment.length)
+                    name = f"{key}/{moment}"
+                    if name in self._kept_moments:
+                        held[name] = self._kept_moments[name].copy_(piece)
+                    else:
+                        held[name] = piece.to("cpu", copy=copy)
+        self._kept_moments = held if self.background else {}
         return held
 
     def _write(

@@ -62,9 +62,9 @@ class Average:
         """Take in the weights after step `step` (from 0)."""
         torch._foreach_lerp_(self.shards, self.masters, 1 - self.decay(step))
 
-    def collect(self) -> dict[str, Tensor]:
-        """Whole averaged parameters by name, on the first rank. All ranks must call it."""
-        return collect(self.engine, self.shards, self.ranks)
+    def collect(self, kept: dict[int, Tensor] | None = None) -> dict[str, Tensor]:
+        """Whole averaged parameters by name, on the first rank (see `shards.collect`). All ranks must call it."""
+        return collect(self.engine, self.shards, self.ranks, kept)
 
     def load(self, read: Callable[[str, int, int], Tensor]) -> None:
         """Set this rank's share from flat values (see `shards.fill`)."""

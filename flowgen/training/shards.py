@@ -89,16 +89,25 @@ def shapes(engine: Any) -> dict[str, torch.Size]:
 
 
 @torch.no_grad()
-def collect(engine: Any, shards: Sequence[Tensor], ranks: Ranks) -> dict[str, Tensor]:
+def collect(
+    engine: Any, shards: Sequence[Tensor], ranks: Ranks, kept: dict[int, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Whole float32 tensors by name, out of shards laid out as the master shards: on the CPU of the first rank, {} on the
     others. All ranks must call it.
+
+    With `kept`, memory of the host that it left there is used again by the next call: pages that are new cost more than the copy.
     """
     own: dict[str, list[Fragment]] = {}
     for fragment in fragments(engine, ranks):
         own.setdefault(fragment.name, []).append(fragment)
     whole: dict[str, Tensor] = {}
-    for bucket in _buckets(shapes(engine)):
-        buffer = torch.zeros(sum(s.numel() for _, s in bucket), device=ranks.device)
+    for i, bucket in enumerate(_buckets(shapes(engine))):
+        size = sum(s.numel() for _, s in bucket)
+        own_memory = (kept or {}).get(i)
+        if own_memory is not None and ranks.device.type == "cpu":
+            buffer = own_memory if ranks.count == 1 else own_memory.zero_()
+        else:
+            buffer = torch.zeros(size, device=ranks.device)
         parts = buffer.split([s.numel() for _, s in bucket])
         for (name, _), part in zip(bucket, parts, strict=True):
             for fragment in own.get(name, ()):
@@ -106,9 +115,11 @@ def collect(engine: Any, shards: Sequence[Tensor], ranks: Ranks) -> dict[str, Te
         if ranks.count > 1:
             torch.distributed.reduce(buffer, 0)
         if ranks.first:
-            host = buffer.cpu()
+            host = buffer.cpu() if own_memory is None else own_memory.copy_(buffer)
             for (name, shape), part in zip(bucket, host.split([s.numel() for _, s in bucket]), strict=True):
                 whole[name] = part.view(shape)
+            if kept is not None:
+                kept[i] = host
     return whole
 
 
