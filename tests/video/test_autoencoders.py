@@ -185,3 +185,21 @@ def test_a_mask_marks_the_latents_whose_pixels_it_touches(model: Path) -> None:
     data = torch.zeros_like(mask.data)
     data[0] = 255
     assert encoder.marked(Clip(data, mask.rate))[0].all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoder", "shape"),
+    [
+        ("AutoencoderDC", ImageAutoencoder, (9, 16, 16, 4)),
+        ("AutoencoderKLHunyuanVideo", VideoAutoencoder, (3, 8, 8, 4)),
+        ("AutoencoderKLCogVideoX", VideoAutoencoder, (3, 8, 8, 4)),
+    ],
+)
+def test_other_classes_say_their_shape_too(
+    kind: str, encoder: type[FrozenAutoencoder], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    made = encoder(Video(fps=8, frames=9, height=64, width=64), str(autoencoder(tmp_path / kind, kind)))  # type: ignore[call-arg, arg-type]
+    clip = Clip(torch.randint(0, 256, (9, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8))
+    latents = made.encode([clip])
+    assert made.spec.shape == tuple(latents.x.shape[1:]) == shape  # type: ignore[union-attr]
+    assert made.decode(latents)[0].data.shape == clip.data.shape  # type: ignore[union-attr]
