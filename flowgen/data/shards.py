@@ -7,7 +7,6 @@ read where it lies, so that which clips make a batch stays a function of (seed, 
 from __future__ import annotations
 
 import glob
-import hashlib
 import io
 import itertools
 import json
@@ -21,8 +20,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, TypeAlias
 
+from flowgen.data.facts import remembered
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.files import replacing
 
 _VERSION = 1
 LABEL, CAPTION = "label", "caption"
@@ -111,7 +110,13 @@ class Sample:
 
 def read_shards(pattern: str) -> list[Sample]:
     """The samples of all tar files that a pattern names, in their order. FlowgenError: one cannot be indexed."""
-    return [sample for shard in find_shards(pattern) for sample in _samples(shard)]
+    shards = find_shards(pattern)
+    indexed = remembered(f"shards-{_VERSION}", shards, _index)
+    return [
+        Sample(key, {ext: Member(shard, *place) for ext, place in members.items()}, values)
+        for shard in shards
+        for key, members, values in indexed[shard]
+    ]
 
 
 def find_shards(pattern: str) -> list[Path]:
@@ -146,28 +151,6 @@ def _expand(pattern: str) -> list[str]:
         else:
             choices.append([part])
     return ["".join(chosen) for chosen in itertools.product(*choices)]
-
-
-def _samples(shard: Path) -> list[Sample]:
-    stat = shard.stat()
-    stamp = [_VERSION, stat.st_size, stat.st_mtime_ns]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowgen" / "shards"
-    kept = folder / f"{hashlib.sha256(str(shard.absolute()).encode()).hexdigest()[:24]}.json"
-    try:
-        stored = json.loads(kept.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stored = {}
-    if stored.get("stamp") != stamp:
-        stored = {"stamp": stamp, "samples": _index(shard)}
-        try:
-            with replacing(kept) as temporary:
-                temporary.write_text(json.dumps(stored), encoding="utf-8")
-        except FlowgenError:
-            pass  # a cache that cannot be written costs time, not correctness
-    return [
-        Sample(key, {ext: Member(shard, *place) for ext, place in members.items()}, values)
-        for key, members, values in stored["samples"]
-    ]
 
 
 def _index(shard: Path) -> list[tuple[str, dict[str, tuple[str, int, int]], dict[str, Any]]]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
+from flowgen.data.facts import remembered
 from flowgen.data.shards import Source
 from flowgen.errors import FlowgenError
-from flowgen.files import replacing
 from flowgen_audio.media import header_frames, read_samples
 
 _VERSION = 1
@@ -67,53 +63,6 @@ def examine(path: Source, measure_loudness: bool = False) -> Facts:
 
 def survey(paths: Iterable[Source], measure_loudness: bool = False) -> dict[Source, Facts]:
     """Facts of files, by path. Those of files that have not changed since come from a cache in the user's cache folder."""
-    unique = sorted(set(paths), key=str)
-    cache = _Cache(unique, measure_loudness)
-    new = [path for path in unique if path not in cache.known]
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        found = dict(zip(new, pool.map(lambda p: examine(p, measure_loudness), new), strict=True))
-    if new:
-        cache.save(found)
-    return {path: cache.known.get(path) or found[path] for path in unique}
-
-
-class _Cache:
-    """Facts of the files of one data set, each valid while its size and modification time are what they were."""
-
-    def __init__(self, paths: list[Source], measure_loudness: bool) -> None:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowgen" / "audio"
-        root = os.path.commonpath([p.absolute() for p in paths]) if paths else ""
-        key = hashlib.sha256(f"{_VERSION}{root}{measure_loudness}".encode()).hexdigest()[:16]
-        self.file = folder / f"{key}.json"
-        self.stamps = {path: _stamp(path) for path in paths}
-        stored = self._load()
-        self.known: dict[Source, Facts] = {
-            path: Facts(**entry["facts"])
-            for path in paths
-            if (entry := stored.get(str(path.absolute()))) and entry["stamp"] == self.stamps[path]
-        }
-
-    def _load(self) -> dict:
-        try:
-            return json.loads(self.file.read_text())
-        except (OSError, ValueError):
-            return {}
-
-    def save(self, found: dict[Source, Facts]) -> None:
-        entries = {
-            str(path.absolute()): {"stamp": self.stamps[path], "facts": asdict(facts)}
-            for path, facts in {**self.known, **found}.items()
-        }
-        try:
-            with replacing(self.file) as temporary:
-                temporary.write_text(json.dumps(entries))
-        except FlowgenError:
-            pass  # a cache that cannot be written costs time, not correctness
-
-
-def _stamp(path: Source) -> list[int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns]
+    kind = f"audio-{_VERSION}-{measure_loudness}"
+    found = remembered(kind, paths, lambda path: asdict(examine(path, measure_loudness)), min(4, os.cpu_count() or 1))
+    return {path: Facts(**facts) for path, facts in found.items()}

@@ -7,6 +7,7 @@ after that is here.
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +18,15 @@ import torch
 from torch import Tensor
 
 from flowgen.clip import Clip
+from flowgen.data.facts import remembered
 from flowgen.data.shards import Source, located
 from flowgen.errors import BadData, FlowgenError, UsageError, unknown
 from flowgen.random import generator
 from flowgen_video.buckets import Bucket, assign, parse_bucket
 from flowgen_video.modality import Video
 from flowgen_video.reading import FrameIndex, decode_frames, index_frames, resample, shown_size
+
+_VERSION = 1
 
 Kind = Literal["class", "text", "number"]
 HeldOut: TypeAlias = float | dict[str, list[str | int | float | bool]]
@@ -87,7 +91,8 @@ class Windows:
 
 
 class Recordings:
-    """The part of a data set that is the same for all video files. Files are looked at when first needed, once.
+    """The part of a data set that is the same for all video files. Files are looked at when first needed, and
+    again only when they have changed.
 
     Args:
         columns: which values of a recording become conditions, and of which kind.
@@ -196,17 +201,17 @@ class Recordings:
 
     def report(self) -> list[dict[str, Any]]:
         """What becomes of each file of this part; frames and seconds are those at the modality's rate."""
-        rows = [dict(row) for row in self._survey()[1]]
-        for usable, row in zip(self._survey()[0], (row for row in rows if row["clips"]), strict=True):
-            row["size"] = "x".join(map(str, shown_size(usable.recording.path)))
-        return rows
+        return [dict(row) for row in self._survey()[1]]
 
     def _survey(self) -> tuple[list[Usable], list[dict[str, Any]]]:
         if self._surveyed is None:
             usable: list[Usable] = []
             rows, starts = [], []
-            for recording in self.parts[self.part]:
-                row, found = self._look_at(recording)
+            recordings = self.parts[self.part]
+            kind, threads = f"video-{_VERSION}-{self.modality.fps}", min(4, os.cpu_count() or 1)
+            seen = remembered(kind, (r.path for r in recordings), self._examine, threads)
+            for recording in recordings:
+                row, found = self._judge(recording, seen[recording.path])
                 rows.append(row)
                 if found is not None:
                     starts += [(len(usable), window) for window in range(row["clips"])]
@@ -224,18 +229,27 @@ class Recordings:
             self._surveyed, self._starts = (usable, rows), starts
         return self._surveyed
 
-    def _look_at(self, recording: Recording) -> tuple[dict[str, Any], Usable | None]:
+    def _examine(self, path: Source) -> dict[str, Any]:
+        """What is in a file, or why it cannot be read, as JSON values."""
+        try:
+            index, size = index_frames(path, self.modality.fps), shown_size(path)
+        except FlowgenError as error:
+            return {"problem": str(error)}
+        return {"times": index.times.tolist(), "keys": index.keys, "stamps": index.stamps, "size": size}
+
+    def _judge(self, recording: Recording, seen: Mapping[str, Any]) -> tuple[dict[str, Any], Usable | None]:
         fps = self.modality.fps
         row: dict[str, Any] = {"file": recording.name, "part": self.part, "clips": 0, **located(recording.path)}
-        try:
-            index = index_frames(recording.path, fps)
-            size = shown_size(recording.path) if self._buckets else (0, 0)
-        except FlowgenError as error:
-            return {**row, "status": "left out", "why": str(error)}, None
+        if "problem" in seen:
+            return {**row, "status": "left out", "why": seen["problem"]}, None
+        times = torch.tensor(seen["times"], dtype=torch.float64)
+        index = FrameIndex(times, tuple(seen["keys"]), tuple(seen["stamps"]))
+        height, width = seen["size"]
         order = resample(index.times, fps)
         n = len(order)
         row |= {"source_frames": len(index), "rate": round(index.rate, 3), "seconds": round(n / fps, 3), "frames": n}
-        bucket, status, why = self._assign(n, size)
+        row["size"] = f"{height}x{width}"
+        bucket, status, why = self._assign(n, (height, width))
         if bucket is None:
             return {**row, "status": status, "why": why}, None
         row |= {"clips": self._windows[bucket].count(n), "status": status, "why": why}

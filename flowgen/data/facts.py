@@ -1,0 +1,68 @@
+"""What was found out about files, kept in the user's cache folder until they change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flowgen.errors import FlowgenError
+from flowgen.files import replacing
+
+T = TypeVar("T", bound=Any)
+
+
+def remembered(kind: str, sources: Iterable[T], look: Callable[[T], Any], threads: int = 1) -> dict[T, Any]:
+    """What `look` says of each source, as JSON values; one that has the size and the time it had then is not looked at again.
+
+    Args:
+        kind: names the folder, up to its first dash, and all else that `look` depends on: versions, options.
+        sources: paths, or what has their `absolute` and `stat`.
+    """
+    unique = sorted(set(sources), key=str)
+    names = {source: str(source.absolute()) for source in unique}
+    stamps = {source: _stamp(source) for source in unique}
+    file = _file(kind, list(names.values()))
+    stored = _load(file)
+    entries = {source: stored.get(names[source]) for source in unique}
+    known = {s: entry["facts"] for s, entry in entries.items() if entry and entry["stamp"] == stamps[s]}
+    new = [source for source in unique if source not in known]
+    if not new:
+        return known
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        found = dict(zip(new, pool.map(look, new), strict=True))
+    stored |= {names[source]: {"stamp": stamps[source], "facts": facts} for source, facts in found.items()}
+    try:
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(stored), encoding="utf-8")
+    except FlowgenError:
+        pass  # a cache that cannot be written costs time, not correctness
+    return {source: known[source] if source in known else found[source] for source in unique}
+
+
+def _file(kind: str, names: list[str]) -> Path:
+    """One for all files below one folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
+    key = hashlib.sha256(f"{kind}\x1f{root}".encode()).hexdigest()[:16]
+    return home / "flowgen" / kind.partition("-")[0] / f"{key}.json"
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _stamp(source: Any) -> list[int]:
+    try:
+        stat = source.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
