@@ -86,24 +86,27 @@ class ReferenceEmbedding(nn.Module):
     """Frames to one vector: three convolutions over time, then mean and deviation over the real frames.
 
     Statistics over time say who speaks and not what is said (Snyder et al. 2018, x-vectors). No frames are a learned vector.
+    Norms, so that references differ from the first step on, by as much as classes do.
     """
 
     def __init__(self, bands: int, width: int, hidden: int = 128) -> None:
         super().__init__()
         sizes = [bands, hidden, hidden, hidden]
         self.layers = nn.ModuleList(nn.Conv1d(a, b, 5, padding=2) for a, b in pairwise(sizes))
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in self.layers)
+        self.pooled = nn.LayerNorm(2 * hidden)
         self.out = nn.Linear(2 * hidden, width)
         self.none = nn.Parameter(torch.randn(width) * 0.3)
 
     def forward(self, value: dict[str, Tensor]) -> Tensor:
         mask = value["mask"][:, None]  # [B, 1, T]
-        h = value["frames"].mT
-        for layer in self.layers:
-            h = F.silu(layer(h)) * mask  # beyond the end stays the zeros that a convolution pads with
+        h = (value["frames"].mT - 1) * mask  # beyond the end stay the zeros that a convolution pads with
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            h = F.silu(norm(layer(h).mT).mT) * mask
         n = mask.sum(-1).clamp(min=1)
         mean = h.sum(-1) / n
         deviation = (((h - mean[..., None]) * mask).square().sum(-1) / n + 1e-6).sqrt()
-        return torch.where(mask.any(-1), self.out(torch.cat([mean, deviation], 1)), self.none)
+        return torch.where(mask.any(-1), self.out(self.pooled(torch.cat([mean, deviation], 1))), self.none)
 
 
 @lru_cache(maxsize=4096)
