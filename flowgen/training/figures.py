@@ -75,7 +75,8 @@ class Figures:
     def take(self) -> dict[str, float]:
         """A line of the log. All ranks must call it."""
         self._fold()
-        elapsed = max(time.monotonic() - self._began, 1e-9)
+        now, by_stage = time.monotonic(), self.stages.take()  # at one moment, so that shares add up
+        elapsed = max(now - self._began, 1e-9)
         mine = ({k: v.tolist() for k, v in self._sums.items()}, (self._clips, self._positions, self._seconds))
         gathered = gather_objects(mine, self.ranks)
         everyone = [sums for sums, _ in gathered]
@@ -99,9 +100,10 @@ class Figures:
         if seconds:
             figures["media_seconds_per_second"] = seconds
         figures["memory_gb"] = _memory_gb(self.ranks.device)
-        for stage, seconds in self.stages.take().items():
+        for stage, seconds in by_stage.items():
             figures[f"share_of_time/{stage}"] = seconds / elapsed
         self._reset()
+        self._began = now
         return figures
 
     def state(self) -> dict[str, Any]:
