@@ -37,17 +37,22 @@ def test_pictures_and_sound_are_of_the_same_time():
 
 
 def test_who_shoots_is_heard():
-    loud = play("defend_the_center", "attack", 30, 3).sound.astype(float)
-    still = play("defend_the_center", "nothing", 30, 3).sound.astype(float)
-    assert loud.std() > 1.4 * still.std()
+    """Every shooter is louder than every one who stands still: by chance, one case in 252."""
+
+    def loudness(action):
+        return [play("defend_the_center", action, 30, seed).sound.astype(float).std() for seed in range(5)]
+
+    assert min(loudness("attack")) > max(loudness("nothing"))
 
 
 def test_who_turns_sees_the_world_go_by():
-    def change(action):
-        pictures = play("health_gathering", action, 12, 2).pictures[:, :80].astype(float)
+    """Every one who turns sees more change from picture to picture than every one who stands still: one case in 252."""
+
+    def change(action, seed):
+        pictures = play("health_gathering", action, 12, seed).pictures[:, :80].astype(float)
         return np.abs(np.diff(pictures, axis=0)).mean()
 
-    assert change("turn left") > 1.5 * change("nothing")
+    assert min(change("turn left", seed) for seed in range(5)) > max(change("nothing", seed) for seed in range(5))
 
 
 def test_clips_have_the_form_of_the_modality():
