@@ -60,7 +60,8 @@ class ClassCondition:
 class NumberCondition:
     """A number in [low, high], scaled to [-1, 1], linearly or in its logarithm; the null value is not-a-number.
 
-    `seconds`: it is the length of the clip, and sampling at a length of one's choice says so to the network.
+    `seconds`: it is the length of the clip. A sample is as long as its condition says, and a length asked for otherwise is
+    told to the network.
     """
 
     low: float
@@ -147,6 +148,15 @@ def told_lengths(
                     )
         told.append(row)
     return told
+
+
+def asked_lengths(
+    conditioners: Mapping[str, Conditioner], values: Sequence[Mapping[str, Any]]
+) -> list[float | None] | None:
+    """The length in seconds that raw values ask of each clip, by the condition that says it; None where none says it."""
+    names = [n for n, c in conditioners.items() if isinstance(c, NumberCondition) and c.seconds]
+    given = [next((row[n] for n in names if row.get(n) is not None), None) for row in values]
+    return [None if v is None else float(v) for v in given] if any(v is not None for v in given) else None
 
 
 def null_conditions(conditioners: Mapping[str, Conditioner], n: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from flowgen import __version__
 from flowgen.clip import Clip
-from flowgen.conditions import MASK, Conditioner, encode_conditions, told_lengths
+from flowgen.conditions import MASK, Conditioner, asked_lengths, encode_conditions, told_lengths
 from flowgen.config import ComponentConfig, Config, build
 from flowgen.config.schema import Sample
 from flowgen.contracts import Modality
@@ -114,8 +114,8 @@ class Generator:
         Args:
             settings: steps, solver and guidance; those of the config by default.
             negative: conditions that guidance leads away from; nothing given by default.
-            seconds: length of all clips, or of each; the length trained on by default. A condition that says the length of
-                a clip takes this value where a mapping leaves it out.
+            seconds: length of all clips, or of each; by default what a condition says, or else the length trained on. A
+                condition that says the length of a clip takes this value where a mapping leaves it out.
             given: clips that are to be part of every sample; they are kept and the rest is made to fit.
             variation: clips to start from, in place of noise alone.
             starts: of a bridge: the clip that each sample starts from, or one for all.
@@ -136,8 +136,11 @@ class Generator:
         if seconds is not None:
             conditions = told_lengths(self.conditioners, conditions, seconds)
         cond = encode_conditions(self.conditioners, conditions)
+        lengths: float | Sequence[float | None] | None = seconds
+        if seconds is None and not given and hasattr(self.encoder, "latent_shape"):
+            lengths = asked_lengths(self.conditioners, conditions)
         away = encode_conditions(self.conditioners, [negative or {}] * len(conditions))
-        shapes = self._shapes(seconds, len(conditions))
+        shapes = self._shapes(lengths, len(conditions))
         first = variation.clips[:1] if variation is not None else starts[:1]
         if first:
             latents = self.encoder.encode(first).x
@@ -293,15 +296,16 @@ class Generator:
         single = None if isinstance(path, Mapping) else path
         return make_grid(settings.grid, settings.steps, single, shift_factor(build_shift(self.config), x))
 
-    def _shapes(self, seconds: float | Sequence[float] | None, n: int) -> list[Any]:
-        """The latent shape of each clip (by stream, where there are several)."""
+    def _shapes(self, seconds: float | Sequence[float | None] | None, n: int) -> list[Any]:
+        """The latent shape of each clip (by stream, where there are several); as trained where no length is given."""
+        trained = tree_map(lambda spec: spec.shape, self.encoder.spec)
         if seconds is None:
-            return [tree_map(lambda spec: spec.shape, self.encoder.spec)] * n
+            return [trained] * n
         shape = getattr(self.encoder, "latent_shape", None)
         if shape is None:
             raise UsageError(f"the encoder {self.config.encoder.type!r} has no length in seconds to choose")
         each = [seconds] * n if isinstance(seconds, (int, float)) else seconds
-        return [shape(s) for s in each]
+        return [trained if s is None else shape(s) for s in each]
 
     def _part(self, cond: Mapping[str, Any], rows: range) -> dict[str, Any]:
         return tree_map(lambda v: v[rows.start : rows.stop].to(self.device), dict(cond))

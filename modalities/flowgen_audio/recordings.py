@@ -280,7 +280,7 @@ class Recordings:
             lengths = [self._clip_s(item) for item in items]
             low, high = math.floor(min(lengths) * 1000) / 1000, math.ceil(max(lengths) * 1000) / 1000
             if low < high:
-                out[DURATION] = {"type": "number", "low": low, "high": high, "log": True, "seconds": True}
+                out[DURATION] = {"type": "number", "low": low, "high": high, "log": True, "seconds": not self.pad}
         return out
 
     def _reference_condition(self) -> dict[str, Any]:

@@ -51,6 +51,9 @@ def test_speech_large_speaks_for_as_long_as_asked(tmp_path: Path) -> None:
     assert (info.samplerate, info.channels) == (24000, 1)
     assert info.frames / 24000 == pytest.approx(0.6, abs=256 / 24000)
     assert '"duration": 0.6' in soundfile.SoundFile(out).comment
+    flowgen("sample", run, "-c", "duration=0.8", "-o", out)
+    assert soundfile.info(out).frames / 24000 == pytest.approx(0.8, abs=256 / 24000)
+    flowgen("sample", run, "--prompt", "a bell", "--negative", "text=rain", "--seconds", 0.6, "-o", out)
     with pytest.raises(UsageError, match=r"'duration' is 0.9 and the clips are to be 0.6 s long"):
         flowgen("sample", run, "-c", "duration=0.9", "--seconds", 0.6, "-o", out)
     with pytest.raises(UsageError, match="longer than max_tokens=40"):

@@ -116,6 +116,8 @@ def test_padding_and_duration_are_options(folder: Path, audio: Audio) -> None:
     assert {c.data.shape for c in clips} == {(1, 4000)}
     duration = data.conditions["duration"]
     assert (duration["low"], duration["high"], duration["log"]) == (0.2, 0.5, True)
+    assert not duration["seconds"]  # the length of the sound, not of the clip
+    assert AudioFolder(audio, str(folder), PATTERN, duration_condition=True).conditions["duration"]["seconds"]
     for clip in clips:
         n = round(clip.conditions["duration"] * 8000)
         assert n == min(soundfile.info(clip.source).frames, 4000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowgen.conditions import NumberCondition, told_lengths
+from flowgen.conditions import NumberCondition, asked_lengths, told_lengths
 from flowgen.errors import UsageError
 
 CONDITIONS = {
@@ -30,3 +30,9 @@ def test_what_is_given_stays_and_must_not_contradict() -> None:
 
 def test_a_length_that_was_never_trained_is_not_told() -> None:
     assert told_lengths(CONDITIONS, [{}], 9.0) == [{}]
+
+
+def test_a_condition_asks_for_a_length() -> None:
+    assert asked_lengths(CONDITIONS, [{"how_long": "1.2"}, {}, {"level": 2}]) == [1.2, None, None]
+    assert asked_lengths(CONDITIONS, [{"level": 2}, {}]) is None
+    assert asked_lengths({"level": CONDITIONS["level"]}, [{"level": 2}]) is None
