@@ -81,6 +81,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors of a model, sorted. FlowgenError: there are none."""
     files = sorted(folder.glob("*.safetensors"))
+    if not files and list(folder.glob("*.bin")):
+        raise FlowgenError(
+            f"{folder} has pickled weights alone (*.bin), which are not read; load them once where you trust them, and write "
+            f"safetensors with save_pretrained of the library they are of"
+        )
     if not files:
         raise FlowgenError(f"{folder} has no weights (*.safetensors); download the model completely")
     return files

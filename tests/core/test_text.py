@@ -177,6 +177,9 @@ def test_the_config_alone_says_how_wide_it_is(model: Path, tmp_path: Path) -> No
     assert condition.settle() == {}
     with pytest.raises(FlowgenError, match="has no weights"):
         TextEncoderCondition(str(tmp_path), identity="0" * 16).encode("rain")
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(FlowgenError, match="has pickled weights alone"):
+        TextEncoderCondition(str(tmp_path)).encode("rain")
 
 
 def test_models_are_found_where_they_are_said_to_be(
