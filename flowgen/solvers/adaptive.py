@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowgen.flow import Cond, Flow
-from flowgen.solvers.base import Noise
+from flowgen.solvers.base import Fresh, Noise
 from flowgen.tree import State, batch_size, first_leaf, leaves, left, lincomb, tree_map
 
 # Dormand and Prince 1980; the weights of the fifth-order result are the last row, so its slope opens the next step
@@ -35,7 +35,7 @@ class _Carried(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DormandPrince:
+class DormandPrince(Fresh):
     """The Runge-Kutta pair 5(4), with a step size and an accept mask for every sample.
 
     A sample's result does not depend on what else is in the batch; the batch costs what its hardest sample costs. Times
@@ -54,9 +54,6 @@ class DormandPrince:
             raise ValueError(
                 f"tolerances and max_steps must be positive, got {self.rtol}, {self.atol}, {self.max_steps}"
             )
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: _Carried | None, noise: Noise, cond: Cond | None

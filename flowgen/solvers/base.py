@@ -34,6 +34,13 @@ class Solver(Protocol):
         """The state at s given x at t (scalars, float64), and what the next step wants to know. s < t runs backwards."""
 
 
+class Fresh:
+    """A solver that starts from the state alone."""
+
+    def init(self, x: State) -> None:
+        return None
+
+
 def at(paths: Paths, t: Tensor) -> Any:
     """Coefficients at a single time, one for each path."""
     return tree_map(lambda path: coefficients(path, t), paths)

@@ -18,7 +18,7 @@ from torch import Tensor
 from flowgen.estimate import Estimate
 from flowgen.flow import Cond, Flow
 from flowgen.paths import Coefficients, Paths
-from flowgen.solvers.base import Noise, at, combine, interpolatory
+from flowgen.solvers.base import Fresh, Noise, at, combine, interpolatory
 from flowgen.solvers.ode import Ralston, RungeKutta, TableRungeKutta
 from flowgen.tree import State, leaves, lincomb, tree_map
 
@@ -34,7 +34,7 @@ class _Past(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdamsBashforth:
+class AdamsBashforth(Fresh):
     """x + sum_j w_j v_j with the weights of the polynomial through the last `order` velocities, for steps of any size.
 
     The first order - 2 steps are Runge-Kutta steps of order - 1, which cost as many evaluations more.
@@ -46,9 +46,6 @@ class AdamsBashforth:
     def __post_init__(self) -> None:
         if self.order not in (2, 3, 4):
             raise ValueError(f"Adams-Bashforth is offered in the orders 2, 3 and 4, got {self.order}")
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: _Past | None, noise: Noise, cond: Cond | None
@@ -70,7 +67,7 @@ class AdamsBashforth:
 
 
 @dataclass(frozen=True)
-class AdamsMoulton:
+class AdamsMoulton(Fresh):
     """A step through the last `points` velocities, redone with the velocity at its end as soon as that is known.
 
     The next step evaluates there anyway, so the correction is free (predict, evaluate, correct). The most accurate solver
@@ -88,9 +85,6 @@ class AdamsMoulton:
     @property
     def order(self) -> int:
         return min(self.points + 1, 3)
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: _Past | None, noise: Noise, cond: Cond | None
@@ -126,7 +120,7 @@ class Progress(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DPMSolverPP2M:
+class DPMSolverPP2M(Fresh):
     """DPM-Solver++(2M) of Lu et al. 2022 (algorithm 2), log-free.
 
     x_s = (sigma_s/sigma_t) x_t + (alpha_s - alpha_t sigma_s/sigma_t) D with D the data estimate, extrapolated in
@@ -135,9 +129,6 @@ class DPMSolverPP2M:
 
     order = 2
     evaluations = 1
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Progress | None, noise: Noise, cond: Cond | None
@@ -161,7 +152,7 @@ class DPMSolverPP2M:
         return x_s, Progress((Seen(data, now),), x, then, s)
 
 
-class ExponentialMultistep:
+class ExponentialMultistep(Fresh):
     """The polynomial through the last `order` data estimates in a clock of the SNR, integrated exactly."""
 
     order: int
@@ -169,9 +160,6 @@ class ExponentialMultistep:
     corrects: bool
     """Whether a step is redone with the estimate at its end before the next one begins, at no evaluation (UniC)."""
     evaluations = 1
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Progress | None, noise: Noise, cond: Cond | None

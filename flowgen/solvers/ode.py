@@ -13,7 +13,7 @@ from torch import Tensor
 from flowgen.estimate import reading
 from flowgen.flow import Cond, Flow
 from flowgen.paths import coefficients
-from flowgen.solvers.base import Noise
+from flowgen.solvers.base import Fresh, Noise
 from flowgen.tree import State, leaves, lincomb
 
 Row: TypeAlias = tuple[tuple[int, float], ...]
@@ -53,7 +53,7 @@ def _sparse(row: tuple[float, ...]) -> Row:
     return tuple((j, weight) for j, weight in enumerate(row) if weight)
 
 
-class RungeKutta:
+class RungeKutta(Fresh):
     """A solver for a tableau, which a subclass names.
 
     What a network said of the data has no velocity where sigma = 0. A step that ends there and would evaluate there is
@@ -72,9 +72,6 @@ class RungeKutta:
     @property
     def evaluations(self) -> int:
         return len(self.tableau.b)
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None

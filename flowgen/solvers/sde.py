@@ -13,13 +13,13 @@ from torch import Tensor
 
 from flowgen.flow import Cond, Flow
 from flowgen.paths import Coefficients
-from flowgen.solvers.base import Noise, at, combine
+from flowgen.solvers.base import Fresh, Noise, at, combine
 from flowgen.solvers.multistep import Progress, Seen, ends, extrapolation
 from flowgen.tree import State, lincomb, tree_map
 
 
 @dataclass(frozen=True)
-class EulerMaruyama:
+class EulerMaruyama(Fresh):
     """x + h (v - churn x0hat) + sqrt(2 churn sigma h) z. churn 0 is Euler's method on the ODE."""
 
     churn: float = 1.0
@@ -28,9 +28,6 @@ class EulerMaruyama:
 
     def __post_init__(self) -> None:
         _not_negative("churn", self.churn)
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
@@ -43,7 +40,7 @@ class EulerMaruyama:
 
 
 @dataclass(frozen=True)
-class HeunSDE:
+class HeunSDE(Fresh):
     """The mean of the drifts at both ends, with one noise for both (stochastic Heun): second order in expectations."""
 
     churn: float = 1.0
@@ -52,9 +49,6 @@ class HeunSDE:
 
     def __post_init__(self) -> None:
         _not_negative("churn", self.churn)
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
@@ -77,7 +71,7 @@ class HeunSDE:
 
 
 @dataclass(frozen=True)
-class Ancestral:
+class Ancestral(Fresh):
     """alpha_s x1hat + sqrt(sigma_s^2 - tau^2) x0hat + tau z. eta 0 is DDIM, eta 1 on VP is DDPM (Song et al. 2020, eq. 16)."""
 
     eta: float = 1.0
@@ -87,9 +81,6 @@ class Ancestral:
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
@@ -119,7 +110,7 @@ class DDIM(Ancestral):
 
 
 @dataclass(frozen=True)
-class DPMSolverPPSDE:
+class DPMSolverPPSDE(Fresh):
     """SDE-DPM-Solver++(2M) (Lu et al. 2022, eq. 19, in log-free form): the noise is integrated exactly.
 
     eta 1 is the reverse SDE, 0 is DPM-Solver++(2M).
@@ -131,9 +122,6 @@ class DPMSolverPPSDE:
 
     def __post_init__(self) -> None:
         _not_negative("eta", self.eta)
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Progress | None, noise: Noise, cond: Cond | None
@@ -161,7 +149,7 @@ class DPMSolverPPSDE:
 
 
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(Fresh):
     """Annealed Langevin dynamics (Song and Ermon 2019): `corrections` steps x + (a^2/2) score + a z at each time, a = rate sigma.
 
     `predictor`: each time is reached by a DDIM step (predictor-corrector sampling, Song et al. 2020); without it by
@@ -180,9 +168,6 @@ class Langevin:
     @property
     def evaluations(self) -> int:
         return self.corrections + self.predictor
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None

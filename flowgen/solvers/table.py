@@ -13,12 +13,12 @@ from torch import Tensor
 
 from flowgen.estimate import Estimate
 from flowgen.flow import Cond, Flow
-from flowgen.solvers.base import Noise
+from flowgen.solvers.base import Fresh, Noise
 from flowgen.tree import State, lincomb
 
 
 @dataclass(frozen=True, eq=False)
-class NonStationary:
+class NonStationary(Fresh):
     """y_i = a_i x + sum_{j < i} b_ij v(y_j, t_j), the last y being the result (Shaul et al. 2024, bespoke non-stationary solvers).
 
     Every explicit solver of the velocity on a fixed grid is such a table, see `of`. Tensors that require gradients make
@@ -50,9 +50,6 @@ class NonStationary:
     @property
     def grid(self) -> Tensor:
         return self.times.detach()[[0, -1]].double()
-
-    def init(self, x: State) -> None:
-        return None
 
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None

@@ -1,7 +1,9 @@
 """The kit has teeth: every broken plugin is caught by the check that is meant to catch it."""
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,8 +165,8 @@ def test_a_component_that_cannot_be_used_is_caught(wave, name, summary, check, m
 
 
 def test_every_check_that_can_bite_is_shown_to():
-    bitten = {check for _, _, check, _ in MUTANTS} | {"import_is_light", "components_load", "options_are_typed"}
-    assert CHECK.keys() - bitten == {"trains_on_two_ranks"}  # shown by tests/plugins/test_scaffold.py
+    others = {"import_is_light", "components_load", "options_are_typed", "trains_on_two_ranks"}
+    assert CHECK.keys() == {check for _, _, check, _ in MUTANTS} | others
 
 
 @pytest.mark.parametrize("check", [c for c in CHECKS if not c.slow], ids=lambda c: c.name)
@@ -174,3 +176,36 @@ def test_the_plugin_that_the_mutants_are_made_of_is_sound(wave, check):
     except NotApplicable as reason:
         assert check.name in ("padding_is_zero", "buckets_hold_every_clip")
         pytest.skip(str(reason))
+
+
+TORN = """
+from flowgen.testing import CHECKS, Subject
+check = {c.name: c for c in CHECKS}["trains_on_two_ranks"]
+network = {"type": "transformer", "width": 16, "depth": 1, "heads": 2}
+sections = {"modality": "torn", "data": "torn-shapes", "encoder": "torn", "network": network}
+check(Subject.of({**sections, "sample": {"solver": "euler", "steps": 2}}))
+"""
+
+
+@pytest.mark.slow
+def test_a_data_set_that_depends_on_the_rank_is_caught(tmp_path):
+    """Other processes must find the broken plugin, so it is installed: a folder with an entry point."""
+    new_plugin("torn", tmp_path / "source")
+    site = tmp_path / "site"
+    shutil.copytree(tmp_path / "source/flowgen_torn", site / "flowgen_torn")
+    (site / "flowgen_torn-0.1.0.dist-info").mkdir()
+    for name, text in {
+        "METADATA": "Metadata-Version: 2.1\nName: flowgen-torn\nVersion: 0.1.0\n",
+        "entry_points.txt": "[flowgen]\ntorn = flowgen_torn\n",
+    }.items():
+        (site / "flowgen_torn-0.1.0.dist-info" / name).write_text(text)
+    dataset = site / "flowgen_torn/dataset.py"
+    drawn = 'rng = generator("shapes",'
+    assert drawn in dataset.read_text()
+    by_rank = '__import__("os").environ.get("RANK", "0"), "shapes",'
+    dataset.write_text(dataset.read_text().replace(drawn, f"rng = generator({by_rank}"))
+    paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", TORN], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert "ContractError" in done.stderr
+    assert re.search(r"the losses are \[.*\] on 1 rank and \[.*\] on 2", done.stderr), done.stderr[-1500:]
