@@ -94,7 +94,7 @@ class _Running:
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         self.began = time.monotonic()
         self.first, _ = self.stage.progress()
-        with self.job.log.open("ab") as log:
+        with self.job.log.open("ab") as log, _heeding_interrupts():
             # a session of its own: Ctrl-C reaches it once, through us, and not a second time from the terminal
             self.process = subprocess.Popen(
                 self.stage.command, stdout=log, stderr=log, env=self.environment, start_new_session=True
@@ -113,6 +113,19 @@ class _Running:
             left = (time.monotonic() - self.began) / (done - self.first) * (self.stage.total - done)
             text += f", {int(left) // 60}:{int(left) % 60:02d} left"
         return text + (f", {note}" if note else "")
+
+
+@contextlib.contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """What starts here heeds SIGINT, by which it is stopped: a shell has its background commands, and theirs, ignore it."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stop(running: Sequence[_Running]) -> None:

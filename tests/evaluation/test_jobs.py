@@ -1,6 +1,7 @@
 """Jobs beside each other: what `flowgen demo` trains with."""
 
 import io
+import signal
 import sys
 import time
 from pathlib import Path
@@ -64,7 +65,8 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_failure_shows_the_log_and_stops_the_others_cleanly(tmp_path, console):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "background"])
+def test_a_failure_shows_the_log_and_stops_the_others_cleanly(tmp_path, console, handler):
     failing = (
         "import pathlib, time\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.05)\nraise SystemExit('no room')"
     )
@@ -72,8 +74,12 @@ def test_a_failure_shows_the_log_and_stops_the_others_cleanly(tmp_path, console)
         Job("good", [python("waiting", SLEEP_UNTIL_INTERRUPTED.format(folder=str(tmp_path)))], tmp_path / "good.log"),
         Job("bad", [python("breaking", failing.format(str(tmp_path / "began")))], tmp_path / "bad.log"),
     ]
-    with pytest.raises(FlowgenError, match=r"(?s)bad: breaking failed.*bad\.log.*no room"):
-        run_jobs(jobs, console, {})
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(FlowgenError, match=r"(?s)bad: breaking failed.*bad\.log.*no room"):
+            run_jobs(jobs, console, {})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "stopped").exists()
 
 
