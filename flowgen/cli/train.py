@@ -77,9 +77,11 @@ def train(
     if gpus is not None or dry_run:
         _launch(resolved, gpus or 1, nodes, node_rank, master, dry_run, console)
         return
+    from flowgen.training.engine import end_rank
     from flowgen.training.trainer import train as run
 
     run(resolved, resume=resume, init_from=init_from, allow=allow, console=console)
+    end_rank()
 
 
 def _launch(

@@ -7,6 +7,7 @@ import datetime
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -92,6 +93,19 @@ def start_ranks(timeout_s: float = 600.0) -> Ranks:
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     control = torch.distributed.new_group(backend="gloo") if cuda and count > 1 else None
     return Ranks(rank, count, device, control)
+
+
+def end_rank() -> None:
+    """End this process where it is one of several ranks, its exit functions done; where it is alone, do nothing.
+
+    The interpreter's own end meets threads of torch that are still at work, and once in some dozens of launches aborts a run
+    that is done and saved.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        atexit._run_exitfuncs()
+        os._exit(0)
 
 
 def _leave() -> None:

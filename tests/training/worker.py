@@ -22,7 +22,7 @@ from rich.console import Console  # noqa: E402
 
 from flowgen.config import Document, resolve  # noqa: E402
 from flowgen.training import loop  # noqa: E402
-from flowgen.training.engine import agree, start_ranks  # noqa: E402
+from flowgen.training.engine import agree, end_rank, start_ranks  # noqa: E402
 from flowgen.training.shards import optimizer_states  # noqa: E402
 from flowgen.training.trainer import train  # noqa: E402
 
@@ -59,6 +59,7 @@ def main() -> None:
                 console=Console(stderr=True, quiet=True),
             )
     agree(ranks, None)
+    end_rank()
 
 
 main()
