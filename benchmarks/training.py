@@ -1,8 +1,8 @@
 """What a step costs through the trainer, beside a bare DeepSpeed loop and a bare torch loop of the same network and batch.
 
-    python benchmarks/training.py [--rounds 3] [--cases "vectors, MLP"] [--steps | --checkpoints]
+    python benchmarks/training.py [--rounds 3] [--cases "vectors, MLP"] [--threads 1] [--steps | --checkpoints]
 
-One thread, one process, float32. Processor time, not wall time, of the fastest round of each; the loops take turns, so that
+One process, float32. Processor time, not wall time, of the fastest round of each; the loops take turns, so that
 whatever else the machine does meets them alike. All make the clips of their batches, clip gradients and keep an average.
 Then, in wall time, how long a checkpoint keeps training waiting, written in the foreground and in the background, beside the
 writing itself. Figures of one machine stand in docs/training.md.
@@ -222,10 +222,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", default="")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", action="store_true", help="steps alone")
     parser.add_argument("--checkpoints", action="store_true", help="checkpoints alone")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     start_ranks()
     chosen = options.cases.split(";") if options.cases else []
     if not options.checkpoints:
