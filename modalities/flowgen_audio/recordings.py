@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -301,7 +302,8 @@ def _alike(items: Sequence[Recording], label: str | None) -> dict[Any, list[int]
 def _split(
     items: Sequence[Recording], held_out: Mapping[str, Sequence[str]], share: float, where: str
 ) -> tuple[list[Recording], list[Recording]]:
-    """Training and validation: by values of columns, or a share chosen by a hash of the name (stable as files come and go)."""
+    """Training and validation: by values of columns, or a share chosen by a hash of the name below the data's folder, which
+    stays the same as files come and go and the folder moves."""
     if not 0 <= share < 1:
         raise UsageError(f"data.validation_share: expected 0 to below 1, got {share:g}")
     for name, values in held_out.items():
@@ -309,10 +311,12 @@ def _split(
         if missing := sorted({str(v) for v in values} - known):
             raise UsageError(f"data.held_out.{name}: {where} has no recording with {', '.join(missing)}")
 
+    root = where if os.path.isdir(where) else os.path.dirname(where)  # a manifest's paths are relative to its folder
+
     def out(item: Recording) -> bool:
         if held_out:
             return any(str(item.values.get(name)) in {str(v) for v in values} for name, values in held_out.items())
-        return seed_of("held out", item.name.removeprefix(where)) % 10_000 < 10_000 * share
+        return seed_of("held out", item.name.removeprefix(root).lstrip("/")) % 10_000 < 10_000 * share
 
     training = [item for item in items if not out(item)]
     if not training:

@@ -145,3 +145,21 @@ sample: {{steps: 2, guidance: cfg}}
         made.append(soundfile.read(tmp_path / f"{name}.wav")[0])
     assert len(made[0]) == RATE // 2
     assert np.abs(made[0] - made[1]).max() > 1e-4
+
+
+def test_what_is_held_out_does_not_depend_on_where_the_data_lies(tmp_path: Path) -> None:
+    found = []
+    for place in ("here", "elsewhere/deep"):
+        rows = [tone(tmp_path / place / "sounds" / f"{i}.wav", 200 + 10 * i) for i in range(30)]
+        manifest = tmp_path / place / "list.csv"
+        manifest.write_text("file\n" + "\n".join(f"sounds/{path.name}" for path in rows) + "\n")
+        audio = Audio(RATE)
+        parts = [
+            AudioManifest(audio, str(manifest), validation_share=0.3),
+            AudioFolder(audio, str(manifest.parent / "sounds"), pattern=r"(?P<take>\d+)", validation_share=0.3),
+        ]
+        found.append(
+            [{Path(part.validation().clip(i, 0).source).name for i in range(len(part.validation()))} for part in parts]
+        )
+    assert found[0] == found[1]
+    assert 0 < len(found[0][0]) < 20
