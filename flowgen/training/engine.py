@@ -10,10 +10,11 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -105,6 +106,9 @@ def end_rank() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         atexit._run_exitfuncs()
+        for child in psutil.Process().children(recursive=True):  # which destructors would have ended
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         os._exit(0)
 
 
