@@ -97,10 +97,10 @@ def start_ranks(timeout_s: float = 600.0) -> Ranks:
 
 
 def end_rank() -> None:
-    """End this process where it is one of several ranks, its exit functions done; where it is alone, do nothing.
+    """End this process where it is one of several ranks, its exit functions done and its children ended; where it is alone, do
+    nothing.
 
-    The interpreter's own end meets threads of torch that are still at work, and once in some dozens of launches aborts a run
-    that is done and saved.
+    The interpreter's own end meets threads of torch that are still at work, and has been seen to abort a run that was done.
     """
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         sys.stdout.flush()
