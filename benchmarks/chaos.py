@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowgen.config import load
-from flowgen.run import Run
+from flowgen.runs.run import Run
 
 QUIET = ["train.validation.every=0", "train.preview.every=0", "train.schedule.decay=constant"]
 

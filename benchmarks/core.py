@@ -33,7 +33,7 @@ from flow_matching.utils import ModelWrapper  # noqa: E402
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher  # noqa: E402
 
 import flowgen  # noqa: E402
-from flowgen.likelihood import log_prob, rademacher  # noqa: E402
+from flowgen.core.likelihood import log_prob, rademacher  # noqa: E402
 from flowgen.testing.oracle import GaussianMixture  # noqa: E402
 
 EVALUATIONS = (4, 8, 16, 32, 64)
@@ -109,7 +109,7 @@ def flow_config(kind: Any, **options: Any) -> Callable[[], Any]:
     return lambda: kind(use_flow_sigmas=True, prediction_type="flow_prediction", **options)
 
 
-THREE_EIGHTHS = flowgen.solvers.TableRungeKutta(
+THREE_EIGHTHS = flowgen.core.solvers.TableRungeKutta(
     ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), (1 / 8, 3 / 8, 3 / 8, 1 / 8), 4
 )
 OURS = {
@@ -118,7 +118,7 @@ OURS = {
     "Ralston": ours(flowgen.Ralston()),
     "RK4": ours(flowgen.RK4()),
     "RK4, 3/8 rule (runge-kutta)": ours(THREE_EIGHTHS),
-    "Adams-Bashforth 2": ours(flowgen.solvers.AdamsBashforth(2)),
+    "Adams-Bashforth 2": ours(flowgen.core.solvers.AdamsBashforth(2)),
     "Adams-Moulton, 2 points": ours(flowgen.AdamsMoulton()),
     "Adams-Moulton, 3 points, eased grid": ours(flowgen.AdamsMoulton(points=3), flowgen.eased_grid),
     "DPM-Solver++ 2M": ours(flowgen.DPMSolverPP2M()),

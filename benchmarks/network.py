@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen.nn import Transformer
-from flowgen.streams import Axis, StreamSpec
 
 CHANNELS, TEXT = 16, 16
 Call = Callable[[], Tensor]

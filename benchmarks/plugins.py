@@ -23,7 +23,7 @@ from flowgen import Component, hookimpl
 
 @hookimpl
 def flowgen_components():
-    return [Component("metric", f"m{i}-{{n}}", "flowgen.paths:Linear", "a metric") for n in range(10)]
+    return [Component("metric", f"m{i}-{{n}}", "flowgen.core.paths:Linear", "a metric") for n in range(10)]
 """
 
 
@@ -60,7 +60,7 @@ def registration_seconds(components: int, runs: int = 7) -> float:
     for _ in range(runs):
         registry = Registry(entry_points=[])
         began = time.process_time()
-        made = [Component("metric", f"m{i}", "flowgen.paths:Linear", "a metric") for i in range(components)]
+        made = [Component("metric", f"m{i}", "flowgen.core.paths:Linear", "a metric") for i in range(components)]
         registry.register("bench", SimpleNamespace(flowgen_components=hookimpl(lambda made=made: made)))
         spent.append(time.process_time() - began)
     return statistics.median(spent)

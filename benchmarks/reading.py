@@ -17,7 +17,7 @@ import torch
 from flowgen_audio.encoders import Spectrogram
 from flowgen_audio.modality import Audio
 
-from flowgen.clip import Clip
+from flowgen.media.clip import Clip
 
 FORMATS = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".mp4")
 

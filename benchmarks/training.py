@@ -25,16 +25,16 @@ sys.path.insert(0, str(ROOT / "tests" / "training" / "plugin"))
 from rich.console import Console  # noqa: E402
 
 from flowgen.config import Document, resolve  # noqa: E402
-from flowgen.experiment import (  # noqa: E402
+from flowgen.runs.experiment import (  # noqa: E402
     build_conditioners,
     build_dataset,
     build_encoder,
     build_loss,
     build_modality,
     build_network,
-    settle_conditions,
+    resolve_conditions,
 )
-from flowgen.run import Run  # noqa: E402
+from flowgen.runs.run import Run  # noqa: E402
 from flowgen.training.checkpoints import Saver  # noqa: E402
 from flowgen.training.deepspeed_config import deepspeed_config  # noqa: E402
 from flowgen.training.ema import Average  # noqa: E402
@@ -87,7 +87,7 @@ def parts(values: dict):
     config = resolve(Document(values)).config
     modality = build_modality(config)
     dataset = build_dataset(config, modality)
-    config = settle_conditions(config, dataset)
+    config = resolve_conditions(config, dataset)
     encoder = build_encoder(config, modality)
     conditioners = build_conditioners(config)
     network = build_network(config, encoder.spec, conditioners)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from flowgen.generator import Generator
+from flowgen.runs.generator import Generator
 
 ASKED = {
     "audio": [

@@ -7,7 +7,7 @@ python examples/sample_from_python.py runs/demo/audio
 import sys
 from pathlib import Path
 
-from flowgen.generator import Generator
+from flowgen.runs.generator import Generator
 
 run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo/audio")
 generator = Generator.load(run, overrides=["sample.steps=12"])

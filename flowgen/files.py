@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flowgen.errors import FlowgenError
 
@@ -38,3 +40,8 @@ def errors_named(path: Path) -> Iterator[None]:
         raise FlowgenError(
             f"cannot write {path}: {error.strerror or error}; choose another place or make room"
         ) from error
+
+
+def write_json(value: Any, path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")

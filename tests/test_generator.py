@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from flowgen.clip import Clip
 from flowgen.config import load
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.generator import Generator
+from flowgen.media.clip import Clip
+from flowgen.runs.generator import Generator
 
 CONFIG = """
 name: ring

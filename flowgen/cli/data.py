@@ -28,7 +28,7 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
     """
     from flowgen.config import load
     from flowgen.errors import UsageError
-    from flowgen.experiment import build_conditioners, build_dataset, build_modality, settle_conditions
+    from flowgen.runs.experiment import build_conditioners, build_dataset, build_modality, resolve_conditions
     from flowgen.training.prepare import sample_clips
     from flowgen.training.watch import caption
 
@@ -39,7 +39,7 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
         dataset = dataset.validation()
     for name, value in dataset.describe().items():
         click.echo(f"{name.replace('_', ' ')}: {value}")
-    for name, conditioner in build_conditioners(settle_conditions(settings, dataset)).items():
+    for name, conditioner in build_conditioners(resolve_conditions(settings, dataset)).items():
         click.echo(f"condition {name}: {conditioner.describe()}")
     path = output or Path(f"{settings.name}-data.png")
     if path.suffix.lower() != ".png":
@@ -71,8 +71,8 @@ def check(
       flowgen data check my.yaml data.buckets=4 train.batch_size=64 --gpus 8
     """
     from flowgen.config import load
-    from flowgen.data.inspect import inspect
     from flowgen.errors import UsageError
+    from flowgen.training.inspect import inspect
 
     settings = load(config, overrides).config
     picture = sheet or Path(f"{settings.name}-check.png")

@@ -84,13 +84,13 @@ def demo(out: Path | None, quick: bool) -> None:
     from flowgen.report import write_report
 
     write_report(path, sections, "What flowgen learned in a few minutes")
-    _farewell(path, sections, jobs, time.monotonic() - began, console)
+    _print_summary(path, sections, jobs, time.monotonic() - began, console)
 
 
 def _job(name: str, recipe: str, config: Config, overrides: tuple[str, ...]) -> Job:
     """Training where it is not finished, and measuring where the figures are not of these weights."""
     from flowgen.cli.jobs import Job, Stage
-    from flowgen.run import Run
+    from flowgen.runs.run import Run
 
     folder = Path(str(config.run))
     run = Run(folder)
@@ -110,13 +110,13 @@ def _job(name: str, recipe: str, config: Config, overrides: tuple[str, ...]) -> 
 
 def _refuse_other(config: Config) -> None:
     """UsageError: the folder holds a run of another config."""
-    from flowgen.experiment import build_dataset, build_modality, settle_conditions
-    from flowgen.run import Run
+    from flowgen.runs.experiment import build_dataset, build_modality, resolve_conditions
+    from flowgen.runs.run import Run
     from flowgen.training.prepare import refuse_changes
 
     run = Run(Path(str(config.run)))
     if run.checkpoints():
-        refuse_changes(run, settle_conditions(config, build_dataset(config, build_modality(config))))
+        refuse_changes(run, resolve_conditions(config, build_dataset(config, build_modality(config))))
 
 
 def _progress(folder: Path, start: int) -> tuple[int, str]:
@@ -131,7 +131,7 @@ def _progress(folder: Path, start: int) -> tuple[int, str]:
 
 def _measured(path: Path, config: Config) -> bool:
     from flowgen.evaluation import load
-    from flowgen.run import Run
+    from flowgen.runs.run import Run
 
     if not path.is_file():
         return False
@@ -147,7 +147,7 @@ def _threads(jobs: int) -> int:
 
 def _sections(configs: dict[str, Config]) -> list[Section]:
     from flowgen.report import section
-    from flowgen.run import Run
+    from flowgen.runs.run import Run
 
     sections = []
     for name, config in configs.items():
@@ -157,7 +157,7 @@ def _sections(configs: dict[str, Config]) -> list[Section]:
     return sections
 
 
-def _farewell(path: Path, sections: list[Section], jobs: list[Job], seconds: float, console: Any) -> None:
+def _print_summary(path: Path, sections: list[Section], jobs: list[Job], seconds: float, console: Any) -> None:
     from rich.table import Table
 
     from flowgen.evaluation import figure

@@ -63,8 +63,8 @@ def evaluate(
     from flowgen.errors import UsageError
     from flowgen.evaluation import build_metrics, save
     from flowgen.evaluation import evaluate as measure
-    from flowgen.experiment import build_dataset
-    from flowgen.generator import Generator
+    from flowgen.runs.experiment import build_dataset
+    from flowgen.runs.generator import Generator
     from flowgen.training.progress import ProgressDisplay
 
     if output is not None and output.suffix.lower() != ".json":

@@ -33,8 +33,8 @@ def likelihood(
       flowgen likelihood runs/notes c4.wav --cond pitch=C4 --exact
     """
     from flowgen.cli.sample import pairs
-    from flowgen.generator import Generator
-    from flowgen.tree import leaves
+    from flowgen.core.tree import leaves
+    from flowgen.runs.generator import Generator
 
     generator = Generator.load(run, weights=weights, device=device)
     clips = [generator.modality.read(path) for path in files]

@@ -41,7 +41,7 @@ def sampling_options(command: _Command) -> _Command:
 
 def sampling_overrides(run: Path, options: dict[str, Any]) -> list[str]:
     """These options as overrides of the run's `sample` section, so that they are checked as a config is."""
-    from flowgen.run import Run
+    from flowgen.runs.run import Run
 
     found = []
     if options["steps"] is not None:

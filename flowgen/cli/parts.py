@@ -12,8 +12,8 @@ import click
 from flowgen.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowgen.clip import Clip
-    from flowgen.generator import Generator
+    from flowgen.media.clip import Clip
+    from flowgen.runs.generator import Generator
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
@@ -79,7 +79,7 @@ class Request:
 
 def sample_with_parts(generator: Generator, request: Request, options: Mapping[str, Any]) -> list[Clip]:
     """Sample as asked, around the given parts. UsageError: parts that do not go together, or that this medium does not have."""
-    from flowgen.given import Given, Variation
+    from flowgen.runs.given import Given, Variation
 
     if options["sources"] or generator.pairs == "clips":
         request = replace(
@@ -125,8 +125,8 @@ def sample_with_parts(generator: Generator, request: Request, options: Mapping[s
 def _starts(generator: Generator, request: Request, files: Sequence[Path]) -> list[Clip]:
     """What each sample of a bridge starts from: files in turn, or held-out clips of the data set's source."""
     from flowgen.data.loader import Order, clips_at
-    from flowgen.experiment import build_dataset
-    from flowgen.given import clips_to_start
+    from flowgen.runs.experiment import build_dataset
+    from flowgen.runs.given import clips_to_start
 
     n = len(request.conditions)
     if files:
@@ -139,7 +139,7 @@ def _starts(generator: Generator, request: Request, files: Sequence[Path]) -> li
 
 def _window(generator: Generator) -> float:
     """Seconds of a clip as trained."""
-    from flowgen.streams import StreamSpec
+    from flowgen.media.streams import StreamSpec
 
     spec = generator.encoder.spec
     stream = spec if isinstance(spec, StreamSpec) else next(iter(spec.values()))
@@ -148,7 +148,7 @@ def _window(generator: Generator) -> float:
 
 def _continue(generator: Generator, request: Request, clip: Clip, seconds: float | None) -> list[Clip]:
     """The clip and what follows it, window by window: half a window is seen, the other half made."""
-    from flowgen.given import Given
+    from flowgen.runs.given import Given
 
     modality: Any = generator.modality
     window = _window(generator)
@@ -168,7 +168,7 @@ def _continue(generator: Generator, request: Request, clip: Clip, seconds: float
 def _inpaint(
     generator: Generator, request: Request, clip: Clip, from_s: float | None, to_s: float | None
 ) -> list[Clip]:
-    from flowgen.given import Given
+    from flowgen.runs.given import Given
 
     modality: Any = generator.modality
     length = modality.seconds(clip)

@@ -35,7 +35,7 @@ def report(runs: tuple[Path, ...], count: int, seed: int, output: Path | None) -
 
     from flowgen.errors import UsageError
     from flowgen.report import section, write_report
-    from flowgen.run import Run
+    from flowgen.runs.run import Run
     from flowgen.training.progress import ProgressDisplay as Bar
 
     if output is None and len(runs) > 1:

@@ -12,7 +12,7 @@ from flowgen.cli.options import check_writable, sampling_options, sampling_overr
 from flowgen.cli.parts import Request, part_options, sample_with_parts
 
 if TYPE_CHECKING:
-    from flowgen.generator import Generator
+    from flowgen.runs.generator import Generator
 
 
 @click.command()
@@ -58,8 +58,8 @@ def sample(
     from rich.console import Console
 
     from flowgen.errors import UsageError
-    from flowgen.generator import Generator
     from flowgen.plugins.media import Media
+    from flowgen.runs.generator import Generator
     from flowgen.training.progress import ProgressDisplay
 
     overrides = sampling_overrides(run, rest)
@@ -126,8 +126,8 @@ def pairs(assignments: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _conditions(generator: Generator, cond: tuple[str, ...], prompt: str | None) -> dict[str, list[str]]:
-    from flowgen.conditions import encode_conditions
     from flowgen.errors import UsageError
+    from flowgen.media.conditions import encode_conditions
 
     asked = pairs(cond)
     if prompt is not None:

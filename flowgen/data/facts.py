@@ -16,7 +16,7 @@ from flowgen.files import replacing
 T = TypeVar("T", bound=Any)
 
 
-def remembered(kind: str, sources: Iterable[T], look: Callable[[T], Any], threads: int = 1) -> dict[T, Any]:
+def cached(kind: str, sources: Iterable[T], look: Callable[[T], Any], threads: int = 1) -> dict[T, Any]:
     """What `look` says of each source, as JSON values; one that has the size and the time it had then is not looked at again.
 
     Args:

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from flowgen.clip import Clip
-from flowgen.contracts import Dataset
+from flowgen.core.random import seed_of, seeds_of
 from flowgen.data.order import Order, Place, Schedule, make_schedule
-from flowgen.random import seed_of, seeds_of
+from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Dataset
 
 __all__ = ["Order", "Place", "Split", "batches", "clips_at", "many_clips"]
 

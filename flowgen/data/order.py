@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from flowgen.contracts import Dataset
+from flowgen.core.random import generator
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.random import generator
+from flowgen.media.interfaces import Dataset
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a data set says about its files, as lines to read: counts, lengths, levels, copies, and the batches that will be made.
 
-A row is a plain dict; which columns there are is in `flowgen.contracts.Dataset`.
+A row is a plain dict; which columns there are is in `flowgen.media.interfaces.Dataset`.
 """
 
 from __future__ import annotations

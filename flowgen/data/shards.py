@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, TypeAlias
 
-from flowgen.data.facts import remembered
+from flowgen.data.facts import cached
 from flowgen.errors import FlowgenError, UsageError
 
 _VERSION = 1
@@ -111,7 +111,7 @@ class Sample:
 def read_shards(pattern: str) -> list[Sample]:
     """The samples of all tar files that a pattern names, in their order. FlowgenError: one cannot be indexed."""
     shards = find_shards(pattern)
-    indexed = remembered(f"shards-{_VERSION}", shards, _index)
+    indexed = cached(f"shards-{_VERSION}", shards, _index)
     return [
         Sample(key, {ext: Member(shard, *place) for ext, place in members.items()}, values)
         for shard in shards

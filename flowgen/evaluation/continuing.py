@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flowgen.clip import Clip
 from flowgen.errors import UsageError
-from flowgen.generator import Generator
-from flowgen.given import Given
+from flowgen.media.clip import Clip
+from flowgen.runs.generator import Generator
+from flowgen.runs.given import Given
 
 
 def continuations(

@@ -23,16 +23,16 @@ from typing import Any
 import torch
 
 from flowgen import __version__
-from flowgen.clip import Clip
-from flowgen.contracts import Dataset, Metric
+from flowgen.core.random import seed_of
+from flowgen.core.tree import batch_size
 from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.evaluation.continuing import compare, continuations
-from flowgen.generator import Generator, Weights
-from flowgen.given import clips_to_start
-from flowgen.random import seed_of
-from flowgen.run import write_json
-from flowgen.tree import batch_size
+from flowgen.files import write_json
+from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Dataset, Metric
+from flowgen.runs.generator import Generator, Weights
+from flowgen.runs.given import clips_to_start
 
 COLUMNS = ("generated", "round_trip", "real")
 _PACKAGES = ("torch", "torchaudio", "torchvision", "numpy", "scipy", "scikit-learn")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from flowgen.clip import Clip
 from flowgen.config import Config, build
-from flowgen.contracts import Dataset, Metric, Modality
-from flowgen.encoder import Encoder
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder
+from flowgen.media.interfaces import Dataset, Metric, Modality
 from flowgen.plugins import registry
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgen.conditions import MASK, ClassCondition, Conditioner, NumberCondition, TextCondition
+from flowgen.core.interfaces import MASK
+from flowgen.media.conditions import ClassCondition, Conditioner, NumberCondition, TextCondition
 from flowgen.nn.attention import SelfAttention
 
 

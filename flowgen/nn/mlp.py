@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowgen.conditions import Conditioner
+from flowgen.media.conditions import Conditioner
+from flowgen.media.streams import StreamSpec
 from flowgen.nn.embedding import ConditionEmbedding
-from flowgen.streams import StreamSpec
 
 
 class MLP(nn.Module):

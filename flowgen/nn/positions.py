@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from flowgen.streams import Axis
+from flowgen.media.streams import Axis
 
 _TABLES = 32  # grid shapes remembered; a training run has a handful of buckets
 

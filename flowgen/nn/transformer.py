@@ -12,13 +12,14 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from flowgen.conditions import MASK, Conditioner
+from flowgen.core.interfaces import MASK
+from flowgen.media.conditions import Conditioner
+from flowgen.media.streams import StreamSpec
 from flowgen.nn.attention import CrossAttention, SelfAttention
 from flowgen.nn.embedding import ConditionEmbedding, TimeEmbedding
 from flowgen.nn.layout import Layout
 from flowgen.nn.parallel import SequenceGroup
 from flowgen.nn.positions import Positions, Rotation
-from flowgen.streams import StreamSpec
 
 
 class Block(nn.Module):

@@ -9,74 +9,98 @@ from flowgen.plugins.hookspecs import hookimpl
 @hookimpl
 def flowgen_components() -> list[Component]:
     return [
-        Component("path", "linear", "flowgen.paths:Linear", "alpha = t, sigma = 1 - t (rectified flow)"),
-        Component("path", "cond-ot", "flowgen.paths:CondOT", "linear, with a noise floor sigma_min"),
-        Component("path", "cosine", "flowgen.paths:Cosine", "on the circle: unit variance throughout"),
-        Component("path", "vp", "flowgen.paths:VP", "variance preserving (DDPM)"),
-        Component("path", "ve", "flowgen.paths:VE", "variance exploding (score matching)"),
-        Component("path", "affine", "flowgen.paths:affine_path", "from two functions of your own"),
-        Component("times", "uniform", "flowgen.times:Uniform", "every time equally often"),
-        Component("times", "logit-normal", "flowgen.times:LogitNormal", "mostly the middle of the path"),
-        Component("times", "mode", "flowgen.times:Mode", "more of the middle, at any rate some of both ends"),
-        Component("coupling", "independent", "flowgen.couplings:Independent", "noise and data drawn independently"),
-        Component("coupling", "optimal-transport", "flowgen.couplings:OptimalTransport", "exact, within the minibatch"),
-        Component("coupling", "sinkhorn", "flowgen.couplings:Sinkhorn", "entropic, for large batches (extra: ot)"),
-        Component("coupling", "given-pairs", "flowgen.couplings:GivenPairs", "the partner of each clip is given"),
+        Component("path", "linear", "flowgen.core.paths:Linear", "alpha = t, sigma = 1 - t (rectified flow)"),
+        Component("path", "cond-ot", "flowgen.core.paths:CondOT", "linear, with a noise floor sigma_min"),
+        Component("path", "cosine", "flowgen.core.paths:Cosine", "on the circle: unit variance throughout"),
+        Component("path", "vp", "flowgen.core.paths:VP", "variance preserving (DDPM)"),
+        Component("path", "ve", "flowgen.core.paths:VE", "variance exploding (score matching)"),
+        Component("path", "affine", "flowgen.core.paths:affine_path", "from two functions of your own"),
+        Component("times", "uniform", "flowgen.core.times:Uniform", "every time equally often"),
+        Component("times", "logit-normal", "flowgen.core.times:LogitNormal", "mostly the middle of the path"),
+        Component("times", "mode", "flowgen.core.times:Mode", "more of the middle, at any rate some of both ends"),
         Component(
-            "loss", "flow-matching", "flowgen.losses:FlowMatching", "regression on velocity, data, noise or score"
+            "coupling", "independent", "flowgen.core.couplings:Independent", "noise and data drawn independently"
         ),
-        Component("loss", "rectified-flow", "flowgen.losses:rectified_flow", "linear, velocity, logit-normal times"),
-        Component("loss", "ddpm", "flowgen.losses:ddpm", "VP, noise prediction"),
-        Component("loss", "score-matching", "flowgen.losses:score_matching", "VE, score prediction"),
-        Component("loss", "edm", "flowgen.losses:EDM", "a preconditioned network, on any path"),
-        Component("loss", "uncertainty", "flowgen.losses:Uncertainty", "flow matching with a learned weight of times"),
-        Component("loss", "likelihood", "flowgen.losses:Likelihood", "maximum likelihood through the ODE"),
-        Component("solver", "euler", "flowgen.solvers:Euler", "first order, 1 evaluation a step"),
-        Component("solver", "midpoint", "flowgen.solvers:Midpoint", "second order, 2 evaluations a step"),
-        Component("solver", "heun", "flowgen.solvers:Heun", "second order, 2 evaluations a step"),
-        Component("solver", "ralston", "flowgen.solvers:Ralston", "second order, 2 evaluations a step, least error"),
-        Component("solver", "rk4", "flowgen.solvers:RK4", "fourth order, 4 evaluations a step"),
-        Component("solver", "runge-kutta", "flowgen.solvers:TableRungeKutta", "any explicit table of coefficients"),
-        Component("solver", "dopri5", "flowgen.solvers:DormandPrince", "adaptive, a step size for every sample"),
-        Component("solver", "adams-bashforth", "flowgen.solvers:AdamsBashforth", "order 2 to 4, 1 evaluation a step"),
         Component(
-            "solver", "adams-moulton", "flowgen.solvers:AdamsMoulton", "third order, 1 evaluation a step, most accurate"
+            "coupling", "optimal-transport", "flowgen.core.couplings:OptimalTransport", "exact, within the minibatch"
         ),
-        Component("solver", "dpm++2m", "flowgen.solvers:DPMSolverPP2M", "second order, 1 evaluation a step"),
-        Component("solver", "dpm++3m", "flowgen.solvers:DPMSolverPP3M", "third order, 1 evaluation a step"),
-        Component("solver", "unipc", "flowgen.solvers:UniPC", "predictor and corrector, 1 evaluation a step"),
-        Component("solver", "ddim", "flowgen.solvers:DDIM", "first order, exact for a constant estimate"),
-        Component("solver", "table", "flowgen.solvers.table:saved_table", "every weight from a file (bespoke solvers)"),
-        Component("solver", "euler-maruyama", "flowgen.solvers:EulerMaruyama", "SDE, first order, any churn"),
-        Component("solver", "heun-sde", "flowgen.solvers:HeunSDE", "SDE, second order, any churn"),
-        Component("solver", "ancestral", "flowgen.solvers:Ancestral", "SDE, DDPM at eta 1"),
-        Component("solver", "dpm++sde", "flowgen.solvers:DPMSolverPPSDE", "SDE, multistep, 1 evaluation a step"),
-        Component("solver", "langevin", "flowgen.solvers:Langevin", "annealed Langevin, for score models"),
-        Component("guidance", "cfg", "flowgen.guidance:CFG", "classifier-free guidance in an interval of t"),
-        Component("guidance", "multi-cfg", "flowgen.guidance:MultiCFG", "a scale for each condition"),
+        Component("coupling", "sinkhorn", "flowgen.core.couplings:Sinkhorn", "entropic, for large batches (extra: ot)"),
+        Component("coupling", "given-pairs", "flowgen.core.couplings:GivenPairs", "the partner of each clip is given"),
         Component(
-            "guidance", "cfg-zero-star", "flowgen.guidance:CFGZeroStar", "with the fitted unconditional velocity"
+            "loss", "flow-matching", "flowgen.core.losses:FlowMatching", "regression on velocity, data, noise or score"
         ),
-        Component("guidance", "cfg-rescale", "flowgen.guidance:CFGRescale", "keeps the spread of the estimate"),
-        Component("guidance", "apg", "flowgen.guidance:APG", "pushes across the estimate only"),
-        Component("guidance", "autoguidance", "flowgen.guidance:autoguidance", "away from a weaker run of the model"),
-        Component("dataset", "reflow", "flowgen.data.pairs:Reflow", "noise, each with what a trained run makes of it"),
         Component(
-            "dataset", "pairs", "flowgen.data.pairs:Pairs", "clips of one data set that start from those of another"
+            "loss", "rectified-flow", "flowgen.core.losses:rectified_flow", "linear, velocity, logit-normal times"
+        ),
+        Component("loss", "ddpm", "flowgen.core.losses:ddpm", "VP, noise prediction"),
+        Component("loss", "score-matching", "flowgen.core.losses:score_matching", "VE, score prediction"),
+        Component("loss", "edm", "flowgen.core.losses:EDM", "a preconditioned network, on any path"),
+        Component(
+            "loss", "uncertainty", "flowgen.core.losses:Uncertainty", "flow matching with a learned weight of times"
+        ),
+        Component("loss", "likelihood", "flowgen.core.losses:Likelihood", "maximum likelihood through the ODE"),
+        Component("solver", "euler", "flowgen.core.solvers:Euler", "first order, 1 evaluation a step"),
+        Component("solver", "midpoint", "flowgen.core.solvers:Midpoint", "second order, 2 evaluations a step"),
+        Component("solver", "heun", "flowgen.core.solvers:Heun", "second order, 2 evaluations a step"),
+        Component(
+            "solver", "ralston", "flowgen.core.solvers:Ralston", "second order, 2 evaluations a step, least error"
+        ),
+        Component("solver", "rk4", "flowgen.core.solvers:RK4", "fourth order, 4 evaluations a step"),
+        Component(
+            "solver", "runge-kutta", "flowgen.core.solvers:TableRungeKutta", "any explicit table of coefficients"
+        ),
+        Component("solver", "dopri5", "flowgen.core.solvers:DormandPrince", "adaptive, a step size for every sample"),
+        Component(
+            "solver", "adams-bashforth", "flowgen.core.solvers:AdamsBashforth", "order 2 to 4, 1 evaluation a step"
+        ),
+        Component(
+            "solver",
+            "adams-moulton",
+            "flowgen.core.solvers:AdamsMoulton",
+            "third order, 1 evaluation a step, most accurate",
+        ),
+        Component("solver", "dpm++2m", "flowgen.core.solvers:DPMSolverPP2M", "second order, 1 evaluation a step"),
+        Component("solver", "dpm++3m", "flowgen.core.solvers:DPMSolverPP3M", "third order, 1 evaluation a step"),
+        Component("solver", "unipc", "flowgen.core.solvers:UniPC", "predictor and corrector, 1 evaluation a step"),
+        Component("solver", "ddim", "flowgen.core.solvers:DDIM", "first order, exact for a constant estimate"),
+        Component(
+            "solver", "table", "flowgen.core.solvers.table:saved_table", "every weight from a file (bespoke solvers)"
+        ),
+        Component("solver", "euler-maruyama", "flowgen.core.solvers:EulerMaruyama", "SDE, first order, any churn"),
+        Component("solver", "heun-sde", "flowgen.core.solvers:HeunSDE", "SDE, second order, any churn"),
+        Component("solver", "ancestral", "flowgen.core.solvers:Ancestral", "SDE, DDPM at eta 1"),
+        Component("solver", "dpm++sde", "flowgen.core.solvers:DPMSolverPPSDE", "SDE, multistep, 1 evaluation a step"),
+        Component("solver", "langevin", "flowgen.core.solvers:Langevin", "annealed Langevin, for score models"),
+        Component("guidance", "cfg", "flowgen.core.guidance:CFG", "classifier-free guidance in an interval of t"),
+        Component("guidance", "multi-cfg", "flowgen.core.guidance:MultiCFG", "a scale for each condition"),
+        Component(
+            "guidance", "cfg-zero-star", "flowgen.core.guidance:CFGZeroStar", "with the fitted unconditional velocity"
+        ),
+        Component("guidance", "cfg-rescale", "flowgen.core.guidance:CFGRescale", "keeps the spread of the estimate"),
+        Component("guidance", "apg", "flowgen.core.guidance:APG", "pushes across the estimate only"),
+        Component(
+            "guidance", "autoguidance", "flowgen.runs.autoguidance:autoguidance", "away from a weaker run of the model"
+        ),
+        Component("dataset", "reflow", "flowgen.runs.pairs:Reflow", "noise, each with what a trained run makes of it"),
+        Component(
+            "dataset", "pairs", "flowgen.runs.pairs:Pairs", "clips of one data set that start from those of another"
         ),
         Component("network", "transformer", "flowgen.nn:Transformer", "attention over any axes, full or factorised"),
         Component("network", "mlp", "flowgen.nn:MLP", "linear layers, for states without axes"),
-        Component("conditioner", "class", "flowgen.conditions:ClassCondition", "one of a list of names"),
-        Component("conditioner", "number", "flowgen.conditions:NumberCondition", "a number in a range"),
-        Component("conditioner", "text", "flowgen.conditions:TextCondition", "a sentence, as bytes"),
+        Component("conditioner", "class", "flowgen.media.conditions:ClassCondition", "one of a list of names"),
+        Component("conditioner", "number", "flowgen.media.conditions:NumberCondition", "a number in a range"),
+        Component("conditioner", "text", "flowgen.media.conditions:TextCondition", "a sentence, as bytes"),
         Component(
-            "conditioner", "text-encoder", "flowgen.text:TextEncoderCondition", "a text, read by a pretrained model"
+            "conditioner",
+            "text-encoder",
+            "flowgen.media.text:TextEncoderCondition",
+            "a text, read by a pretrained model",
         ),
-        Component("region", "prefix", "flowgen.regions:Prefix", "the beginning is known (continuation)"),
-        Component("region", "suffix", "flowgen.regions:Suffix", "the end is known"),
-        Component("region", "ends", "flowgen.regions:Ends", "beginning and end are known (interpolation)"),
-        Component("region", "gap", "flowgen.regions:Gap", "all but a gap is known (inpainting)"),
-        Component("region", "outside", "flowgen.regions:Outside", "all but a box is known (spatial inpainting)"),
+        Component("region", "prefix", "flowgen.media.regions:Prefix", "the beginning is known (continuation)"),
+        Component("region", "suffix", "flowgen.media.regions:Suffix", "the end is known"),
+        Component("region", "ends", "flowgen.media.regions:Ends", "beginning and end are known (interpolation)"),
+        Component("region", "gap", "flowgen.media.regions:Gap", "all but a gap is known (inpainting)"),
+        Component("region", "outside", "flowgen.media.regions:Outside", "all but a box is known (spatial inpainting)"),
         Component("logger", "jsonl", "flowgen.training.loggers:JSONL", "figures as lines of log.jsonl"),
         Component("logger", "tensorboard", "flowgen.training.loggers:TensorBoard", "figures for TensorBoard"),
         Component("logger", "wandb", "flowgen.training.loggers:WandB", "figures for Weights & Biases (extra: wandb)"),

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.plugins.moved import moved_hint
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,24 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("modality", "a medium: reads, writes and shows clips", "flowgen.contracts:Modality"),
-        Kind("dataset", "clips by index", "flowgen.contracts:Dataset", ("modality",)),
-        Kind("encoder", "clips to latents and back", "flowgen.encoder:Encoder", ("modality",)),
-        Kind("network", "a velocity network", "flowgen.contracts:Network", ("spec", "conditions")),
-        Kind("conditioner", "raw conditions to what a network takes", "flowgen.conditions:Conditioner"),
-        Kind("region", "a known region: a part of a clip that is given", "flowgen.regions:Region"),
-        Kind("path", "a probability path from noise to data", "flowgen.paths:Path"),
-        Kind("times", "a distribution of training times", "flowgen.times:Times"),
-        Kind("coupling", "which noise goes with which data", "flowgen.couplings:Coupling"),
-        Kind("loss", "a training objective", "flowgen.losses:Loss", ("path", "times", "coupling", "shift")),
-        Kind("solver", "one step of sampling", "flowgen.solvers:Solver"),
-        Kind("guidance", "a wrapper around a flow", "flowgen.guidance:Guidance", ("encoder",)),
-        Kind("metric", "a measure of generated clips", "flowgen.contracts:Metric", ("modality", "dataset", "encoder")),
+        Kind("modality", "a medium: reads, writes and shows clips", "flowgen.media.interfaces:Modality"),
+        Kind("dataset", "clips by index", "flowgen.media.interfaces:Dataset", ("modality",)),
+        Kind("encoder", "clips to latents and back", "flowgen.media.encoder:Encoder", ("modality",)),
+        Kind("network", "a velocity network", "flowgen.media.interfaces:Network", ("spec", "conditions")),
+        Kind("conditioner", "raw conditions to what a network takes", "flowgen.media.conditions:Conditioner"),
+        Kind("region", "a known region: a part of a clip that is given", "flowgen.media.regions:Region"),
+        Kind("path", "a probability path from noise to data", "flowgen.core.interfaces:Path"),
+        Kind("times", "a distribution of training times", "flowgen.core.interfaces:Times"),
+        Kind("coupling", "which noise goes with which data", "flowgen.core.interfaces:Coupling"),
+        Kind("loss", "a training objective", "flowgen.core.interfaces:Loss", ("path", "times", "coupling", "shift")),
+        Kind("solver", "one step of sampling", "flowgen.core.interfaces:Solver"),
+        Kind("guidance", "a wrapper around a flow", "flowgen.core.interfaces:Guidance", ("encoder",)),
+        Kind(
+            "metric",
+            "a measure of generated clips",
+            "flowgen.media.interfaces:Metric",
+            ("modality", "dataset", "encoder"),
+        ),
         Kind("logger", "where the figures of a training run go", "flowgen.training.loggers:Logger", ("folder",)),
         Kind(
             "writer",
@@ -70,4 +76,5 @@ class Component:
         except (ImportError, AttributeError) as error:
             raise FlowgenError(
                 f"{self.kind} {self.name!r} cannot be loaded from {self.target!r}: {type(error).__name__}: {error}"
+                f"{moved_hint(error)}"
             ) from error

@@ -2,7 +2,7 @@
 
 A plugin is a module named by an entry point of the group `flowgen`. It implements hooks with `@flowgen.hookimpl` and
 imports nothing heavy at its top: what it brings is named by import strings. It may say for which version of these hooks
-it is made, `FLOWGEN_API = 1`; another version is refused by name. An implementation takes those arguments of a hook that
+it is made, `FLOWGEN_API = 2`; another version is refused by name. An implementation takes those arguments of a hook that
 it needs, by name. Plugins are called in the order of their names.
 
 Commands of its own are no hook but entry points of the group `flowgen.commands`, so that `flowgen --help` need not import
@@ -22,8 +22,11 @@ from flowgen.plugins.component import Component
 if TYPE_CHECKING:
     from flowgen.config import Config
 
-API = 1
-"""The version of these hooks and of the contracts in `flowgen.contracts`. It rises when a plugin has to change."""
+API = 2
+"""The version of these hooks and of the contracts in `flowgen.core.interfaces` and `flowgen.media.interfaces`.
+
+It rises when a plugin has to change.
+"""
 
 GROUP = "flowgen"
 hookspec = pluggy.HookspecMarker(GROUP)

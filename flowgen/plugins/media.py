@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flowgen.plugins.registry import registry
 
 if TYPE_CHECKING:
-    from flowgen.clip import Clip
-    from flowgen.contracts import Modality
+    from flowgen.media.clip import Clip
+    from flowgen.media.interfaces import Modality
 
 
 class Writer(Protocol):

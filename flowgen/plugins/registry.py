@@ -19,6 +19,7 @@ from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.plugins import builtin
 from flowgen.plugins.component import KINDS, Component
 from flowgen.plugins.hookspecs import API, GROUP, Hooks
+from flowgen.plugins.moved import moved_hint
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Registry:
             for impl in self._of(hook, name) if hook in plugin.hooks else ():
                 yield name, impl.function(*(arguments[argument] for argument in impl.argnames))
 
-    def tell(self, event: str, **arguments: Any) -> None:
+    def notify(self, event: str, **arguments: Any) -> None:
         """Tell an event of training to all plugins. One that fails is named, and not told this event again."""
         for name, plugin in self.plugins.items():
             if event not in plugin.hooks or (name, event) in self._silenced:
@@ -158,7 +159,7 @@ class Registry:
     def _fail(self, name: str, distribution: str, version: str, error: Exception) -> None:
         if self.strict:
             raise error
-        reason = _sentence(error)
+        reason = _sentence(error) + moved_hint(error)
         self.plugins[name] = Plugin(name, distribution, version, error=reason)
         warnings.warn(f"plugin {name!r} ({distribution}) is left out: {reason}", stacklevel=2)
 

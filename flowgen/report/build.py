@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flowgen.evaluation import load
-from flowgen.experiment import build_conditioners, build_dataset, build_encoder, build_modality, build_network
 from flowgen.report.curves import loss_chart
 from flowgen.report.page import Section
 from flowgen.report.showcase import Showcase, make_showcase
-from flowgen.run import Run
+from flowgen.runs.experiment import build_conditioners, build_dataset, build_encoder, build_modality, build_network
+from flowgen.runs.run import Run
 from flowgen.training.loggers import read_log
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from flowgen import __version__
-from flowgen.clip import Clip
-from flowgen.contracts import Dataset, Modality
+from flowgen.core.random import seed_of
 from flowgen.data.loader import Order
 from flowgen.data.order import full_size
 from flowgen.evaluation import build_metrics, readings, round_trip
-from flowgen.experiment import build_dataset
-from flowgen.generator import Generator
-from flowgen.random import seed_of
-from flowgen.run import Run, write_json
+from flowgen.files import write_json
+from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Dataset, Modality
+from flowgen.runs.experiment import build_dataset
+from flowgen.runs.generator import Generator
+from flowgen.runs.run import Run
 from flowgen.training.watch import caption
 
 _POOL = 400

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.estimate import Estimate, Prediction
-from flowgen.flow import Cond
-from flowgen.paths import Linear, Path, coefficients
-from flowgen.tree import left
+from flowgen.core.estimate import Estimate
+from flowgen.core.interfaces import Cond, Path, Prediction
+from flowgen.core.paths import Linear, coefficients
+from flowgen.core.tree import left
 
 
 @dataclass(frozen=True, eq=False)

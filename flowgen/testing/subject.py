@@ -13,28 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgen.clip import Clip
-from flowgen.conditions import Conditioner, encode_conditions, null_conditions
 from flowgen.config import Config, load, write
-from flowgen.contracts import Dataset, Modality
+from flowgen.core.interfaces import Loss
+from flowgen.core.random import generator, seed_of
+from flowgen.core.tree import State, first_leaf, leaves, tree_map
 from flowgen.data.order import Order, full_size
-from flowgen.encoder import Encoder, Latents
-from flowgen.experiment import (
+from flowgen.media.clip import Clip
+from flowgen.media.conditions import Conditioner, encode_conditions, null_conditions
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.interfaces import Dataset, Modality
+from flowgen.media.streams import Spec
+from flowgen.plugins import Plugin, registry
+from flowgen.runs.experiment import (
     build_conditioners,
     build_dataset,
     build_encoder,
     build_loss,
     build_modality,
     build_network,
-    settle_conditions,
+    resolve_conditions,
 )
-from flowgen.generator import Generator
-from flowgen.losses import Loss
-from flowgen.plugins import Plugin, registry
-from flowgen.random import generator, seed_of
-from flowgen.streams import Spec
+from flowgen.runs.generator import Generator
 from flowgen.testing.pickles import watching
-from flowgen.tree import State, first_leaf, leaves, tree_map
 
 _SOME, _MANY = 4, 32
 
@@ -81,7 +81,7 @@ class Subject:
     @cached_property
     def config(self) -> Config:
         """With the conditions that the data set offers."""
-        return settle_conditions(self.written, self.dataset)
+        return resolve_conditions(self.written, self.dataset)
 
     @cached_property
     def modality(self) -> Modality:

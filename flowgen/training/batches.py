@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from flowgen.config import Config
-from flowgen.contracts import Dataset
 from flowgen.data.loader import Split
 from flowgen.data.order import InBuckets, InOneOrder, make_schedule
 from flowgen.errors import UsageError
-from flowgen.generator import Generator
-from flowgen.run import Checkpoint
+from flowgen.media.interfaces import Dataset
+from flowgen.runs.generator import Generator
+from flowgen.runs.run import Checkpoint
 from flowgen.training.watch import batch_tensors
 
 
-def settle_schedule(
+def resolve_schedule(
     dataset: Dataset, config: Config, split: Split, checkpoint: Checkpoint | None
 ) -> InOneOrder | InBuckets:
     """The batches of a run. A resumed one keeps those it began with; UsageError: they do not fall into these micro-batches."""

@@ -25,11 +25,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from flowgen.errors import FlowgenError
-from flowgen.files import errors_named
-from flowgen.run import Checkpoint, Run, checksum, write_json, write_tensors
+from flowgen.files import errors_named, write_json
+from flowgen.runs.run import Checkpoint, Run, checksum
 from flowgen.training.ema import Average
 from flowgen.training.engine import Ranks, agree, share, store, together
 from flowgen.training.shards import collect, fill, fragments, master_shards, optimizer_states
+from flowgen.weights import write_tensors
 
 _NETWORK, _LOSS = "network.", "loss."
 _MOMENTS = ("exp_avg", "exp_avg_sq")

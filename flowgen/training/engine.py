@@ -19,12 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from flowgen.config.schema import Optimizer
+from flowgen.core.interfaces import Cond, Loss, LossOutput
+from flowgen.core.random import Randomness
+from flowgen.core.tree import State, first_leaf
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.flow import Cond
-from flowgen.losses import Loss, LossOutput
 from flowgen.nn.parallel import SequenceGroup
-from flowgen.random import Randomness
-from flowgen.tree import State, first_leaf
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from flowgen.config import dumps
 from flowgen.errors import UsageError
-from flowgen.files import errors_named
+from flowgen.files import errors_named, write_json
 from flowgen.plugins import registry
-from flowgen.run import Run, checksum, write_json, write_tensors
+from flowgen.runs.run import Run, checksum
 from flowgen.training.posthoc import average_of_width
+from flowgen.weights import write_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

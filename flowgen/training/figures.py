@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.losses import LossOutput
+from flowgen.core.interfaces import LossOutput
 from flowgen.training.engine import Ranks, gather_objects
 from flowgen.training.stages import Stages
 

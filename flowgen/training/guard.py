@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgen.conditions import MASK
+from flowgen.core.interfaces import MASK
 from flowgen.errors import FlowgenError
 from flowgen.training.engine import Ranks, gather_objects, reduce
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from flowgen.errors import UsageError
-from flowgen.run import Run
+from flowgen.runs.run import Run
 
 
 class Logger(Protocol):

@@ -16,19 +16,21 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.conditions import MASK, drop_conditions, null_conditions
 from flowgen.config import Config, build
+from flowgen.core.interfaces import MASK
+from flowgen.core.random import Randomness, seed_of
+from flowgen.core.tree import State, tree_map
 from flowgen.data.loader import Split
 from flowgen.errors import FlowgenError
-from flowgen.experiment import build_regions
 from flowgen.files import errors_named
-from flowgen.generator import Generator
+from flowgen.media.clip import Clip
+from flowgen.media.conditions import drop_conditions, null_conditions
+from flowgen.media.regions import draw_known
+from flowgen.media.streams import Spec, StreamSpec
 from flowgen.plugins import registry
-from flowgen.random import Randomness, seed_of
-from flowgen.regions import draw_known
-from flowgen.run import Checkpoint, Run
-from flowgen.streams import Spec, StreamSpec
+from flowgen.runs.experiment import build_regions
+from flowgen.runs.generator import Generator
+from flowgen.runs.run import Checkpoint, Run
 from flowgen.training.checkpoints import Saver, network_weights
 from flowgen.training.ema import Average, power, ramped
 from flowgen.training.engine import Ranks, gather_objects, load_scaler, scaler_state, together
@@ -39,8 +41,7 @@ from flowgen.training.progress import ProgressDisplay
 from flowgen.training.schedule import learning_rate
 from flowgen.training.shards import collect, master_shards
 from flowgen.training.stages import Stages, Watchdog
-from flowgen.training.watch import Watcher, batch_tensors
-from flowgen.tree import State, tree_map
+from flowgen.training.watch import Validator, batch_tensors
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Trainer:
         ema, saving = config.train.ema, config.train.checkpoint
         self.averages = {"ema": Average(engine, ranks, ramped(ema.decay))}
         self.averages |= {f"ema-{width:g}": Average(engine, ranks, power(width)) for width in ema.profiles}
-        self.watcher: Watcher | None = None
+        self.validator: Validator | None = None
         self.step = 0
         self._stop = False
         self._skipped_in_a_row = 0
@@ -109,8 +110,8 @@ class Trainer:
             bar = stack.enter_context(
                 ProgressDisplay(label, options.steps, self.step, console=self.console, visible=self.ranks.first)
             )
-            self._tell("flowgen_run_started", config=self.config, step=self.step)
-            stack.callback(lambda: self._tell("flowgen_run_ended", step=self.step, finished=finished))
+            self._notify("flowgen_run_started", config=self.config, step=self.step)
+            stack.callback(lambda: self._notify("flowgen_run_ended", step=self.step, finished=finished))
             self.engine.train()
             while self.step < options.steps:
                 stop = self._train_step(data, split, bar)
@@ -124,7 +125,7 @@ class Trainer:
                     figures |= self._watch(bar)
                 for logger in loggers if figures else []:
                     logger.log(self.step, figures)
-                self._tell("flowgen_step_done", step=self.step, figures=figures)
+                self._notify("flowgen_step_done", step=self.step, figures=figures)
                 if self._due(options.checkpoint.every):
                     self._save()
                 if stop:
@@ -133,7 +134,7 @@ class Trainer:
             self._saver.wait()
             finished = self.step >= options.steps
         if self.ranks.first:
-            self._farewell(saved, finished)
+            self._print_summary(saved, finished)
         return Result(self.run.folder, self.step, finished)
 
     def _train_step(self, data: Iterator[Any], split: Split, bar: ProgressDisplay) -> bool:
@@ -264,19 +265,19 @@ class Trainer:
             shards = master_shards(self.engine) if name == "raw" else self.averages["ema"].shards
             trained = collect(self.engine, shards, self.ranks)
             with together(self.ranks):
-                if self.ranks.first and self.watcher is not None:
-                    self.watcher.show(network_weights(self.engine, trained))
+                if self.ranks.first and self.validator is not None:
+                    self.validator.show(network_weights(self.engine, trained))
                     if self._due(options.preview.every):
-                        self._preview(self.watcher, name, bar)
+                        self._preview(self.validator, name, bar)
                     if name == "ema" and self._due(options.validation.every):
-                        figures = self.watcher.validate(options.validation.quantiles)
+                        figures = self.validator.validate(options.validation.quantiles)
                         bar.say(f"step {self.step}: validation loss {figures['validation/loss']:.4f}")
         return figures
 
-    def _preview(self, watcher: Watcher, name: str, bar: ProgressDisplay) -> None:
-        sheet = watcher.preview(self.step, name, self.config.train.preview.clips)
+    def _preview(self, validator: Validator, name: str, bar: ProgressDisplay) -> None:
+        sheet = validator.preview(self.step, name, self.config.train.preview.clips)
         bar.say(f"preview  {sheet}") if name == "ema" else None
-        self._tell("flowgen_preview_made", step=self.step, weights=name, sheet=sheet)
+        self._notify("flowgen_preview_made", step=self.step, weights=name, sheet=sheet)
 
     def _save(self) -> Path:
         self._stages.enter("checkpoint")
@@ -294,16 +295,16 @@ class Trainer:
         saved = self._saver.save(self.step, facts)
         if saved != self._saved:  # the last step may have been saved by its number already
             self._saved = saved
-            self._tell("flowgen_checkpoint_saved", step=self.step, checkpoint=saved)
+            self._notify("flowgen_checkpoint_saved", step=self.step, checkpoint=saved)
         self._stages.enter("other")
         return saved
 
-    def _tell(self, event: str, **facts: Any) -> None:
+    def _notify(self, event: str, **facts: Any) -> None:
         """Plugins hear of it in the first process."""
         if self.ranks.first:
-            registry().tell(event, folder=self.run.folder, **facts)
+            registry().notify(event, folder=self.run.folder, **facts)
 
-    def _farewell(self, saved: Path, finished: bool) -> None:
+    def _print_summary(self, saved: Path, finished: bool) -> None:
         done = "done" if finished else f"stopped at step {self.step} of {self.config.train.steps}"
         follow = f"flowgen sample {self.run.folder}" if finished else f"flowgen train {self.run.folder} --resume"
         self.console.print(f"[bold]{done}[/bold]; saved {saved}; go on with: {follow}", highlight=False, soft_wrap=True)

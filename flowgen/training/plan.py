@@ -11,25 +11,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowgen.conditions import null_conditions
 from flowgen.config import ComponentConfig, Config
-from flowgen.contracts import Modality
+from flowgen.core.tree import leaves, tree_map
 from flowgen.errors import FlowgenError
-from flowgen.experiment import (
+from flowgen.media.conditions import null_conditions
+from flowgen.media.interfaces import Modality
+from flowgen.media.streams import Spec, StreamSpec
+from flowgen.runs.experiment import (
     build_conditioners,
     build_dataset,
     build_encoder,
     build_loss,
     build_modality,
     build_network,
-    settle_conditions,
+    resolve_conditions,
 )
-from flowgen.streams import Spec, StreamSpec
 from flowgen.training.activations import Pretended, Shapes, peak_of_step
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.deepspeed_config import data_ranks, deepspeed_config, micro_batch_size, user_config
 from flowgen.training.engine import Objective, shard_sequence
-from flowgen.tree import leaves, tree_map
 
 STAGES = (0, 1, 2, 3)
 _BUCKET = 500_000_000
@@ -70,7 +70,7 @@ class Plan:
 def plan(config: Config, ranks: int) -> Plan:
     """Plan a run on a number of ranks. Nothing of the network's size is allocated."""
     modality = build_modality(config)
-    config, remark = _settled(config, modality)
+    config, remark = _resolved(config, modality)
     spec = build_encoder(config, modality).spec
     deepspeed_config(config, ranks)
     micro = micro_batch_size(config, ranks)
@@ -88,16 +88,18 @@ def plan(config: Config, ranks: int) -> Plan:
     return Plan(count, ranks, micro, accumulation, positions, stages, sent, remark)
 
 
-def _settled(config: Config, modality: Modality) -> tuple[Config, str]:
+def _resolved(config: Config, modality: Modality) -> tuple[Config, str]:
     """The config with its conditions complete, and a remark where the data are not there to say more of them."""
     try:
-        return settle_conditions(config, build_dataset(config, modality)), ""
+        return resolve_conditions(config, build_dataset(config, modality)), ""
     except FlowgenError as error:
         declared = config.conditions or {}
         if not declared or any(c.type is None for c in declared.values()):
             raise
         offered: Any = SimpleNamespace(conditions={name: {"type": c.type} for name, c in declared.items()})
-        return settle_conditions(config, offered), f"planned without the data, by the conditions of the config: {error}"
+        return resolve_conditions(
+            config, offered
+        ), f"planned without the data, by the conditions of the config: {error}"
 
 
 def memory(

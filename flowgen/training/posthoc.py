@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowgen.errors import UsageError
-from flowgen.run import Run
+from flowgen.runs.run import Run
 from flowgen.training.ema import exponent
 
 

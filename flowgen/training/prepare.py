@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowgen.clip import Clip
 from flowgen.config import Config, Resolved, dumps
-from flowgen.contracts import Dataset
+from flowgen.core.tree import leaves
 from flowgen.data.loader import Order, clips_at
-from flowgen.encoder import Encoder
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.files import replacing
+from flowgen.files import replacing, write_json
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder
+from flowgen.media.interfaces import Dataset
 from flowgen.plugins import registry
-from flowgen.run import Run, load_allowing, write_json, write_tensors
+from flowgen.runs.run import Run
 from flowgen.training.deepspeed_config import user_config
-from flowgen.tree import leaves
+from flowgen.weights import load_allowing, write_tensors
 
 FIT_CLIPS = 256
 _MAY_CHANGE = ("run", "sample", "eval", "loggers")

@@ -8,23 +8,23 @@ from typing import Any
 from rich.console import Console
 
 from flowgen.config import Config, Resolved
-from flowgen.contracts import Dataset, Modality
 from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets
-from flowgen.encoder import Encoder
 from flowgen.errors import UsageError
-from flowgen.experiment import (
+from flowgen.media.encoder import Encoder
+from flowgen.media.interfaces import Dataset, Modality
+from flowgen.runs.experiment import (
     build_conditioners,
     build_dataset,
     build_encoder,
     build_loss,
     build_modality,
     build_network,
-    settle_conditions,
+    resolve_conditions,
 )
-from flowgen.generator import Generator
-from flowgen.run import Checkpoint, Run
-from flowgen.training.batches import check_buckets, settle_schedule
+from flowgen.runs.generator import Generator
+from flowgen.runs.run import Checkpoint, Run
+from flowgen.training.batches import check_buckets, resolve_schedule
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.checkpoints import choose_checkpoint, load_after, load_before
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
@@ -41,7 +41,7 @@ from flowgen.training.prepare import (
     write_config,
     write_run,
 )
-from flowgen.training.watch import Watcher
+from flowgen.training.watch import Validator
 
 __all__ = ["Result", "Trainer", "train"]
 
@@ -72,7 +72,7 @@ def train(
 
     modality = build_modality(resolved.config)
     dataset = build_dataset(resolved.config, modality)
-    config = settle_conditions(resolved.config, dataset)
+    config = resolve_conditions(resolved.config, dataset)
     config = config.model_copy(update={"deepspeed": user_config(config)})  # the run folder describes the run by itself
     checkpoint = _checkpoint(run, config, ranks, resume, heading)
     heading("data", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in dataset.describe().items()))
@@ -80,7 +80,7 @@ def train(
     split = Split(
         config.train.batch_size, micro_batch_size(config, ranks.count), ranks.count // shared, ranks.rank // shared
     )
-    schedule = settle_schedule(dataset, config, split, checkpoint)
+    schedule = resolve_schedule(dataset, config, split, checkpoint)
     if isinstance(schedule, InBuckets):
         sizes = ", ".join(f"{bucket.batch} x {bucket.name}" for bucket in schedule.buckets)
         heading("batches", f"{schedule.per_epoch} an epoch, each of one bucket: {sizes}")
@@ -110,7 +110,7 @@ def train(
     trainer = Trainer(config, run, ranks, engine, generator, console)
     if config.train.validation.every or config.train.preview.every:
         wanted = max(config.train.validation.clips, config.train.preview.clips)
-        trainer.watcher = Watcher.of(generator, dataset, wanted, run.folder / "previews")
+        trainer.validator = Validator.of(generator, dataset, wanted, run.folder / "previews")
     if checkpoint is not None:
         load_after(checkpoint, engine, trainer.averages, ranks)
         trainer.load(checkpoint)

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.conditions import MASK, encode_conditions
-from flowgen.contracts import Dataset
-from flowgen.couplings import SOURCE
+from flowgen.core.interfaces import MASK, SOURCE
+from flowgen.core.random import Randomness, seed_of
+from flowgen.core.tree import tree_map
 from flowgen.errors import UsageError
-from flowgen.generator import Generator
-from flowgen.given import clips_to_start, starts
-from flowgen.random import Randomness, seed_of
-from flowgen.tree import tree_map
+from flowgen.media.clip import Clip
+from flowgen.media.conditions import encode_conditions
+from flowgen.media.interfaces import Dataset
+from flowgen.runs.generator import Generator
+from flowgen.runs.given import clips_to_start, starts
 
 _VALIDATION_BATCH = 32
 
 
 @dataclass
-class Watcher:
+class Validator:
     """Owns a network of its own, into which the run's weights are copied, so that looking never disturbs training."""
 
     generator: Generator
@@ -32,7 +32,7 @@ class Watcher:
     folder: Path
 
     @classmethod
-    def of(cls, generator: Generator, dataset: Dataset, clips: int, folder: Path) -> Watcher:
+    def of(cls, generator: Generator, dataset: Dataset, clips: int, folder: Path) -> Validator:
         """`clips` held-out clips, the same ones for the whole run. UsageError: nothing is held out."""
         held_out = dataset.validation()
         if not len(held_out):

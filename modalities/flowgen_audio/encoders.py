@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowgen.clip import Clip
-from flowgen.encoder import Encoder, Latents
 from flowgen.errors import UsageError
-from flowgen.streams import Axis, StreamSpec
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen_audio.griffin_lim import griffin_lim
 from flowgen_audio.modality import Audio
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowgen.clip import Clip
-from flowgen.contracts import Dataset
+from flowgen.core.random import generator, seed_of
 from flowgen.errors import UsageError
-from flowgen.random import generator, seed_of
+from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Dataset
 from flowgen_audio.modality import Audio
 from flowgen_audio.recogniser import Recogniser, recogniser
 

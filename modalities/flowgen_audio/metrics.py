@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.contracts import Dataset
-from flowgen.encoder import Encoder
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder
+from flowgen.media.interfaces import Dataset
 from flowgen_audio.griffin_lim import spectral_convergence
 from flowgen_audio.modality import Audio
 from flowgen_audio.notes import Notes, note_frequency, note_name

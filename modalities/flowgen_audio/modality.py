@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
 from flowgen.data.shards import Source
 from flowgen.errors import UsageError
 from flowgen.files import replacing
+from flowgen.media.clip import Clip
 from flowgen_audio.media import MEDIA_TYPES, read_samples, write_samples
 
 

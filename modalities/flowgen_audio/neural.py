@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.encoder import Latents
 from flowgen.errors import UsageError
-from flowgen.pretrained import Diffused, Frozen, Precision, find
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Latents
+from flowgen.media.pretrained import Diffused, Frozen, Precision, find
 from flowgen_audio.encoders import AudioEncoder
 from flowgen_audio.modality import Audio
 from flowgen_audio.vocos import Vocos, load_vocos, read_settings, vocos_files
@@ -24,7 +24,7 @@ class WaveformAutoencoder(AudioEncoder):
     Latents are means of the posterior, then normalised by statistics of the data set as in every encoder of sound.
 
     Args:
-        model: its folder, or id in the hub cache (see `flowgen.pretrained`); nothing is downloaded.
+        model: its folder, or id in the hub cache (see `flowgen.media.pretrained`); nothing is downloaded.
         precision: of its weights.
         multiple: the patch of the network.
     """
@@ -72,7 +72,7 @@ class MelVocos(AudioEncoder):
 
     Args:
         model: folder with config.yaml and model.safetensors or pytorch_model.bin, or id in the hub cache, such as
-            charactr/vocos-mel-24khz (see `flowgen.pretrained`); nothing is downloaded.
+            charactr/vocos-mel-24khz (see `flowgen.media.pretrained`); nothing is downloaded.
         bands, window, hop: as in a recipe that relies on them; settings that differ from the vocoder's are refused.
         multiple: the patch of the network.
     """

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowgen.clip import Clip
+from flowgen.core.random import seed_of
 from flowgen.errors import UsageError, unknown
-from flowgen.random import seed_of
+from flowgen.media.clip import Clip
 from flowgen_audio.modality import Audio
 
 NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")

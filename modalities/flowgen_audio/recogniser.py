@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowgen.clip import Clip
-from flowgen.contracts import Dataset
+from flowgen.core.random import generator, seed_of
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
-from flowgen.random import generator, seed_of
+from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Dataset
 from flowgen_audio.encoders import mel_filters
 from flowgen_audio.modality import Audio
 

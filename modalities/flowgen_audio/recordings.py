@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import torch
 
-from flowgen.clip import Clip
+from flowgen.core.random import generator, seed_of
 from flowgen.data.shards import Source, located
 from flowgen.errors import BadData, UsageError
-from flowgen.random import generator, seed_of
+from flowgen.media.clip import Clip
 from flowgen_audio.loudness import gain_to
 from flowgen_audio.modality import Audio
 from flowgen_audio.reference import Excerpt

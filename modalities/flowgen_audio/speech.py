@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowgen.clip import Clip
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.pretrained import find
+from flowgen.media.clip import Clip
+from flowgen.media.pretrained import find
 from flowgen_audio.modality import Audio
 
 _RATE = 16000

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
-from flowgen.data.facts import remembered
+from flowgen.data.facts import cached
 from flowgen.data.shards import Source
 from flowgen.errors import FlowgenError
 from flowgen_audio.media import header_frames, read_samples
@@ -64,5 +64,5 @@ def examine(path: Source, measure_loudness: bool = False) -> Facts:
 def survey(paths: Iterable[Source], measure_loudness: bool = False) -> dict[Source, Facts]:
     """Facts of files, by path. Those of files that have not changed since come from a cache in the user's cache folder."""
     kind = f"audio-{_VERSION}-{measure_loudness}"
-    found = remembered(kind, paths, lambda path: asdict(examine(path, measure_loudness)), min(4, os.cpu_count() or 1))
+    found = cached(kind, paths, lambda path: asdict(examine(path, measure_loudness)), min(4, os.cpu_count() or 1))
     return {path: Facts(**facts) for path, facts in found.items()}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from flowgen.errors import FlowgenError
-from flowgen.pretrained import read_weights
-from flowgen.run import load_strictly
+from flowgen.media.pretrained import read_weights
+from flowgen.weights import load_strictly
 
 _MEL = "feature_extractor.mel_spec."
 """Window and filters, which published weights hold too and the encoder makes itself."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
+from flowgen.core.random import uniform_rows
 from flowgen.errors import UsageError
-from flowgen.random import uniform_rows
+from flowgen.media.clip import Clip
 from flowgen_points.modality import Points, read_points
 
 _EPOCH = 2**18  # what a data set without end calls its length

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.encoder import Encoder, Latents
-from flowgen.streams import StreamSpec
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.streams import StreamSpec
 from flowgen_points.modality import Points, stack
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from flowgen.clip import Clip
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
 from flowgen_points.datasets import Checkerboard
 from flowgen_points.modality import Points, stack
 

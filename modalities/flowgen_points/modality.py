@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
+from flowgen.media.clip import Clip
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowgen.files import replacing
-from flowgen.pictures import save_moving
+from flowgen.media.pictures import save_moving
 
 _FPS = 20
 _TIMES = (0.0, 0.25, 0.5, 0.75, 0.95)

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.encoder import Encoder, Latents
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.pretrained import Diffused, Precision
-from flowgen.streams import Axis, StreamSpec
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.pretrained import Diffused, Precision
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen_video.modality import Video
 
 
@@ -149,7 +149,7 @@ class ImageAutoencoder(FrozenAutoencoder):
     """Frame by frame through a picture autoencoder (AutoencoderKL, AutoencoderDC): any number of frames.
 
     Args:
-        model: its folder, or id in the hub cache (see `flowgen.pretrained`); nothing is downloaded.
+        model: its folder, or id in the hub cache (see `flowgen.media.pretrained`); nothing is downloaded.
         precision: of its weights.
         tiling: large frames in overlapping tiles, which bounds memory.
         batch: frames at a time.
@@ -192,7 +192,7 @@ class VideoAutoencoder(FrozenAutoencoder):
     The first frame is a latent step of its own, every further step takes f frames: clips have 1 + k f frames.
 
     Args:
-        model: its folder, or id in the hub cache (see `flowgen.pretrained`); nothing is downloaded.
+        model: its folder, or id in the hub cache (see `flowgen.media.pretrained`); nothing is downloaded.
         precision: of its weights.
         tiling: large frames in overlapping tiles, which bounds memory.
         batch: clips at a time.

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
+from flowgen.core.random import generator
 from flowgen.errors import UsageError
-from flowgen.random import generator
+from flowgen.media.clip import Clip
 from flowgen_video.modality import Video
 from flowgen_video.moving_digits import DIRECTIONS, MovingDigits, render, scans, split
 

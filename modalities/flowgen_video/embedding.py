@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowgen.clip import Clip
+from flowgen.core.random import generator
 from flowgen.errors import FlowgenError, UsageError, unknown
-from flowgen.random import generator
+from flowgen.media.clip import Clip
 
 NAMES = ("random-convolution", "efficientnet-lite0")
 FrameEmbedding: TypeAlias = Callable[[Tensor], Tensor]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.encoder import Encoder, Latents
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.streams import Axis, StreamSpec
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen_video.modality import Video
 
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.contracts import Dataset
+from flowgen.core.random import seed_of
 from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.random import seed_of
+from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Dataset
 from flowgen_video.embedding import embed
 from flowgen_video.modality import Video
 

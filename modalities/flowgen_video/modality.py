@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from flowgen.clip import Clip
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
 
 _SHOWN = 256
 

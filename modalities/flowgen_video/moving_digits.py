@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
+from flowgen.core.random import generator
 from flowgen.errors import UsageError
-from flowgen.random import generator
+from flowgen.media.clip import Clip
 from flowgen_video.modality import Video
 
 DIRECTIONS: dict[str, tuple[int, int]] = {

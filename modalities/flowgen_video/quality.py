@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowgen.clip import Clip
+from flowgen.media.clip import Clip
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.data.facts import remembered
+from flowgen.core.random import generator
+from flowgen.data.facts import cached
 from flowgen.data.shards import Source, located
 from flowgen.errors import BadData, FlowgenError, UsageError, unknown
-from flowgen.random import generator
+from flowgen.media.clip import Clip
 from flowgen_video.buckets import Bucket, assign, parse_bucket
 from flowgen_video.modality import Video
 from flowgen_video.reading import FrameIndex, decode_frames, index_frames, resample, shown_size
@@ -209,7 +209,7 @@ class Recordings:
             rows, starts = [], []
             recordings = self.parts[self.part]
             kind, threads = f"video-{_VERSION}-{self.modality.fps}", min(4, os.cpu_count() or 1)
-            seen = remembered(kind, (r.path for r in recordings), self._examine, threads)
+            seen = cached(kind, (r.path for r in recordings), self._examine, threads)
             for recording in recordings:
                 row, found = self._judge(recording, seen[recording.path])
                 rows.append(row)

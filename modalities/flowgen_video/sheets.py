@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from flowgen.clip import Clip
 from flowgen.errors import FlowgenError
 from flowgen.files import replacing
+from flowgen.media.clip import Clip
 
 _GAP = 4
 _TEXT = 14

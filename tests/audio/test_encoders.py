@@ -12,9 +12,9 @@ from flowgen_audio.metrics import pitch_error
 from flowgen_audio.modality import Audio
 from flowgen_audio.notes import Notes
 
-from flowgen.clip import Clip
-from flowgen.encoder import Latents
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Latents
 
 ENCODERS = [Waveform, ComplexSTFT, Spectrogram, Mel]
 

@@ -14,7 +14,7 @@ pytest.importorskip("diffusers")
 from flowgen import text
 from flowgen.config import load
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.run import Run
+from flowgen.runs.run import Run
 from flowgen.testing.models import autoencoder, text_encoder, vocoder
 from tests.large_recipes import SMALL, flowgen, sounds
 

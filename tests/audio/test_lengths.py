@@ -14,12 +14,13 @@ from flowgen_audio.notes import Notes
 from torch import Tensor
 
 from flowgen import FlowMatching, NetworkFlow, sample, uniform_grid
-from flowgen.clip import Clip
-from flowgen.conditions import MASK, ClassCondition
-from flowgen.encoder import Latents
+from flowgen.core.interfaces import MASK
+from flowgen.core.random import Randomness
+from flowgen.core.solvers import Heun
+from flowgen.media.clip import Clip
+from flowgen.media.conditions import ClassCondition
+from flowgen.media.encoder import Latents
 from flowgen.nn import Transformer
-from flowgen.random import Randomness
-from flowgen.solvers import Heun
 
 AUDIO = Audio(8000, duration_s=2.0)
 

@@ -23,8 +23,8 @@ from flowgen_audio.modality import Audio
 from flowgen_audio.notes import Notes
 from flowgen_audio.recogniser import Recogniser, collate
 
-from flowgen.clip import Clip
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
 
 AUDIO = Audio(8000, duration_s=0.25)
 TIMBRES = ("flute", "brass", "marimba")

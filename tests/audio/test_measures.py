@@ -14,10 +14,10 @@ from flowgen_audio.modality import Audio
 from flowgen_audio.notes import Notes
 from flowgen_audio.speech import Words, edits, normalised
 
-from flowgen.clip import Clip
 from flowgen.config import Document, resolve
 from flowgen.errors import UsageError
 from flowgen.evaluation import build_metrics
+from flowgen.media.clip import Clip
 
 AUDIO = Audio(8000, duration_s=0.25)
 FSDD = Path(__file__).parents[2].parent / "shared/data/fsdd"

@@ -15,8 +15,8 @@ import torch
 from flowgen_audio.media import CODECS
 from flowgen_audio.modality import Audio
 
-from flowgen.clip import Clip
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.clip import Clip
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 METADATA = {"seed": 3, "conditions": {"pitch": "C#4"}, "solver": "heun", "text": "Ü, \"quoted\" = ; 'x'"}

@@ -14,9 +14,9 @@ from flowgen_audio.neural import MelVocos, WaveformAutoencoder
 from flowgen_audio.vocos import load_vocos
 from safetensors.torch import load_file, save_file
 
-from flowgen.clip import Clip
-from flowgen.encoder import Latents
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Latents
 from flowgen.testing.models import autoencoder, vocoder
 
 MONO = Audio(sample_rate=8000, channels=1, duration_s=0.25)

@@ -14,8 +14,8 @@ from flowgen_audio.modality import Audio
 from flowgen_audio.notes import TIMBRES, Notes, note_frequency, note_name, note_number, synthesise
 from flowgen_audio.pitch import fundamental
 
-from flowgen.clip import Clip
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
 
 
 def test_note_names() -> None:

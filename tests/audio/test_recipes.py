@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowgen.conditions import encode_conditions
 from flowgen.config import build, load
-from flowgen.experiment import (
+from flowgen.core.random import Randomness
+from flowgen.media.conditions import encode_conditions
+from flowgen.runs.experiment import (
     build_conditioners,
     build_dataset,
     build_encoder,
     build_loss,
     build_modality,
     build_network,
-    settle_conditions,
+    resolve_conditions,
 )
-from flowgen.random import Randomness
 
 FSDD = Path(__file__).parents[2].parent / "shared/data/fsdd"
 RECIPES = [
@@ -33,7 +33,7 @@ def test_a_recipe_takes_training_clips_through_its_network(name: str) -> None:
     config = load(name, [f"data.folder={FSDD}"] if name == "audio/fsdd" else []).config
     modality = build_modality(config)
     dataset = build_dataset(config, modality)
-    config = settle_conditions(config, dataset)
+    config = resolve_conditions(config, dataset)
     conditioners = build_conditioners(config)
     encoder = build_encoder(config, modality)
     network = build_network(config, encoder.spec, conditioners)
@@ -52,7 +52,7 @@ def test_a_shortened_demo_learns() -> None:
     config = load("demo/audio", ["network.width=64", "network.depth=2"]).config
     modality = build_modality(config)
     dataset = build_dataset(config, modality)
-    config = settle_conditions(config, dataset)
+    config = resolve_conditions(config, dataset)
     conditioners = build_conditioners(config)
     encoder, loss = build_encoder(config, modality), build_loss(config)
     clips = [dataset.clip(i, 0) for i in range(64)]

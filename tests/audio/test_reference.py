@@ -16,8 +16,8 @@ from flowgen_audio.modality import Audio
 from flowgen_audio.reference import Excerpt, ReferenceCondition
 
 from flowgen.cli import cli
-from flowgen.conditions import encode_conditions, null_conditions
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.conditions import encode_conditions, null_conditions
 from flowgen.nn import ConditionEmbedding
 
 RATE = 8000

@@ -56,8 +56,8 @@ def test_a_clip_is_continued_frame_by_frame_from_where_it_ends(runs, tmp_path, r
 
 
 def test_given_frames_come_back_exactly_and_the_rest_is_new(runs, tmp_path):
-    from flowgen.generator import Generator
-    from flowgen.given import Given
+    from flowgen.runs.generator import Generator
+    from flowgen.runs.given import Given
 
     generator = Generator.load(runs / "known")
     clip = generator.modality.read(runs / "clip.gif")

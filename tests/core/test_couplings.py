@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
-from flowgen.couplings import Independent, OptimalTransport, Sinkhorn, condition_groups
-from flowgen.losses import FlowMatching
-from flowgen.random import Randomness
+from flowgen.core.couplings import Independent, OptimalTransport, Sinkhorn, condition_groups
+from flowgen.core.losses import FlowMatching
+from flowgen.core.random import Randomness
 
 
 def cost(x0, x1, order):

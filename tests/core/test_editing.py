@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from flowgen.editing import Replaced, between, slerp, vary
-from flowgen.guidance import CFG
-from flowgen.paths import VP, Cosine, Linear
-from flowgen.regions import KnownFlow
-from flowgen.sampler import sample
-from flowgen.solvers import RK4, AdamsMoulton, DPMSolverPP2M, Euler, EulerMaruyama
+from flowgen.core.editing import Replaced, between, slerp, vary
+from flowgen.core.guidance import CFG
+from flowgen.core.paths import VP, Cosine, Linear
+from flowgen.core.sampler import sample
+from flowgen.core.solvers import RK4, AdamsMoulton, DPMSolverPP2M, Euler, EulerMaruyama
+from flowgen.core.times import uniform_grid
+from flowgen.media.regions import KnownFlow
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import uniform_grid
 
 # two positions of one channel, whose modes tell one from the other
 TARGET = GaussianMixture(

@@ -3,8 +3,9 @@ import itertools
 import pytest
 import torch
 
-from flowgen.estimate import PREDICTIONS, Estimate
-from flowgen.paths import VE, VP, CondOT, Cosine, Linear
+from flowgen.core.estimate import Estimate
+from flowgen.core.interfaces import PREDICTIONS
+from flowgen.core.paths import VE, VP, CondOT, Cosine, Linear
 from flowgen.testing.oracle import GaussianMixture
 
 PATHS = [Linear(), CondOT(), Cosine(), VP(), VE()]

@@ -3,11 +3,11 @@ import itertools
 import pytest
 import torch
 
-from flowgen.flow import NetworkFlow, OnPath
-from flowgen.paths import VE, VP, CondOT, Cosine, Linear
-from flowgen.sampler import sample
-from flowgen.solvers import RK4, DPMSolverPP2M
-from flowgen.times import uniform_grid
+from flowgen.core.flow import NetworkFlow, OnPath
+from flowgen.core.paths import VE, VP, CondOT, Cosine, Linear
+from flowgen.core.sampler import sample
+from flowgen.core.solvers import RK4, DPMSolverPP2M
+from flowgen.core.times import uniform_grid
 
 PATHS = [Linear(), Cosine(), VP(), VE()]
 

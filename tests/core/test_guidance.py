@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowgen.estimate import Estimate
-from flowgen.flow import NetworkFlow
-from flowgen.guidance import APG, CFG, AutoGuidance, CFGRescale, CFGZeroStar, MultiCFG
-from flowgen.paths import Cosine, Linear
-from flowgen.sampler import sample
-from flowgen.solvers import RK4, DormandPrince, DPMSolverPP2M, Heun
+from flowgen.core.estimate import Estimate
+from flowgen.core.flow import NetworkFlow
+from flowgen.core.guidance import APG, CFG, AutoGuidance, CFGRescale, CFGZeroStar, MultiCFG
+from flowgen.core.paths import Cosine, Linear
+from flowgen.core.sampler import sample
+from flowgen.core.solvers import RK4, DormandPrince, DPMSolverPP2M, Heun
+from flowgen.core.times import uniform_grid
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import uniform_grid
 
 B = 16
 PREDICTIONS = ["velocity", "data", "noise", "score"]

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from flowgen.estimate import Estimate
-from flowgen.likelihood import bits_per_dim, log_prob, rademacher
-from flowgen.paths import VE, CondOT, Cosine, Linear
-from flowgen.solvers import RK4, AdamsMoulton, DormandPrince
+from flowgen.core.estimate import Estimate
+from flowgen.core.likelihood import bits_per_dim, log_prob, rademacher
+from flowgen.core.paths import VE, CondOT, Cosine, Linear
+from flowgen.core.solvers import RK4, AdamsMoulton, DormandPrince
+from flowgen.core.times import uniform_grid
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import uniform_grid
 
 
 @pytest.mark.parametrize("path", [Linear(), CondOT(), Cosine()], ids=lambda p: type(p).__name__)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from flowgen.couplings import GivenPairs, Independent
-from flowgen.estimate import convert
-from flowgen.losses import (
+from flowgen.core.couplings import GivenPairs, Independent
+from flowgen.core.estimate import convert
+from flowgen.core.losses import (
     EDM,
     FlowMatching,
     Likelihood,
@@ -17,12 +17,12 @@ from flowgen.losses import (
     rectified_flow,
     score_matching,
 )
-from flowgen.paths import VE, VP, CondOT, Cosine, Linear
-from flowgen.random import Randomness
-from flowgen.sampler import sample
-from flowgen.solvers import RK4, Heun
+from flowgen.core.paths import VE, VP, CondOT, Cosine, Linear
+from flowgen.core.random import Randomness
+from flowgen.core.sampler import sample
+from flowgen.core.solvers import RK4, Heun
+from flowgen.core.times import LogitNormal, TokenShift, uniform_grid
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import LogitNormal, TokenShift, uniform_grid
 
 PATHS = [Linear(), CondOT(), Cosine(), VP(), VE()]
 MIXTURE = GaussianMixture.random(3, 2, seed=5)

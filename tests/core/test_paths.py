@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from flowgen.paths import VE, VP, AffinePath, CondOT, Cosine, Linear, affine_path, coefficients
+from flowgen.core.paths import VE, VP, AffinePath, CondOT, Cosine, Linear, affine_path, coefficients
 
 PATHS = [
     Linear(),

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from flowgen.random import Randomness
-from flowgen.regions import Ends, Gap, Outside, Prefix, Suffix, check_regions, draw_known
-from flowgen.streams import Axis, StreamSpec
+from flowgen.core.random import Randomness
+from flowgen.media.regions import Ends, Gap, Outside, Prefix, Suffix, check_regions, draw_known
+from flowgen.media.streams import Axis, StreamSpec
 
 SPEC = StreamSpec(3, (Axis("time", 12, 8.0), Axis("height", 6), Axis("width", 4)))
 RANDOM = Randomness(seed=1, step=0, batch=200)
@@ -88,7 +88,7 @@ def test_misfits_are_refused():
 def test_a_given_part_is_kept_and_continued():
     """Data on a line: with the first coordinate given, the exact flow of the joint law makes the second agree with it."""
     from flowgen import CFG, DPMSolverPP2M, Linear, NetworkFlow, sample, uniform_grid
-    from flowgen.regions import KnownFlow
+    from flowgen.media.regions import KnownFlow
 
     seen = []
 

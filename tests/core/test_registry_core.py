@@ -10,14 +10,14 @@ import torch
 import flowgen
 from flowgen.config import build
 from flowgen.config.schema import ComponentConfig
-from flowgen.couplings import Independent
-from flowgen.paths import Linear
+from flowgen.core.couplings import Independent
+from flowgen.core.paths import Linear
+from flowgen.core.random import Randomness
+from flowgen.core.sampler import prior, sample
+from flowgen.core.solvers import Euler, NonStationary
+from flowgen.core.times import Uniform, uniform_grid
 from flowgen.plugins import registry
-from flowgen.random import Randomness
-from flowgen.sampler import prior, sample
-from flowgen.solvers import Euler, NonStationary
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import Uniform, uniform_grid
 
 MIXTURE = GaussianMixture.random(3, 2, seed=1)
 NAMED = {

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from flowgen.estimate import Estimate
-from flowgen.flow import NetworkFlow
-from flowgen.paths import VE, VP, Cosine, Linear
-from flowgen.sampler import encode, prior, sample
-from flowgen.solvers import (
+from flowgen.core.estimate import Estimate
+from flowgen.core.flow import NetworkFlow
+from flowgen.core.paths import VE, VP, Cosine, Linear
+from flowgen.core.sampler import invert, prior, sample
+from flowgen.core.solvers import (
     DDIM,
     RK4,
     Ancestral,
@@ -20,8 +20,8 @@ from flowgen.solvers import (
     Midpoint,
     UniPC,
 )
+from flowgen.core.times import uniform_grid
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import uniform_grid
 
 X = torch.zeros(2, 2, dtype=torch.float64)
 
@@ -30,7 +30,7 @@ X = torch.zeros(2, 2, dtype=torch.float64)
     ("grid", "reason"),
     [
         (torch.tensor([0.0, 0.5, 0.5, 1.0]), "increase"),
-        (torch.tensor([1.0, 0.5, 0.0]), "encode"),
+        (torch.tensor([1.0, 0.5, 0.0]), "invert"),
         (torch.tensor([0.0, 1.5]), r"\[0, 1\]"),
         (torch.tensor([-0.1, 1.0]), r"\[0, 1\]"),
         (torch.tensor([0.0, math.nan, 1.0]), "increase"),
@@ -118,7 +118,7 @@ def test_values_that_are_not_finite_are_reported(mixture):
 def test_stochastic_solvers_do_not_run_backwards(mixture):
     for solver in (EulerMaruyama(), Ancestral()):
         with pytest.raises(ValueError, match="backwards"):
-            encode(mixture.flow(), X, uniform_grid(4), solver=solver)
+            invert(mixture.flow(), X, uniform_grid(4), solver=solver)
 
 
 def test_network_sees_float32_and_the_state_keeps_its_precision():

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from flowgen.paths import VE, VP, Cosine, Linear
-from flowgen.sampler import prior, sample
-from flowgen.solvers import (
+from flowgen.core.paths import VE, VP, Cosine, Linear
+from flowgen.core.sampler import prior, sample
+from flowgen.core.solvers import (
     DDIM,
     Ancestral,
     DPMSolverPP2M,
@@ -18,8 +18,8 @@ from flowgen.solvers import (
     HeunSDE,
     Langevin,
 )
+from flowgen.core.times import uniform_grid
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import uniform_grid
 
 TARGET = GaussianMixture(
     torch.tensor([[-1.0], [0.8]], dtype=torch.float64),

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from flowgen.paths import VE, VP, Cosine, Linear, coefficients
-from flowgen.sampler import encode, sample
-from flowgen.solvers import (
+from flowgen.core.paths import VE, VP, Cosine, Linear, coefficients
+from flowgen.core.sampler import invert, sample
+from flowgen.core.solvers import (
     DDIM,
     RK4,
     AdamsBashforth,
@@ -24,9 +24,9 @@ from flowgen.solvers import (
     TableRungeKutta,
     UniPC,
 )
-from flowgen.solvers.table import saved_table
+from flowgen.core.solvers.table import saved_table
+from flowgen.core.times import eased_grid, uniform_grid
 from flowgen.testing.oracle import GaussianMixture
-from flowgen.times import eased_grid, uniform_grid
 
 # smooth enough that the asymptotic regime begins at a few steps
 SMOOTH = GaussianMixture(
@@ -103,7 +103,7 @@ def test_evaluations_are_counted(solver):
 def test_inversion_round_trip(mixture, solver, path, g):
     x1, grid = mixture.sample(64, g), uniform_grid(2 if isinstance(solver, DormandPrince) else 300)
     flow = mixture.flow(path)
-    noise = encode(flow, x1, grid, solver=solver)
+    noise = invert(flow, x1, grid, solver=solver)
     assert float((sample(flow, noise, grid, solver=solver) - x1).abs().max()) < 1e-4
 
 
@@ -111,7 +111,7 @@ def test_inversion_lands_on_the_exact_noise():
     grid = uniform_grid(200)
     x1 = SMOOTH.flow_map(Linear(), X0, 0.0, 1.0)
     for solver in (RK4(), DPMSolverPP2M(), UniPC(), DDIM()):
-        gap = (encode(SMOOTH.flow(Linear()), x1, grid, solver=solver) - X0).abs().mean()
+        gap = (invert(SMOOTH.flow(Linear()), x1, grid, solver=solver) - X0).abs().mean()
         assert float(gap) < (1e-6 if isinstance(solver, RK4) else 2e-2)
 
 

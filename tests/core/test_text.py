@@ -12,13 +12,13 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from flowgen.conditions import drop_conditions, encode_conditions, null_conditions  # noqa: E402
 from flowgen.errors import FlowgenError, UsageError  # noqa: E402
+from flowgen.media.conditions import drop_conditions, encode_conditions, null_conditions  # noqa: E402
+from flowgen.media.pretrained import find, read_weights  # noqa: E402
+from flowgen.media.streams import Axis, StreamSpec  # noqa: E402
+from flowgen.media.text import TextEncoderCondition, _opened  # noqa: E402
 from flowgen.nn import ConditionEmbedding, Transformer  # noqa: E402
-from flowgen.pretrained import find, read_weights  # noqa: E402
-from flowgen.streams import Axis, StreamSpec  # noqa: E402
 from flowgen.testing.models import text_encoder  # noqa: E402
-from flowgen.text import TextEncoderCondition, _opened  # noqa: E402
 
 CAPTIONS = ("a dog barks", "rain on a tin roof", "a dog barks loudly")
 
@@ -158,7 +158,7 @@ def test_weights_that_do_not_match_are_refused_by_name(model: Path, tmp_path: Pa
 
 
 def test_another_model_than_the_runs_is_refused(model: Path, tmp_path: Path) -> None:
-    identity = TextEncoderCondition(str(model)).settle()["identity"]
+    identity = TextEncoderCondition(str(model)).resolve()["identity"]
     moved = shutil.copytree(model, tmp_path / "moved")
     assert TextEncoderCondition(str(moved), identity=identity).encode("rain")["mask"].any()
     name = next(k for k, v in read_weights(model).items() if v.ndim == 2)
@@ -166,7 +166,7 @@ def test_another_model_than_the_runs_is_refused(model: Path, tmp_path: Path) -> 
     with pytest.raises(FlowgenError, match=f"is not the one this run was trained with .* expected {identity}"):
         TextEncoderCondition(other, identity=identity).encode("rain")
     with pytest.raises(FlowgenError, match="is not the one"):
-        TextEncoderCondition(other, identity=identity).settle()
+        TextEncoderCondition(other, identity=identity).resolve()
 
 
 def test_the_config_alone_says_how_wide_it_is(model: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_config_alone_says_how_wide_it_is(model: Path, tmp_path: Path) -> No
     shutil.copy(model / "config.json", tmp_path)
     condition = TextEncoderCondition(str(tmp_path), max_tokens=24)
     assert condition.null()["states"].shape == (24, 16)
-    assert condition.settle() == {}
+    assert condition.resolve() == {}
     with pytest.raises(FlowgenError, match="has no weights"):
         TextEncoderCondition(str(tmp_path), identity="0" * 16).encode("rain")
     (tmp_path / "pytorch_model.bin").touch()

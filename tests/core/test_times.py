@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from flowgen.paths import VE, VP, Cosine, Linear
-from flowgen.random import Randomness
-from flowgen.times import (
+from flowgen.core.paths import VE, VP, Cosine, Linear
+from flowgen.core.random import Randomness
+from flowgen.core.times import (
     LogitNormal,
     Mode,
     TokenShift,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowgen.conditions import NumberCondition, asked_lengths, told_lengths
 from flowgen.errors import UsageError
+from flowgen.media.conditions import NumberCondition, asked_lengths, told_lengths
 
 CONDITIONS = {
     "how_long": NumberCondition(0.5, 4.0, log=True, seconds=True),

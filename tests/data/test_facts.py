@@ -8,7 +8,7 @@ from flowgen_video.folders import VideoFolder
 from flowgen_video.modality import Video
 from flowgen_video.writing import write_frames
 
-from flowgen.data.facts import remembered
+from flowgen.data.facts import cached
 
 
 @pytest.fixture
@@ -32,30 +32,30 @@ def length():
 
 
 def test_a_file_is_looked_at_once_until_it_changes(files, length):
-    first = remembered("test-1", files, length)
-    assert remembered("test-1", files, length) == first
+    first = cached("test-1", files, length)
+    assert cached("test-1", files, length) == first
     assert length.seen == ["a", "b", "c"]
     files[1].write_text("longer")
-    assert remembered("test-1", files, length)[files[1]]["length"] == 6
+    assert cached("test-1", files, length)[files[1]]["length"] == 6
     assert length.seen[3:] == ["b"]
     stat = files[0].stat()
     os.utime(files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    remembered("test-1", files, length, threads=2)
+    cached("test-1", files, length, threads=2)
     assert length.seen[4:] == ["a"]
 
 
 def test_another_look_is_another_matter(files, length):
     for kind in ("test-2-x", "test-2-y", "test-2-x"):
-        remembered(kind, files[:1], length)
+        cached(kind, files[:1], length)
     assert length.seen == ["a", "a"]
 
 
 def test_part_of_a_folder_forgets_nothing_of_the_rest(files, length):
-    remembered("test-3", files[:2], length)
-    assert list(remembered("test-3", files[1:], length)) == files[1:]
-    assert remembered("test-3", reversed([*files, *files]), length).keys() == set(files)
+    cached("test-3", files[:2], length)
+    assert list(cached("test-3", files[1:], length)) == files[1:]
+    assert cached("test-3", reversed([*files, *files]), length).keys() == set(files)
     assert length.seen == ["a", "b", "c"]
-    assert remembered("test-3", [], length) == {}
+    assert cached("test-3", [], length) == {}
 
 
 def test_a_missing_file_is_looked_at_when_it_appears(files, length):
@@ -64,21 +64,21 @@ def test_a_missing_file_is_looked_at_when_it_appears(files, length):
     def look(path):
         return length(path) if path.exists() else {"problem": "absent"}
 
-    assert remembered("test-4", [late], look)[late] == {"problem": "absent"}
+    assert cached("test-4", [late], look)[late] == {"problem": "absent"}
     late.write_text("here")
-    assert remembered("test-4", [late], look)[late]["length"] == 4
+    assert cached("test-4", [late], look)[late]["length"] == 4
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\x00\xff"])
 def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(files, length, monkeypatch, tmp_path, content):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
-    remembered("test-5", files, length)
+    cached("test-5", files, length)
     (kept,) = (tmp_path / "own" / "flowgen" / "test").iterdir()
     kept.write_text(content)
-    remembered("test-5", files, length)
+    cached("test-5", files, length)
     assert len(length.seen) == 6
     monkeypatch.setenv("XDG_CACHE_HOME", str(files[0]))  # no folder
-    assert remembered("test-5", files, length)[files[2]]["length"] == 1
+    assert cached("test-5", files, length)[files[2]]["length"] == 1
 
 
 def test_videos_are_the_same_from_memory(tmp_path):

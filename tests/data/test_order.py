@@ -6,13 +6,13 @@ from itertools import islice
 import pytest
 import torch
 
-from flowgen.clip import Clip
+from flowgen.core.losses import FlowMatching
+from flowgen.core.random import Randomness
+from flowgen.core.times import TokenShift, row_factors, shift_factor
 from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets, InOneOrder, Order, fill_buckets, make_schedule
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.losses import FlowMatching
-from flowgen.random import Randomness
-from flowgen.times import TokenShift, row_factors, shift_factor
+from flowgen.media.clip import Clip
 
 COSTS = {"long": 1.0, "half": 0.5, "third": 1 / 3}
 

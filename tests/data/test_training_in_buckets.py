@@ -13,8 +13,8 @@ from flowgen.config import load
 from flowgen.data.loader import Split
 from flowgen.data.order import make_schedule
 from flowgen.errors import UsageError
-from flowgen.experiment import build_dataset, build_modality
-from flowgen.training.batches import settle_schedule
+from flowgen.runs.experiment import build_dataset, build_modality
+from flowgen.training.batches import resolve_schedule
 
 
 def log(folder):
@@ -107,13 +107,13 @@ def test_a_resumed_run_keeps_its_batches_or_refuses(tones):
     config = load(str(tones), ["train.micro_batch_size=4"]).config
     dataset = build_dataset(config, build_modality(config))
     begun = SimpleNamespace(manifest={"trainer": {"parts": 1}})
-    kept = settle_schedule(dataset, config, Split(4, 4), begun)
+    kept = resolve_schedule(dataset, config, Split(4, 4), begun)
     assert kept.buckets == make_schedule(dataset, 0, 4, 1).buckets
     odd = next(bucket for bucket in kept.buckets if bucket.batch % 2)
     with pytest.raises(UsageError, match=rf"bucket {odd.name} has batches of {odd.batch} clips .*so that there are 1"):
-        settle_schedule(dataset, config, Split(4, 2, 2), begun)
+        resolve_schedule(dataset, config, Split(4, 2, 2), begun)
     two = SimpleNamespace(manifest={"trainer": {"parts": 2}})
     halved = make_schedule(dataset, 0, 4, 2).buckets
     for split in (Split(4, 4), Split(4, 2), Split(4, 2, 2)):  # fewer parts, or the same ones on other ranks
-        assert settle_schedule(dataset, config, split, two).buckets == halved
-    assert settle_schedule(dataset, config, Split(4, 4), None).buckets == kept.buckets
+        assert resolve_schedule(dataset, config, split, two).buckets == halved
+    assert resolve_schedule(dataset, config, Split(4, 4), None).buckets == kept.buckets

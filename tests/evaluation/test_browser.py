@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from flowgen.cli import cli
 from flowgen.report import section, write_report
-from flowgen.run import Run
+from flowgen.runs.run import Run
 from tests.evaluation.pages import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from flowgen.evaluation import load
-from flowgen.run import Run
+from flowgen.runs.run import Run
 from tests.evaluation.pages import Page, media
 
 

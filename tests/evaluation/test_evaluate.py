@@ -9,11 +9,11 @@ import torch
 from click.testing import CliRunner
 
 from flowgen.cli import cli
-from flowgen.clip import Clip
 from flowgen.errors import UsageError
 from flowgen.evaluation import build_metrics, draw_sets, evaluate, figure, load
-from flowgen.experiment import build_dataset
-from flowgen.generator import Generator
+from flowgen.media.clip import Clip
+from flowgen.runs.experiment import build_dataset
+from flowgen.runs.generator import Generator
 
 
 @dataclass

@@ -14,7 +14,7 @@ from flowgen.cli import cli
 from flowgen.report import Shown, section, write_report
 from flowgen.report.curves import HEIGHT, WIDTH, chart, loss_chart, thinned
 from flowgen.report.showcase import spread
-from flowgen.run import Run
+from flowgen.runs.run import Run
 from tests.evaluation.pages import Page, media
 
 

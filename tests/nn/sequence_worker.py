@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from flowgen.conditions import MASK, ClassCondition, TextCondition
+from flowgen.core.interfaces import MASK
+from flowgen.media.conditions import ClassCondition, TextCondition
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen.nn import Transformer
 from flowgen.nn.parallel import SequenceGroup
-from flowgen.streams import Axis, StreamSpec
 
 torch.set_num_threads(1)
 SPEC = StreamSpec(3, (Axis("time", 6, 2.0), Axis("width", 4)))

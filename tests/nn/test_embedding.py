@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowgen.conditions import ClassCondition, NumberCondition, TextCondition, encode_conditions, null_conditions
+from flowgen.media.conditions import ClassCondition, NumberCondition, TextCondition, encode_conditions, null_conditions
 from flowgen.nn import ConditionEmbedding, CrossAttention, TimeEmbedding
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from flowgen.conditions import ClassCondition, NumberCondition, TextCondition, encode_conditions
+from flowgen.media.conditions import ClassCondition, NumberCondition, TextCondition, encode_conditions
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen.nn import MLP
-from flowgen.streams import Axis, StreamSpec
 
 CONDITIONS = {"kind": ClassCondition(("a", "b")), "level": NumberCondition(0, 1)}
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowgen.media.streams import Axis
 from flowgen.nn.positions import Positions, rotate
-from flowgen.streams import Axis
 
 
 def phase(positions: Positions, grid: tuple[int, ...]) -> Tensor:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen.nn import Transformer
 from flowgen.nn.parallel import SequenceGroup
-from flowgen.streams import Axis, StreamSpec
 
 
 @pytest.mark.slow

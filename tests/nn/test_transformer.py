@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowgen.conditions import ClassCondition, NumberCondition, TextCondition, encode_conditions, null_conditions
+from flowgen.media.conditions import ClassCondition, NumberCondition, TextCondition, encode_conditions, null_conditions
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen.nn import Transformer
-from flowgen.streams import Axis, StreamSpec
 
 AXES = (Axis("time", 8, 4.0), Axis("height", 6), Axis("width", 4))
 CONDITIONS = {"kind": ClassCondition(("a", "b")), "level": NumberCondition(0, 1), "text": TextCondition(8)}

@@ -19,7 +19,7 @@ def shout(word):
 
 @hookimpl
 def flowgen_components():
-    return [Component("path", "tone-path", "flowgen.paths:Linear", "a path")]
+    return [Component("path", "tone-path", "flowgen.core.paths:Linear", "a path")]
 """
 
 

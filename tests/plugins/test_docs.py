@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flowgen.plugins import KINDS
-from flowgen.plugins.reference import reference
 from flowgen.testing import CHECKS
+from flowgen.testing.reference import reference
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "plugins.md"
@@ -23,7 +23,7 @@ def anchors(text: str) -> set[str]:
 
 def test_the_reference_is_fresh():
     kept = (ROOT / "docs" / "reference.md").read_text()
-    assert kept == reference(), "write it anew: python -m flowgen.plugins.reference > docs/reference.md"
+    assert kept == reference(), "write it anew: python -m flowgen.testing.reference > docs/reference.md"
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)

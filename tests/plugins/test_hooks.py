@@ -170,10 +170,10 @@ def test_a_plugin_that_fails_in_an_event_is_named_once_and_the_others_are_told()
     found.register("good", plugin(flowgen_step_done=lambda step: told.append(step)))
     facts = {"folder": Path(), "figures": {}}
     with pytest.warns(UserWarning, match=r"plugin 'bad' failed in flowgen_step_done .*RuntimeError: no network"):
-        found.tell("flowgen_step_done", step=1, **facts)
+        found.notify("flowgen_step_done", step=1, **facts)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found.tell("flowgen_step_done", step=2, **facts)
+        found.notify("flowgen_step_done", step=2, **facts)
     assert told == [1, 2]
 
 
@@ -221,7 +221,7 @@ def test_a_writer_adds_a_file_type(site, tmp_path, config):
     found = Registry()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flowgen.plugins.media.registry", lambda: found)
-        from flowgen.experiment import build_modality
+        from flowgen.runs.experiment import build_modality
 
         media = Media("points", build_modality(load(config).config))
         own = dict(media.modality.formats)

@@ -2,6 +2,8 @@
 
 import ast
 import configparser
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,74 @@ def test_a_package_folder_has_no_module_outside_a_package():
     for folder in ("flowgen", "modalities"):
         for path in (ROOT / folder).rglob("*.py"):
             assert (path.parent / "__init__.py").is_file(), path
+
+
+# what is further down may import what is further up, and not the other way round
+ROOMS = [
+    *("errors", "files", "environment", "weights", "core", "media", "nn", "plugins", "config", "data"),
+    *("runs", "training", "evaluation", "report", "testing", "cli"),
+]
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms of flowgen that a module imports anywhere in it, but for the sake of types."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    return {
+        node.module.split(".")[1]
+        for node in ast.walk(tree)
+        if id(node) not in for_types and isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flowgen.")
+    }
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_room_imports_upward(room):
+    place = ROOT / "flowgen" / room
+    modules = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    assert modules
+    for path in modules:
+        above = {other for other in rooms_imported(path) if ROOMS.index(other) > ROOMS.index(room)}
+        assert not above, f"{path.relative_to(ROOT)} imports {above}"
+
+
+def test_every_folder_and_module_has_its_place_among_the_rooms():
+    there = {p.stem for p in (ROOT / "flowgen").glob("*.py")} | packages_in(ROOT / "flowgen")
+    assert there == {*ROOMS, "__init__", "__main__"}
+    assert len(list((ROOT / "flowgen").glob("*.py"))) <= 10
+
+
+def test_the_core_runs_with_torch_and_einops_alone():
+    blocked = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        frame = sys._getframe(1)
+        while frame and frame.f_globals.get("__name__", "").startswith(("importlib", "_frozen_importlib")):
+            frame = frame.f_back
+        importer = frame.f_globals.get("__name__", "") if frame else ""
+        if importer.startswith("flowgen") and name.partition(".")[0] not in ({"torch", "einops", "flowgen"} | sys.stdlib_module_names):
+            raise ImportError(f"blocked: {importer} imports {name}")
+        if name.startswith("flowgen.") and not name.startswith("flowgen.core"):
+            raise ImportError(f"blocked: {importer} imports {name}")
+sys.meta_path.insert(0, Block())
+import importlib, pkgutil, flowgen.core
+for module in pkgutil.walk_packages(flowgen.core.__path__, "flowgen.core."):
+    importlib.import_module(module.name)
+import torch
+WORK
+"""
+    working = blocked.replace(
+        "WORK",
+        "import flowgen; flow = flowgen.NetworkFlow(lambda x, t, cond: -x, flowgen.Linear());"
+        "print(flowgen.sample(flow, torch.ones(2, 2), flowgen.uniform_grid(4)).shape)",
+    )
+    ran = subprocess.run([sys.executable, "-c", working], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout.strip() == "torch.Size([2, 2])", ran.stderr
+    # the block blocks
+    other = working.replace("import torch\n", "import flowgen.media.clip\n")
+    assert "blocked" in subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, cwd=ROOT).stderr

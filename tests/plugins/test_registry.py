@@ -12,7 +12,7 @@ from flowgen.plugins import Component, Registry
 GOOD = """
 @hookimpl
 def flowgen_components():
-    return [Component("path", "{name}-path", "flowgen.paths:Linear", "a path")]
+    return [Component("path", "{name}-path", "flowgen.core.paths:Linear", "a path")]
 """
 
 
@@ -131,10 +131,10 @@ def test_the_order_does_not_depend_on_the_file_system(site):
 
 def test_a_target_that_is_no_import_string_is_refused():
     with pytest.raises(UsageError, match=r"expected 'package.module:attribute', got 'flowgen\.paths\.Linear'"):
-        Component("path", "x", "flowgen.paths.Linear")
+        Component("path", "x", "flowgen.core.paths.Linear")
 
 
-@pytest.mark.parametrize("target", ["flowgen.nothing:X", "flowgen.paths:Nothing"])
+@pytest.mark.parametrize("target", ["flowgen.nothing:X", "flowgen.core.paths:Nothing"])
 def test_a_component_that_cannot_be_loaded_says_where_it_is_from(target):
     with pytest.raises(FlowgenError, match=f"path 'x' cannot be loaded from '{target}'"):
         Component("path", "x", target).load()

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 import flowgen
 from flowgen.cli import cli
-from flowgen.conditions import encode_conditions
 from flowgen.errors import FlowgenError
-from flowgen.generator import Generator
+from flowgen.media.conditions import encode_conditions
+from flowgen.runs.generator import Generator
 
 pytestmark = pytest.mark.slow
 CONFIG = """

@@ -14,13 +14,13 @@ from flowgen_points.modality import Points, stack
 
 import flowgen
 from flowgen.cli import cli
-from flowgen.clip import Clip
 from flowgen.config import build
 from flowgen.config.schema import ComponentConfig
-from flowgen.contracts import Dataset
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.evaluation.evaluate import evaluate
-from flowgen.generator import Generator
+from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Dataset
+from flowgen.runs.generator import Generator
 
 pytestmark = pytest.mark.slow
 CONFIG = """

@@ -16,9 +16,9 @@ from flowgen_points.modality import Points, read_points, stack
 from flowgen_points.plots import save_field
 from PIL import Image
 
-from flowgen.clip import Clip
+from flowgen.core.random import uniform_rows
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.random import uniform_rows
+from flowgen.media.clip import Clip
 from flowgen.testing.oracle import GaussianMixture
 
 MODALITY = Points()

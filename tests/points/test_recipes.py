@@ -6,11 +6,11 @@ import torch
 from flowgen_points.datasets import Checkerboard
 
 from flowgen.config import build, load
-from flowgen.encoder import Latents
-from flowgen.experiment import build_dataset, build_encoder, build_loss, build_modality, build_network
-from flowgen.random import Randomness, normal_rows
-from flowgen.sampler import sample
-from flowgen.times import uniform_grid
+from flowgen.core.random import Randomness, normal_rows
+from flowgen.core.sampler import sample
+from flowgen.core.times import uniform_grid
+from flowgen.media.encoder import Latents
+from flowgen.runs.experiment import build_dataset, build_encoder, build_loss, build_modality, build_network
 
 
 def test_the_tutorials_recipe_is_the_tutorials() -> None:

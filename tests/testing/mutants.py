@@ -11,11 +11,11 @@ from flowgen_wave.modality import Wave
 from torch import nn
 from torch.nn import functional as F
 
-from flowgen.clip import Clip
-from flowgen.encoder import Latents
+from flowgen.core.solvers import Euler
+from flowgen.core.tree import lincomb
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Latents
 from flowgen.nn import Transformer
-from flowgen.solvers import Euler
-from flowgen.tree import lincomb
 
 
 class FormatWithoutDot(Wave):

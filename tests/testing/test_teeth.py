@@ -29,7 +29,7 @@ MUTANTS = [
     ("modality", "ReadsPickles", "nothing_is_unpickled", "reading a pickle named bomb.csv ran the code in it"),
     ("modality", "WritesInRangeOnly", "samples_can_be_written", "raised ValueError: values must lie in [-1, 1]"),
     ("dataset", "Arrays", "clips_are_tensors", "the data of curve .* is ndarray"),
-    ("dataset", "Unpickles", "nothing_is_unpickled", "the data set unpickled .*flowgen.clip.Clip"),
+    ("dataset", "Unpickles", "nothing_is_unpickled", "the data set unpickled .*flowgen.media.clip.Clip"),
     ("dataset", "DrawsGlobally", "clip_is_a_function_of_index_and_seed", "with another global seed, gives two clips"),
     ("dataset", "Counts", "clip_is_a_function_of_index_and_seed", "clip(0, seed) asked for twice"),
     ("dataset", "Reseeds", "global_generators_are_left_alone", "clip changed the state of a global generator"),

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from flowgen.cli import cli
 from flowgen.config import Document, dumps, resolve
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.generator import Generator
-from flowgen.run import Run
+from flowgen.runs.generator import Generator
+from flowgen.runs.run import Run
 from flowgen.training.export import export
 from flowgen.training.plan import memory, plan
 from flowgen.training.posthoc import Profile, combination
@@ -137,9 +137,9 @@ def test_the_plan_is_what_deepspeed_allocates(tiny, stage, half):
     made = plan(config, 1).stages[stage]
     from flowgen_tiny import Blocks
 
-    from flowgen.losses import FlowMatching
-    from flowgen.random import Randomness
-    from flowgen.streams import StreamSpec
+    from flowgen.core.losses import FlowMatching
+    from flowgen.core.random import Randomness
+    from flowgen.media.streams import StreamSpec
     from flowgen.training.deepspeed_config import deepspeed_config
 
     engine = start_engine(

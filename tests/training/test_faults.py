@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError
-from flowgen.run import Run
+from flowgen.runs.run import Run
 from flowgen.training.loggers import read_log
 
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from flowgen.cli import cli
 from flowgen.config import Document, dumps, resolve
 from flowgen.errors import UsageError
-from flowgen.run import Run
+from flowgen.runs.run import Run
 from flowgen.training.engine import first_host, free_port, slurm_environment
 from flowgen.training.launch import Launch
 from flowgen.training.loggers import read_log

@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from flowgen.conditions import MASK
 from flowgen.config import Document, load, resolve
+from flowgen.core.interfaces import MASK
+from flowgen.core.random import Randomness
+from flowgen.core.tree import tree_map
 from flowgen.errors import FlowgenError
-from flowgen.experiment import (
+from flowgen.media.regions import draw_known
+from flowgen.runs.experiment import (
     build_conditioners,
     build_dataset,
     build_encoder,
@@ -23,17 +26,14 @@ from flowgen.experiment import (
     build_modality,
     build_network,
     build_regions,
-    settle_conditions,
+    resolve_conditions,
 )
-from flowgen.generator import Generator
-from flowgen.random import Randomness
-from flowgen.regions import draw_known
+from flowgen.runs.generator import Generator
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.engine import Objective
 from flowgen.training.plan import plan
 from flowgen.training.prepare import sample_clips
 from flowgen.training.watch import batch_tensors
-from flowgen.tree import tree_map
 
 DATA = Path(__file__).parents[2].parent / "shared/data"
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
@@ -66,7 +66,7 @@ def measured(config):
     """The peak of one micro-batch, forward and backward, of real clips; gradients are there before."""
     modality = build_modality(config)
     dataset = build_dataset(config, modality)
-    config = settle_conditions(config, dataset)
+    config = resolve_conditions(config, dataset)
     encoder = build_encoder(config, modality)
     clips = sample_clips(dataset, 0, config.train.batch_size)
     encoder.fit(clips[:8])

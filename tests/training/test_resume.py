@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from flowgen.config import Document, dumps, resolve
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.run import Run
+from flowgen.runs.run import Run
 from flowgen.training.loggers import read_log
 
 

@@ -10,18 +10,18 @@ from safetensors.torch import load_file
 
 from flowgen.config import Document, resolve
 from flowgen.config.schema import Schedule
+from flowgen.core.random import Randomness
 from flowgen.data.loader import Order, Split, batches
 from flowgen.errors import UsageError
-from flowgen.experiment import (
+from flowgen.runs.experiment import (
     build_conditioners,
     build_dataset,
     build_encoder,
     build_loss,
     build_modality,
     build_network,
-    settle_conditions,
+    resolve_conditions,
 )
-from flowgen.random import Randomness
 from flowgen.training.ema import exponent, power
 from flowgen.training.loggers import read_log
 from flowgen.training.prepare import sample_clips
@@ -41,7 +41,7 @@ def plain_loop(values):
     config = resolve(Document(values)).config
     modality = build_modality(config)
     dataset = build_dataset(config, modality)
-    config = settle_conditions(config, dataset)
+    config = resolve_conditions(config, dataset)
     encoder = build_encoder(config, modality)
     encoder.fit(sample_clips(dataset, 0, 256))
     conditioners = build_conditioners(config)
@@ -107,7 +107,7 @@ def test_the_average_is_a_plain_one_in_float32(fit, tiny, tmp_path, stage):
     config = resolve(Document(values)).config
     modality = build_modality(config)
     encoder = build_encoder(config, modality)
-    conditioners = build_conditioners(settle_conditions(config, build_dataset(config, modality)))
+    conditioners = build_conditioners(resolve_conditions(config, build_dataset(config, modality)))
     average = {k: v.clone() for k, v in build_network(config, encoder.spec, conditioners).state_dict().items()}
     profile = dict(average)
     gamma = exponent(0.1)

@@ -16,9 +16,9 @@ from flowgen_video.autoencoders import FrozenAutoencoder, ImageAutoencoder, Vide
 from flowgen_video.modality import Video  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from flowgen.clip import Clip  # noqa: E402
-from flowgen.encoder import Latents  # noqa: E402
 from flowgen.errors import FlowgenError, UsageError  # noqa: E402
+from flowgen.media.clip import Clip  # noqa: E402
+from flowgen.media.encoder import Latents  # noqa: E402
 from flowgen.testing.models import autoencoder  # noqa: E402
 
 KINDS = {"AutoencoderKL": (ImageAutoencoder, 1, 4), "AutoencoderKLWan": (VideoAutoencoder, 2, 4)}

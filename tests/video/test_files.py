@@ -11,8 +11,8 @@ import torch
 from flowgen_video.modality import Video
 from flowgen_video.moving_digits import MovingDigits
 
-from flowgen.clip import Clip
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.clip import Clip
 
 FORMATS = {".mp4": "h264", ".webm": "vp9", ".gif": "gif"}
 

@@ -15,8 +15,8 @@ from flowgen_video.moving_digits import MovingDigits
 from flowgen_video.quality import continuation, psnr, ssim
 from scipy.linalg import sqrtm
 
-from flowgen.clip import Clip
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
 
 VIDEO = Video(frames=8, height=20, width=20, channels=1)
 DATA = MovingDigits(VIDEO, digit_size=13)

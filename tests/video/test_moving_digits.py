@@ -4,8 +4,8 @@ from flowgen_video.digits import brightness, centre
 from flowgen_video.modality import Video
 from flowgen_video.moving_digits import DIRECTIONS, MovingDigits, render, scans, split
 
-from flowgen.conditions import ClassCondition, TextCondition
 from flowgen.errors import UsageError
+from flowgen.media.conditions import ClassCondition, TextCondition
 
 VIDEO = Video(frames=12, height=24, width=24, channels=1)
 

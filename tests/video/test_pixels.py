@@ -3,9 +3,9 @@ import torch
 from flowgen_video.encoders import Pixels
 from flowgen_video.modality import Video
 
-from flowgen.clip import Clip
-from flowgen.encoder import Latents
 from flowgen.errors import FlowgenError
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Latents
 
 
 def test_every_byte_survives_the_round_trip():

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowgen.conditions import encode_conditions
 from flowgen.config import load
-from flowgen.experiment import (
+from flowgen.media.conditions import encode_conditions
+from flowgen.runs.experiment import (
     build_conditioners,
     build_dataset,
     build_encoder,
     build_modality,
     build_network,
-    settle_conditions,
+    resolve_conditions,
 )
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -29,7 +29,7 @@ def test_a_recipe_takes_a_training_clip_through_its_network(name):
     config = load(name, overrides).config
     modality = build_modality(config)
     dataset = build_dataset(config, modality)
-    config = settle_conditions(config, dataset)
+    config = resolve_conditions(config, dataset)
     conditioners = build_conditioners(config)
     encoder = build_encoder(config, modality)
     network = build_network(config, encoder.spec, conditioners)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowgen.clip import Clip
-from flowgen.conditions import encode_conditions
+from flowgen.core.random import seed_of
+from flowgen.core.tree import leaves
 from flowgen.data.order import fill_buckets
-from flowgen.random import seed_of
+from flowgen.media.clip import Clip
+from flowgen.media.conditions import encode_conditions
 from flowgen.testing.contract import NotApplicable, check
 from flowgen.testing.subject import Subject, shapes
-from flowgen.tree import leaves
 
 
 def equal(a: Clip, b: Clip) -> bool:

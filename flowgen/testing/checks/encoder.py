@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.encoder import Encoder, Latents
-from flowgen.streams import Spec, StreamSpec
+from flowgen.core.tree import State, first_leaf, leaves, tree_map
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.streams import Spec, StreamSpec
 from flowgen.testing.checks.dataset import equal
 from flowgen.testing.contract import NotApplicable, check
 from flowgen.testing.subject import Subject, distance, finite, rows, same, shapes
-from flowgen.tree import State, first_leaf, leaves, tree_map
 
 
 def streams(spec: Spec, x: State) -> list[tuple[str, StreamSpec, Tensor]]:

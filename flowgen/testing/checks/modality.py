@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowgen.clip import Clip
+from flowgen.core.tree import leaves, tree_map
 from flowgen.errors import FlowgenError
+from flowgen.media.clip import Clip
 from flowgen.testing.contract import NotApplicable, check
 from flowgen.testing.pickles import unpickled
 from flowgen.testing.subject import Subject, distance, shapes
-from flowgen.tree import leaves, tree_map
 
 _WORD = "conformance-mark-7a1"
 _METADATA = {"mark": _WORD, "seed": 7, "steps": 16, "conditions": {"a": "b"}, "guidance": None}

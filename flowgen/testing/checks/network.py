@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from flowgen.conditions import MASK
-from flowgen.random import Randomness
-from flowgen.streams import StreamSpec
+from flowgen.core.interfaces import MASK
+from flowgen.core.random import Randomness
+from flowgen.core.tree import State, leaves, tree_map
+from flowgen.media.streams import StreamSpec
 from flowgen.testing.contract import NotApplicable, check
 from flowgen.testing.subject import Subject, distance, finite, rows, same, shapes
-from flowgen.tree import State, leaves, tree_map
 
 
 def _out(s: Subject, x: State, t: Tensor, cond: dict[str, Any], network: nn.Module | None = None) -> State:
@@ -123,7 +123,7 @@ def conditions_matter(s: Subject) -> str | None:
 
 
 def _given(s: Subject, name: str, value: Any) -> dict[str, Any]:
-    from flowgen.conditions import encode_conditions
+    from flowgen.media.conditions import encode_conditions
 
     return encode_conditions(s.conditioners, [{name: value}])
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from flowgen.conditions import MASK
 from flowgen.config import dumps
 from flowgen.config.schema import Sample
-from flowgen.random import Randomness
+from flowgen.core.interfaces import MASK
+from flowgen.core.random import Randomness
+from flowgen.core.tree import leaves
 from flowgen.testing.checks.dataset import equal
 from flowgen.testing.contract import NotApplicable, check
 from flowgen.testing.subject import Subject, distance
-from flowgen.tree import leaves
 
 _STEPS = 20
 _PATIENCE_S = 600

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from flowgen_audio.modality import Audio
 from flowgen_video.modality import Video
 
-from flowgen.clip import Clip
+from flowgen.core.random import seed_of
 from flowgen.errors import UsageError
-from flowgen.random import seed_of
+from flowgen.media.clip import Clip
 from flowgen_doom.game import RATE, TICS, Played, Scenario, actions, play
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flowgen.core.random import seed_of
 from flowgen.errors import FlowgenError
-from flowgen.random import seed_of
 
 TICS = 35
 """Tics a second: pictures, and what the player does."""

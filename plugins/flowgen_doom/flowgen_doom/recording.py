@@ -31,8 +31,8 @@ def record_doom(folder: Path, count: int, scenario: str, seconds: float, seed: i
     Example:
       flowgen record-doom data/doom -n 200 --scenario basic
     """
+    from flowgen.core.random import seed_of
     from flowgen.files import errors_named, replacing
-    from flowgen.random import seed_of
     from flowgen_doom.game import TICS, Scenario, actions, play
 
     assert set(get_args(Scenario)) == set(SCENARIOS)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
-from flowgen.encoder import Encoder, Latents
-from flowgen.streams import Axis, StreamSpec
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen_motion.modality import Motion
 from flowgen_motion.skeleton import NAMES
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowgen.clip import Clip
+from flowgen.media.clip import Clip
 from flowgen_motion.mocap import Mocap
 from flowgen_motion.modality import Motion
 from flowgen_motion.skeleton import BONES

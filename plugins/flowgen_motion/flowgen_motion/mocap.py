@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowgen.clip import Clip
+from flowgen.core.random import generator
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.random import generator
+from flowgen.media.clip import Clip
 from flowgen_motion.modality import Motion
 from flowgen_motion.skeleton import MIRROR, positions
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from flowgen.clip import Clip
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
+from flowgen.media.clip import Clip
 from flowgen_motion.skeleton import BONES, NAMES
 
 _SIZE = 256

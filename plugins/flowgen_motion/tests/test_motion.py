@@ -9,8 +9,8 @@ from flowgen_motion.modality import Motion
 from flowgen_motion.skeleton import BONES, JOINTS, MIRROR, NAMES, positions
 from PIL import Image
 
-from flowgen.clip import Clip
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.clip import Clip
 
 MOTION = Motion()
 DATA = Mocap(MOTION)

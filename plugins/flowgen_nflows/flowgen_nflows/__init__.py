@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flowgen import Component, hookimpl
 
-FLOWGEN_API = 1
+FLOWGEN_API = 2
 
 
 @hookimpl

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.conditions import MASK
-from flowgen.estimate import Estimate, Prediction
-from flowgen.flow import Cond, Flow, NetworkFlow
-from flowgen.losses import LossOutput
-from flowgen.paths import Linear, Path
-from flowgen.random import Randomness
-from flowgen.tree import State
+from flowgen.core.estimate import Estimate
+from flowgen.core.flow import NetworkFlow
+from flowgen.core.interfaces import MASK, Cond, Flow, LossOutput, Path, Prediction
+from flowgen.core.paths import Linear
+from flowgen.core.random import Randomness
+from flowgen.core.tree import State
 
 
 @dataclass(frozen=True)

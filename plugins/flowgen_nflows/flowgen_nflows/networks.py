@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import zuko
 from torch import Tensor, nn
 
-from flowgen.conditions import Conditioner
+from flowgen.media.conditions import Conditioner
+from flowgen.media.streams import StreamSpec
 from flowgen.nn import ConditionEmbedding
-from flowgen.streams import StreamSpec
 
 CONTEXT = 64  # width in which conditions are shown
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from flowgen.conditions import Conditioner
-from flowgen.streams import StreamSpec
+from flowgen.media.conditions import Conditioner
+from flowgen.media.streams import StreamSpec
 from flowgen_nflows.networks import Invertible
 
 

@@ -15,11 +15,11 @@ from flowgen_nflows.loss import NormalisingFlow
 from flowgen_nflows.networks import Autoregressive, Coupling
 from flowgen_nflows.residual import Residual
 
-from flowgen.conditions import ClassCondition
-from flowgen.random import Randomness
-from flowgen.sampler import sample
-from flowgen.streams import Axis, StreamSpec
-from flowgen.times import uniform_grid
+from flowgen.core.random import Randomness
+from flowgen.core.sampler import sample
+from flowgen.core.times import uniform_grid
+from flowgen.media.conditions import ClassCondition
+from flowgen.media.streams import Axis, StreamSpec
 
 FAMILIES = [Coupling, Autoregressive, Residual]
 PLANE = StreamSpec(2)

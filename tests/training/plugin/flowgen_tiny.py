@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flowgen.clip import Clip
-from flowgen.encoder import Encoder, Latents
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen.plugins import Component, hookimpl
-from flowgen.streams import Axis, StreamSpec
 
 NAMES = ("a", "b", "c")
 

@@ -1,0 +1,138 @@
+"""Editing with any trained flow: keep a part, vary a clip, pass from one clip to another.
+
+A network that was trained with known regions keeps a part more exactly, see `flowgen.media.regions.KnownFlow`; `Replaced` asks
+nothing of the training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgen.core.estimate import Estimate
+from flowgen.core.interfaces import Cond, Flow, Noise, Paths, Prediction, Solver
+from flowgen.core.paths import interpolate, velocity
+from flowgen.core.sampler import check_grid, invert, sample
+from flowgen.core.tree import State, lincomb, tree_map
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A flow in which known positions travel along their own conditional path, alpha x1 + sigma x0 (Song et al. 2020, appendix I.2).
+
+    What is generated around them follows what the network sees of them: nothing at t = 0, everything at t = 1. A
+    stochastic solver lets the parts come to terms more than an ODE does. `restore` the result after a stochastic one.
+
+    Args:
+        x1: the known values, of the structure of the state.
+        x0: the noise they started from: that of the initial state.
+        known: bool, left-aligned with the state.
+    """
+
+    flow: Flow
+    x1: State
+    x0: State
+    known: State
+
+    @property
+    def path(self) -> Any:
+        return getattr(self.flow, "path", None)
+
+    @property
+    def predicts(self) -> Prediction | None:
+        return getattr(self.flow, "predicts", None)
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        paths = path_of(self.flow)
+        seen = _where(self.known, interpolate(paths, self.x1, self.x0, t), x)
+        said = self.flow(seen, t, cond)
+
+        if said.prediction == "data":
+            truth = self.x1
+        elif said.prediction == "velocity":
+            truth = velocity(paths, self.x1, self.x0, t)
+        else:
+            truth = Estimate(paths, seen, t, "noise", self.x0).read(said.prediction)
+        return Estimate(said.path, seen, t, said.prediction, _where(self.known, truth, said.value))
+
+    def restore(self, x: State) -> State:
+        """x with the known positions exactly as they were given."""
+        return _where(self.known, self.x1, x)
+
+
+def vary(
+    flow: Flow,
+    x1: State,
+    noise: State,
+    t: float,
+    grid: Tensor,
+    *,
+    solver: Solver | None = None,
+    cond: Cond | None = None,
+    draws: Noise | None = None,
+) -> State:
+    """A variation of the clip x1: noise is mixed in up to time t, and the flow completes it from there (Meng et al. 2021).
+
+    Near t = 1 little changes, at t = 0 all is new. With other conditions than the clip's own it is a transfer of style.
+    `grid` is that of a whole sample, of which the part after t is used; `draws` is for a stochastic solver.
+    """
+    if not 0 <= t < 1:
+        raise ValueError(f"a variation starts at a time in [0, 1), got {t:g}")
+    rest = check_grid(grid)
+    start = torch.tensor(t, dtype=torch.float64)
+    rest = torch.cat([start[None], rest[rest > t + 1e-9]])
+    x = interpolate(path_of(flow), x1, noise, start)
+    return sample(flow, x, rest, solver=solver, cond=cond, noise=draws)
+
+
+def between(
+    flow: Flow,
+    a: State,
+    b: State,
+    share: float | Tensor,
+    grid: Tensor,
+    *,
+    solver: Solver | None = None,
+    cond: Cond | None = None,
+    cond_b: Cond | None = None,
+) -> State:
+    """Clips on the way from a to b: both are encoded to their noise, which is interpolated on the sphere, and decoded.
+
+    Args:
+        share: 0 for a, 1 for b; a number, or one for each row [B].
+        cond: conditions of a, and of the result.
+        cond_b: those of b, where they differ.
+    """
+    first = invert(flow, a, grid, solver=solver, cond=cond)
+    second = invert(flow, b, grid, solver=solver, cond=cond if cond_b is None else cond_b)
+    return sample(flow, tree_map(lambda x, y: slerp(x, y, share), first, second), grid, solver=solver, cond=cond)
+
+
+def slerp(x: Tensor, y: Tensor, share: float | Tensor) -> Tensor:
+    """Spherical interpolation of each sample (Shoemake 1985): it keeps the length that noise has and a straight mean loses."""
+    cosine = torch.nn.functional.cosine_similarity(x.flatten(1), y.flatten(1)).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    share = torch.as_tensor(share, dtype=x.dtype, device=x.device).expand(len(x))
+    straight = angle < 1e-4  # the formula is 0/0 at equal ends
+    sine = torch.where(straight, 1.0, torch.sin(angle))
+    wx = torch.where(straight, 1 - share, torch.sin((1 - share) * angle) / sine)
+    wy = torch.where(straight, share, torch.sin(share * angle) / sine)
+    return lincomb((wx, x), (wy, y))  # type: ignore[return-value]
+
+
+def path_of(flow: Flow) -> Paths:
+    """The path a flow tells. ValueError: it tells none."""
+    paths = getattr(flow, "path", None)
+    if paths is None:
+        raise ValueError("this wants a flow that tells its path; guidance and known regions keep the one they wrap")
+    return paths
+
+
+def _where(known: State, given: State, x: State) -> State:
+    def leaf(x: Tensor, given: Tensor, known: Tensor) -> Tensor:
+        return torch.where(known.reshape(known.shape + (1,) * (x.ndim - known.ndim)), given.to(x.dtype), x)
+
+    return tree_map(leaf, x, given, known)

@@ -1,0 +1,121 @@
+"""A flow: a network, what it predicts and the path it was trained on, bound together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgen.core.estimate import Estimate
+from flowgen.core.interfaces import Coefficients, Cond, Flow, Path, Paths, Prediction
+from flowgen.core.paths import coefficients
+from flowgen.core.tree import State, first_leaf, lincomb, tree_map
+
+
+@dataclass(frozen=True)
+class NetworkFlow:
+    """The flow of a network `network(x, t, cond)`.
+
+    The state stays in the caller's precision; the network sees it in float32 (or what autocast makes of it) and times
+    in float32 as [B] or [B, ...], whatever shape they came in.
+    """
+
+    network: Callable[..., State]
+    path: Paths
+    predicts: Prediction = "velocity"
+
+    def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
+        given = dict(cond) if cond else {}
+        if isinstance(x, Tensor) and isinstance(t, Tensor):  # the inner loop of sampling, without the trees
+            seen = x if x.dtype is torch.float32 else x.float()
+            value: Any = self.network(seen, _times(t, seen), given)
+            if value.dtype is x.dtype and value.shape == x.shape:
+                return Estimate(self.path, x, t, self.predicts, value)
+        else:
+            state = tree_map(lambda leaf: leaf.float(), x)
+            like = first_leaf(state)
+            value = self.network(state, tree_map(lambda t: _times(t, like), t), given)
+        _same_structure(value, x)
+        return Estimate(self.path, x, t, self.predicts, tree_map(lambda v, x: v.to(x.dtype), value, x))
+
+
+def _same_structure(value: State, x: State) -> None:
+    if isinstance(value, Tensor) and isinstance(x, Tensor):
+        if value.shape != x.shape:
+            raise ValueError(f"the network made {list(value.shape)} of a state {list(x.shape)}; it must keep the shape")
+    elif not isinstance(value, Mapping) or not isinstance(x, Mapping) or value.keys() != x.keys():
+        made, given = (sorted(v) if isinstance(v, Mapping) else "one tensor" for v in (value, x))
+        raise ValueError(f"the network made {made} of a state of {given}; it must keep the streams")
+    else:
+        for key in x:
+            _same_structure(value[key], x[key])
+
+
+def _times(t: Tensor, like: Tensor) -> Tensor:
+    """Times in float32 for the network, [B] or [B, ...], on the device of the (float32) state."""
+    if t.ndim == 0 and t.is_cpu:  # made where it is wanted: no copy from host to device
+        return like.new_full((len(like),), t.item())
+    t = t.to(like.device, torch.float32)
+    return t if t.ndim else t.expand(len(like))
+
+
+@dataclass(frozen=True)
+class OnPath:
+    """A flow on another path than it was trained on, where the signal-to-noise ratios allow it.
+
+    x_t on `path` is, up to scale, what the trained path has at the time of the same alpha/sigma; data and noise in it are
+    the same, so is what the network says of them. ValueError: the trained path never has the ratio of `start` or `end`,
+    the times between which it will be asked.
+    """
+
+    flow: Flow
+    path: Path
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        trained = self._trained
+        low, high = (_at(trained, t).snr for t in (0.0, 1.0))
+        for t in (self.start, self.end):
+            snr = _at(self.path, t).snr
+            if not low * (1 - 1e-9) <= snr <= high * (1 + 1e-9):
+                raise ValueError(
+                    f"{self.path} has alpha/sigma = {snr:.4g} at t = {t:g}, outside the {low:.4g} to {high:.4g} that the "
+                    f"network saw on {trained}; sample between other times (start, end), or on the trained path"
+                )
+
+    @property
+    def _trained(self) -> Path:
+        path = getattr(self.flow, "path", None)
+        if path is None or isinstance(path, Mapping):
+            raise ValueError(f"a change of path wants a flow with one path, got {path!r}")
+        return path
+
+    @property
+    def predicts(self) -> Prediction:
+        """What it is read from: a velocity is converted to the new path's, the others stay what they are."""
+        return self.flow.predicts  # type: ignore[attr-defined]
+
+    def __call__(self, x: State, t: Tensor, cond: Cond | None = None) -> Estimate:
+        if not bool(((t >= self.start) & (t <= self.end)).all()):
+            raise ValueError(
+                f"asked at t = {t.flatten()[0]:g}, outside the checked range [{self.start:g}, {self.end:g}]"
+            )
+        asked, trained = self.path(t), self._trained
+        # the clamp takes off rounding only: the range of ratios has been checked
+        u = trained.time_of_snr(asked.alpha / asked.sigma).clamp(0, 1)
+        seen = trained(u)
+        scale = (seen.alpha + seen.sigma) / (asked.alpha + asked.sigma)
+        estimate = self.flow(lincomb((scale, x)), u, cond)
+        if estimate.prediction == "velocity":
+            value = lincomb((asked.dalpha, estimate.data), (asked.dsigma, estimate.noise))
+        else:  # the density of x is that of the scaled state, scaled: so is its score
+            value = lincomb((scale if estimate.prediction == "score" else 1.0, estimate.value))
+        return Estimate(self.path, x, t, estimate.prediction, value)
+
+
+def _at(path: Path, t: float) -> Coefficients:
+    return coefficients(path, torch.tensor(t, dtype=torch.float64))

@@ -1,0 +1,143 @@
+"""The protocols of the mathematics, in full. Everything else in the core implements or composes these.
+
+Conventions: t = 0 is the source (noise) x0 and t = 1 is the data x1; times are float32 or float64 of any shape and meet a
+state from the left ([], [B], [B, T] all meet [B, T, ..., C]). Wherever one path, time, shift or prediction is asked for, a
+dict of them by stream may stand: one for all streams, or one a stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
+
+from torch import Tensor
+
+from flowgen.core.tree import State
+
+if TYPE_CHECKING:
+    from flowgen.core.estimate import Estimate
+    from flowgen.core.random import Randomness
+
+Prediction: TypeAlias = Literal["velocity", "data", "noise", "score"]
+"""What a network outputs."""
+PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+
+Cond: TypeAlias = Mapping[str, Any]
+"""Conditions as a network takes them: batch-first tensors (or trees of them) by name. See `flowgen.media.conditions`."""
+
+MASK = "mask"
+"""The reserved key under which a mask of valid positions travels with the conditions."""
+SOURCE = "source"
+"""The reserved key under which the source of each clip travels with the conditions, for the coupling `given-pairs`."""
+
+
+class Coefficients(NamedTuple):
+    """alpha, sigma and their derivatives at t, each of the shape of t."""
+
+    alpha: Any
+    sigma: Any
+    dalpha: Any
+    dsigma: Any
+
+    @property
+    def det(self) -> Any:
+        """D = dalpha sigma - alpha dsigma = sigma^2 d(alpha/sigma)/dt, positive where the signal-to-noise ratio rises."""
+        return self.dalpha * self.sigma - self.alpha * self.dsigma
+
+    @property
+    def snr(self) -> Any:
+        """rho = alpha/sigma, inf where sigma = 0."""
+        if isinstance(self.sigma, float):
+            return self.alpha / self.sigma if self.sigma else math.inf
+        return self.alpha / self.sigma
+
+
+class Path(Protocol):
+    """An affine probability path. One path, or a dict of paths with one a stream, goes wherever a path is asked for."""
+
+    def __call__(self, t: Tensor) -> Coefficients:
+        """Coefficients at t in [0, 1], any shape."""
+
+    def time_of_snr(self, rho: Tensor) -> Tensor:
+        """The t at which alpha/sigma = rho."""
+
+
+Paths: TypeAlias = Path | Mapping[str, Path]
+
+
+class Times(Protocol):
+    def __call__(self, u: Tensor) -> Tensor:
+        """Times in (0, 1) at the quantiles u in (0, 1)."""
+
+
+class Coupling(Protocol):
+    def __call__(self, x0: State, x1: State, group: Tensor | None = None) -> Tensor | None:
+        """A permutation p of the noise, int64 [B]: x0[p[i]] goes with x1[i]; None leaves it as it is.
+
+        `group` [B]: only like may be permuted with like. Across conditions the noise of each would no longer be normal.
+        """
+
+
+class Flow(Protocol):
+    """`flow(x, t, cond)` -> Estimate. Guidance wraps a Flow and is a Flow.
+
+    A flow that tells its `path` and what it `predicts` has singular readings refused before sampling begins.
+    """
+
+    def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate: ...
+
+
+class LossOutput(NamedTuple):
+    """Per-sample losses: `total` [B], the times [B] they were taken at, and one [B] for each stream."""
+
+    total: Tensor
+    t: Tensor
+    by_stream: dict[str, Tensor]
+
+
+class Loss(Protocol):
+    path: Paths
+    predicts: Prediction
+
+    def __call__(
+        self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
+    ) -> LossOutput:
+        """The loss of `network` on data x1 [B, ...].
+
+        `cond` may hold a mask of valid positions; `known` (bool, left-aligned with x1) marks positions that are given,
+        not generated: they are shown at t = 1 and carry no loss.
+        """
+
+    def flow(self, network: Callable[..., State]) -> Flow:
+        """The flow that `network` is once trained by this loss: what sampling integrates."""
+
+
+Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]
+"""noise(x, t, s): standard normal noise with the structure of x for the step from t to s; another one for every (t, s)."""
+
+
+class Solver(Protocol):
+    @property
+    def order(self) -> int:
+        """Order of convergence of the error at t = 1 in the step size (of expectations, for a stochastic solver)."""
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the flow in one step."""
+
+    def init(self, x: State) -> Any:
+        """What the first step starts from besides x."""
+
+    def step(
+        self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
+    ) -> tuple[State, Any]:
+        """The state at s given x at t (scalars, float64), and what the next step wants to know. s < t runs backwards."""
+
+
+class Guidance(Protocol):
+    def __call__(self, flow: Flow, null: Cond) -> Flow:
+        """`flow`, guided away from the conditions `null` ([B, ...] by name; what it lacks stays as given).
+
+        Null conditions say 'nothing given', or what is not wanted (a negative prompt).
+        """

@@ -1,0 +1,124 @@
+"""The likelihood of data under a flow: log p1(x1) = log p0(x0) - int_0^1 div v dt along the ODE, solved from data to noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowgen.core.estimate import Estimate
+from flowgen.core.interfaces import Cond, Flow, Paths, Solver
+from flowgen.core.paths import coefficients
+from flowgen.core.random import Randomness
+from flowgen.core.sampler import check_grid, solve
+from flowgen.core.solvers.adaptive import DormandPrince
+from flowgen.core.tree import State, batch_size, first_leaf, leaves, tree_map
+
+_CHUNK = 64  # rows of the Jacobian at a time: each is a copy of the batch
+
+
+class LogProb(NamedTuple):
+    """log p(x1) [B] in nats, and the noise x1 came from."""
+
+    log_prob: Tensor
+    noise: State
+
+
+def log_prob(
+    flow: Flow,
+    x1: State,
+    grid: Tensor,
+    *,
+    solver: Solver | None = None,
+    cond: Cond | None = None,
+    probe: State | None = None,
+    gradient: bool = False,
+) -> LogProb:
+    """The log-density of x1 under the ODE of `flow` whose prior at grid[0] is N(0, sigma^2).
+
+    Args:
+        grid: increasing, as for `sample`; two times suffice for an adaptive solver.
+        solver: one that reads velocities; adaptive Dormand-Prince by default.
+        probe: signs or normal numbers with the structure of x1 for Hutchinson's estimate: one for the whole solve, as a
+            new one for every evaluation would make the field rough (`rademacher` makes one). None: the exact trace, at one
+            backward pass for each dimension.
+        gradient: keep what it takes to differentiate the result, by x1 or by the network's weights.
+    """
+    augmented = _Augmented(flow, probe, gradient)
+    start: Any = {
+        "x": x1,
+        "log": torch.zeros(batch_size(x1), 1, dtype=first_leaf(x1).dtype, device=first_leaf(x1).device),
+    }
+    backwards = check_grid(grid).flip(0)
+    end: Any = solve(augmented, start, backwards, solver or DormandPrince(), cond, gradient=gradient)
+    noise = end["x"]
+
+    def leaf(x: Tensor, path: Any) -> Tensor:
+        sigma = coefficients(path, grid[0].double().cpu()).sigma
+        return -0.5 * ((x / sigma).square() + math.log(2 * math.pi * sigma**2)).flatten(1).sum(1)
+
+    prior = sum(leaves(tree_map(leaf, noise, augmented.paths[0])))
+    # solved backwards, the divergence has been integrated from 1 to 0
+    return LogProb(prior + end["log"][:, 0], noise)
+
+
+def rademacher(like: State, seed: int) -> State:
+    """Signs with the structure of `like`, one independent probe for each sample; a function of the seed and its row."""
+    return Randomness(seed, 0, batch_size(like)).rademacher(like)
+
+
+def bits_per_dim(log_prob: Tensor, dimensions: int, scale: float = 127.5) -> Tensor:
+    """-log2 p / dimensions for integers u shown to the flow as (u + U(0, 1))/scale - 1: in bits for each integer."""
+    return -log_prob / (dimensions * math.log(2)) + math.log2(scale)
+
+
+@dataclass(frozen=True)
+class _Augmented:
+    """The flow of (x, log): the velocity, and its divergence."""
+
+    flow: Flow
+    probe: State | None
+    gradient: bool
+    paths: list[Paths] = field(default_factory=list)
+
+    def __call__(self, x: Any, t: Any, cond: Cond | None = None) -> Estimate:
+        with torch.enable_grad():
+            leaf = x["x"]
+            keep = self.gradient
+            y = tree_map(lambda v: v if keep and v.requires_grad else v.detach().requires_grad_(), leaf)
+            estimate = self.flow(y, t, cond)
+            velocity = estimate.velocity
+            if not self.paths:
+                self.paths.append(estimate.path)
+            if self.probe is None:
+                each = tree_map(lambda v, y: _trace(v, y, keep), velocity, y)
+            else:
+                pairs = zip(leaves(velocity), leaves(y), leaves(self.probe), strict=True)
+                vs, ys, probes = zip(*pairs, strict=True)
+                probes = tuple(p.to(v.dtype) for p, v in zip(probes, vs, strict=True))
+                pulled = torch.autograd.grad(vs, ys, probes, create_graph=keep)
+                each = {str(i): (g * p).flatten(1).sum(1) for i, (g, p) in enumerate(zip(pulled, probes, strict=True))}
+            divergence = sum(leaves(each))[:, None]
+        if not keep:
+            velocity, divergence = tree_map(torch.Tensor.detach, velocity), divergence.detach()
+        value: Any = {"x": velocity, "log": divergence}
+        return Estimate(estimate.path, x, t, "velocity", value)
+
+
+def _trace(v: Tensor, y: Tensor, keep: bool) -> Tensor:
+    """sum_i dv_i/dy_i [B], for samples that do not see each other."""
+    n = v[0].numel()
+    total = torch.zeros(len(v), dtype=v.dtype, device=v.device)
+    for start in range(0, n, _CHUNK):
+        rows = torch.arange(start, min(start + _CHUNK, n), device=v.device)
+        directions = torch.zeros(len(rows), len(v), n, dtype=v.dtype, device=v.device)
+        directions[torch.arange(len(rows)), :, rows] = 1.0
+        (pulled,) = torch.autograd.grad(
+            v, y, directions.reshape(len(rows), *v.shape), is_grads_batched=True, create_graph=keep, retain_graph=True
+        )
+        picked = pulled.flatten(2)
+        total = total + picked[torch.arange(len(rows)), :, rows].sum(0)
+    return total

@@ -1,0 +1,21 @@
+"""Training objectives. A loss returns a value for every sample, so that logging and averaging happen outside it."""
+
+from flowgen.core.interfaces import Loss, LossOutput
+from flowgen.core.losses.edm import EDM, Preconditioned
+from flowgen.core.losses.likelihood import Likelihood
+from flowgen.core.losses.matching import FlowMatching
+from flowgen.core.losses.presets import ddpm, rectified_flow, score_matching
+from flowgen.core.losses.uncertainty import Uncertainty
+
+__all__ = [
+    "EDM",
+    "FlowMatching",
+    "Likelihood",
+    "Loss",
+    "LossOutput",
+    "Preconditioned",
+    "Uncertainty",
+    "ddpm",
+    "rectified_flow",
+    "score_matching",
+]

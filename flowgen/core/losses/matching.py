@@ -1,0 +1,137 @@
+"""Flow matching: regression on the conditional velocity, data, noise or score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from flowgen.core.couplings import Independent
+from flowgen.core.flow import NetworkFlow
+from flowgen.core.interfaces import (
+    PREDICTIONS,
+    Coefficients,
+    Cond,
+    Coupling,
+    Flow,
+    LossOutput,
+    Path,
+    Paths,
+    Prediction,
+    Times,
+)
+from flowgen.core.losses.base import draw, mean_error, output, valid_in
+from flowgen.core.paths import Linear, interpolate, noised
+from flowgen.core.random import Randomness
+from flowgen.core.times import Shift, Uniform
+from flowgen.core.tree import State, left, tree_map
+
+Weighting: TypeAlias = Literal["uniform", "min-snr", "logit-normal"]
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Regression on the conditional velocity (Lipman et al. 2022, eq. 9), or on data, noise or score, in any space.
+
+    The network outputs `predicts`; the squared error is measured in `space` (the same by default). Errors in different
+    spaces are proportional, dv = (D/sigma) dx1 = -(D/alpha) dx0, so another space is a factor on the network's own
+    error, capped at `max_ratio` where it would be singular.
+
+    Args:
+        weighting: of the loss by time. "min-snr": min(snr, snr_cap) on the error of the data (Hang et al. 2023), whatever
+            the network predicts; it takes the place of `space`. "logit-normal": the density of LogitNormal(density_mean,
+            density_std), in the mean the same as drawing times from it (SD3, section 3.1).
+        huber: errors beyond it count linearly.
+    """
+
+    path: Paths = field(default_factory=Linear)
+    times: Times = field(default_factory=Uniform)
+    coupling: Coupling = field(default_factory=Independent)
+    shift: Shift = 1.0
+    predicts: Prediction = "velocity"
+    space: Prediction | None = None
+    max_ratio: float = 20.0
+    weighting: Weighting = "uniform"
+    snr_cap: float = 5.0
+    density_mean: float = 0.0
+    density_std: float = 1.0
+    huber: float | None = None
+
+    def __post_init__(self) -> None:
+        for kind in (self.predicts, self.space or self.predicts):
+            if kind not in PREDICTIONS:
+                raise ValueError(f"unknown prediction {kind!r}; expected one of {', '.join(PREDICTIONS)}")
+        if self.weighting == "min-snr" and self.space is not None:
+            raise ValueError("min-snr weighting measures the error of the data: leave `space` unset")
+        for name in ("max_ratio", "snr_cap", "density_std", "huber"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    def __call__(
+        self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
+    ) -> LossOutput:
+        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift)
+        xt, target = self.pair(x1, x0, t)
+        if known is not None:
+            xt = interpolate(self.path, x1, x0, times)
+        prediction = network(xt, times, cond)
+        weights = valid_in(cond, known, x1)
+
+        def leaf(predicted: Tensor, target: Tensor, weight: Tensor | None, path: Path) -> Tensor:
+            c = path(t)
+            if self.predicts == "score":  # measured as noise, x0 = -sigma score: regular up to the data
+                predicted = -left(c.sigma, predicted) * predicted.float()
+            each = mean_error(predicted, target, weight, self._ratio(c), self.huber)
+            w = self._weight(c, t)
+            return each if w is None else each * w
+
+        return output(tree_map(leaf, prediction, target, weights, self.path), t)
+
+    def flow(self, network: Callable[..., State]) -> Flow:
+        """The flow of `network`, bound to the path and prediction it is trained on."""
+        return NetworkFlow(network, self.path, self.predicts)
+
+    def pair(self, x1: State, x0: State, t: Tensor) -> tuple[State, State]:
+        """x_t, and what the network is compared with: the velocity, the data, or the noise (for the score, too)."""
+        if self.predicts == "velocity":
+            return noised(self.path, x1, x0, t)
+        return interpolate(self.path, x1, x0, t), x1 if self.predicts == "data" else x0
+
+    def _ratio(self, c: Coefficients) -> Tensor | None:
+        """|error in `space`| / |error as compared|, capped; None for 1."""
+        own = "noise" if self.predicts == "score" else self.predicts
+        if self.weighting == "min-snr":
+            return None
+        space = self.space or self.predicts
+        if space == own:
+            return None
+        # the size of each parameterisation's error for a unit error of the velocity; alpha/D of the noise over sigma is
+        # that of the score
+        unit = {"velocity": torch.ones_like(c.alpha), "data": c.sigma / c.det, "noise": c.alpha / c.det}
+        unit["score"] = unit["noise"] / c.sigma
+        if own == "noise" and space == "score":
+            return (1 / c.sigma).clamp(max=self.max_ratio)
+        return (unit[space] / unit[own]).nan_to_num(nan=0.0).clamp(max=self.max_ratio)
+
+    def _weight(self, c: Coefficients, t: Tensor) -> Tensor | None:
+        if self.weighting == "uniform":
+            return None
+        if self.weighting == "logit-normal":
+            z = (torch.logit(t.double()) - self.density_mean) / self.density_std
+            density = torch.exp(-0.5 * z * z) / (
+                self.density_std * math.sqrt(2 * math.pi) * t.double() * (1 - t.double())
+            )
+            return density.nan_to_num(nan=0.0).float()  # 0 at both ends
+        a2, s2 = c.alpha.square(), c.sigma.square()
+        match self.predicts:  # min(snr, cap) |dx1|^2, in terms of the error as compared; no division by what may be 0
+            case "velocity":
+                return torch.minimum(a2, self.snr_cap * s2) / c.det.square()
+            case "data":
+                return (a2 / s2).clamp(max=self.snr_cap)
+            case _:
+                return (self.snr_cap * s2 / a2).clamp(max=1.0)

@@ -1,0 +1,170 @@
+"""The one loop in which flow, solver and grid meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgen.core.estimate import Estimate
+from flowgen.core.interfaces import Cond, Flow, Noise, Paths, Prediction, Solver
+from flowgen.core.solvers.ode import Euler
+from flowgen.core.tree import State, leaves, lincomb, tree_map
+
+
+def sample(
+    flow: Flow,
+    x: State,
+    grid: Tensor,
+    *,
+    solver: Solver | None = None,
+    cond: Cond | None = None,
+    noise: Noise | None = None,
+    on_step: Callable[[int, float, State], None] | None = None,
+) -> State:
+    """Carry x from grid[0] to grid[-1] along `flow`.
+
+    Args:
+        x: the state at grid[0] [B, ...]; `prior` of standard normal noise where grid[0] = 0. Kept in float32 or float64.
+        grid: increasing times with both ends in it, [steps + 1], on the host.
+        noise: what a stochastic solver draws from; unseeded normal numbers by default.
+        on_step: called after each step with its number, the time reached and the state.
+
+    Raises ValueError for a grid that is no grid, a prediction that is singular where the solver asks for it (before
+    anything is computed), and values that are not finite.
+    """
+    return solve(flow, x, check_grid(grid), solver or Euler(), cond, noise=noise, on_step=on_step)
+
+
+def invert(
+    flow: Flow,
+    x: State,
+    grid: Tensor,
+    *,
+    solver: Solver | None = None,
+    cond: Cond | None = None,
+    on_step: Callable[[int, float, State], None] | None = None,
+) -> State:
+    """Carry x backwards from grid[-1] to grid[0]: the noise that `sample` would turn into x, up to the solver's error.
+
+    The grid is that of `sample`, increasing. A stochastic solver refuses.
+    """
+    return solve(flow, x, check_grid(grid).flip(0), solver or Euler(), cond, on_step=on_step)
+
+
+def prior(paths: Paths, noise: State, t: float = 0.0) -> State:
+    """The state at the start of sampling from standard normal noise: sigma(t) noise, which on VE is not noise itself."""
+    start = torch.tensor(t, dtype=torch.float64)
+    return tree_map(lambda x, path: lincomb((path(start).sigma, x)), noise, paths)
+
+
+def solve(
+    flow: Flow,
+    x: State,
+    grid: Tensor,
+    solver: Solver,
+    cond: Cond | None,
+    *,
+    noise: Noise | None = None,
+    on_step: Callable[[int, float, State], None] | None = None,
+    gradient: bool = False,
+) -> State:
+    """Carry x along a checked grid, in either direction. `gradient`: let gradients through."""
+    _check_state(x)
+    noise = noise or _unseeded
+    refuse_singular(flow, grid, solver)
+    state = solver.init(x)
+    with torch.set_grad_enabled(gradient):
+        for i, (t, s) in enumerate(pairwise(grid.unbind())):
+            x, state = solver.step(flow, x, t, s, state, noise, cond)
+            if on_step is not None:
+                on_step(i, float(s), x)
+    for name, leaf in x.items() if isinstance(x, Mapping) else [("the result", x)]:
+        if all(bool(torch.isfinite(part).all()) for part in leaves(leaf)):
+            continue
+        broken = torch.stack([~torch.isfinite(part).flatten(1).all(1) for part in leaves(leaf)]).any(0)
+        raise ValueError(
+            f"sampling gave values that are not finite in {name} ({int(broken.sum())} of {len(broken)} samples); "
+            "check the network's weights and the grid's ends"
+        )
+    return x
+
+
+def check_grid(grid: Tensor) -> Tensor:
+    """The grid in float64 on the host. ValueError: it is no grid."""
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ValueError(f"a grid is a vector of at least 2 times, got shape {tuple(grid.shape)}")
+    grid = grid.to(device="cpu", dtype=torch.float64)
+    times = grid.tolist()
+    if not all(t < s for t, s in pairwise(times)):
+        raise ValueError("a grid must increase from noise (0) to data (1); to go from data to noise use `invert`")
+    if times[0] < 0 or times[-1] > 1:
+        raise ValueError(f"times lie in [0, 1], got a grid from {times[0]:g} to {times[-1]:g}")
+    return grid
+
+
+def _check_state(x: State) -> None:
+    sizes = set()
+    for leaf in leaves(x):
+        if leaf.ndim < 2 or leaf.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"a state is [B, ..., channels] in float32 or float64, got {tuple(leaf.shape)} in {leaf.dtype}; "
+                "lower precision belongs in the network, under autocast"
+            )
+        sizes.add(len(leaf))
+    if len(sizes) > 1:
+        raise ValueError(f"the streams of a state have one batch size, got {sorted(sizes)}")
+
+
+def refuse_singular(flow: Flow, grid: Tensor, solver: Solver) -> None:
+    """Take the first and the last step of the grid with a network that says 0, so that a singular reading is refused at once.
+
+    A flow that does not tell its path and prediction is not checked here; its readings are, when they are taken.
+    """
+    paths, predicts = getattr(flow, "path", None), getattr(flow, "predicts", None)
+    if paths is None or predicts is None:
+        return
+    edges = {tuple(grid[:2].tolist()), tuple(grid[-2:].tolist())}
+    for t, s in edges:
+        if not (0.0 < t < 1.0 and 0.0 < s < 1.0):
+            try:
+                _passed(paths, predicts, solver, t, s)  # type: ignore[arg-type]
+            except TypeError:  # a dict of paths, which cannot be remembered
+                _try_step(paths, predicts, solver, t, s)
+
+
+@dataclass(frozen=True)
+class _Silent:
+    """A flow that says the state itself."""
+
+    path: Paths
+    predicts: Prediction
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        single = tree_map(lambda t: t.flatten()[0].cpu() if t.ndim else t, t)
+        return Estimate(self.path, x, single, self.predicts, x)
+
+
+def _try_step(paths: Paths, predicts: Prediction, solver: Solver, t: float, s: float) -> None:
+    x: Any = tree_map(lambda path: torch.zeros(1, 1, dtype=torch.float64), paths)
+    start, end = torch.tensor([t, s], dtype=torch.float64).unbind()
+    try:
+        solver.step(_Silent(paths, predicts), x, start, end, solver.init(x), _unseeded, None)
+    except ValueError as error:
+        ways = (
+            "; heun, ralston, unipc and dpm++2m do, and a guidance that measures in data space may have space=velocity"
+        )
+        hint = ways if predicts == "data" and s == 1 else ""
+        raise ValueError(f"the solver {type(solver).__name__}, from t = {t:g} to {s:g}: {error}{hint}") from error
+
+
+_passed = lru_cache(maxsize=256)(_try_step)
+
+
+def _unseeded(x: State, t: Tensor, s: Tensor) -> State:
+    return tree_map(torch.randn_like, x)

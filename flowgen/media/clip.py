@@ -1,0 +1,22 @@
+"""A clip: what is read from a media file, shown to an encoder, and written to a media file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowgen.core.tree import State
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Media tensors in the layout of their modality, the rate of each (per second), and what is known about them."""
+
+    data: State
+    rate: float | Mapping[str, float] = 1.0
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    """The file or data-set index it came from, for messages."""
+    start: Clip | State | None = None
+    """What its flow starts from, for the coupling `given-pairs`: a clip, or the noise of its latents [*axes, C] itself."""

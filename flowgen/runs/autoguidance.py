@@ -1,0 +1,40 @@
+"""Autoguidance by the weights of a run folder."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from flowgen.core.guidance import AutoGuidance
+from flowgen.core.interfaces import Cond
+from flowgen.core.tree import State, first_leaf
+from flowgen.errors import FlowgenError
+from flowgen.media.encoder import Encoder
+from flowgen.runs.generator import Generator
+
+
+def autoguidance(
+    run: str,
+    encoder: Encoder | None = None,
+    weights: Literal["ema", "raw"] = "raw",
+    scale: float = 2.0,
+    start: float = 0.0,
+    end: float = 1.0,
+) -> AutoGuidance:
+    """`AutoGuidance` by the newest checkpoint of a run folder: an early or small run, or the raw weights of the same one.
+
+    Both see the same latents and conditions. ValueError: the run has another encoder, or cannot be loaded.
+    """
+    try:
+        weak = Generator.load(run, weights=weights, device="cpu")
+    except FlowgenError as error:
+        raise ValueError(f"the weaker model cannot be loaded from {run}: {error}") from error
+    if encoder is not None and weak.encoder.identity != encoder.identity:
+        raise ValueError(
+            f"the run {run} was trained behind another encoder (identity {weak.encoder.identity}, here {encoder.identity}); "
+            f"take one with the same encoder section and data"
+        )
+
+    def network(x: State, t: Any, cond: Cond) -> State:
+        return weak.network.to(first_leaf(x).device)(x, t, cond)
+
+    return AutoGuidance(weak.loss.flow(network), scale, start, end)

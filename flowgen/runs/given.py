@@ -1,0 +1,137 @@
+"""Clips that a sample starts from: kept as a part of it, varied as a whole, or the two ends of a way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowgen.core.tree import State, leaves, tree_map
+from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
+from flowgen.media.encoder import Encoder
+from flowgen.media.streams import StreamSpec
+
+
+@dataclass(frozen=True)
+class Given:
+    """Clips that are a part of what is sampled (one for all, or one for each): from `at_s` seconds on, or (None) up to the end.
+
+    `hole`, a clip in black and white, says where they are not given after all: where it is light.
+    """
+
+    clips: Sequence[Clip]
+    at_s: float | None = 0.0
+    hole: Clip | None = None
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Clips to vary (one for all, or one for each): noise is mixed in up to time `t`; 0 leaves nothing of them, 1 everything."""
+
+    clips: Sequence[Clip]
+    t: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.t < 1:
+            raise UsageError(f"a variation starts from a time in [0, 1), got {self.t:g}")
+
+
+def starts(encoder: Encoder, clips: Sequence[Clip], kind: str, like: State) -> State:
+    """What clips start from (`Clip.start`), as states of the structure of `like` [B, ...]: clips encoded, noise as it is.
+
+    Raises UsageError: a clip does not say it, says something else than `kind` ("noise" or "clips"), or it does not fit.
+    """
+    found = [clip.start for clip in clips]
+    for clip, start in zip(clips, found, strict=True):
+        if start is None or isinstance(start, Clip) != (kind == "clips"):
+            has = "nothing" if start is None else "a clip" if isinstance(start, Clip) else "noise"
+            raise UsageError(
+                f"the coupling given-pairs with start={kind} wants that of each clip, and {clip.source or 'a clip'} comes with "
+                f"{has}; data sets that give it are reflow (noise) and pairs (clips)"
+            )
+    if kind == "clips":
+        x = encoder.encode([start for start in found if isinstance(start, Clip)]).x
+    else:
+        x = tree_map(lambda *parts: torch.stack(parts), *found)
+    return tree_map(_fitting, x, like)
+
+
+def begin(encoder: Encoder, clips: Sequence[Clip], n: int) -> State:
+    """The latents of n samples of a bridge at t = 0, from a clip for each or one for all. UsageError: their lengths differ."""
+    x, mask = encoder.encode(clips)
+    if mask is not None and not all(bool(leaf.all()) for leaf in leaves(mask)):
+        raise UsageError("clips to start from, in one call, are of one length; give those of each length by themselves")
+    return tree_map(lambda x: x.expand(n, *x.shape[1:]), x)
+
+
+def clips_to_start(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that clips start from; [] where they start from noise."""
+    return [clip.start for clip in clips if isinstance(clip.start, Clip)]
+
+
+def _fitting(start: Tensor, like: Tensor) -> Tensor:
+    if start.shape != like.shape:
+        raise UsageError(
+            f"latents {tuple(start.shape[1:])} to start from do not fit those to arrive at, {tuple(like.shape[1:])}"
+        )
+    return start.to(like.device)
+
+
+def clips_of(clips: Sequence[Clip], rows: range) -> Sequence[Clip]:
+    return clips if len(clips) == 1 else clips[rows.start : rows.stop]
+
+
+def place(encoder: Encoder, given: Sequence[Given], x: State, rows: range) -> tuple[State, State]:
+    """The latents of given clips at their places, with the structure of x [B, ...], and where they hold [B, *axes].
+
+    Raises UsageError for a clip that does not fit.
+    """
+    values = tree_map(torch.zeros_like, x)
+    known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device), x)
+    for part in given:
+        clips = clips_of(part.clips, rows)
+        name = clips[0].source or "the given clip"
+
+        def leaf(
+            spec: StreamSpec, value: Tensor, known: Tensor, latent: Tensor, part: Given = part, name: str = name
+        ) -> None:
+            if not spec.axes or spec.axes[0].name != "time" or latent.shape[2:] != value.shape[2:]:
+                raise UsageError(f"{name} cannot be a part: its latents are {tuple(latent.shape[1:])}")
+            size, length = value.shape[1], latent.shape[1]
+            start = size - length if part.at_s is None else round(part.at_s * spec.axes[0].rate)
+            if start < 0 or start + length > size or (length == size and part.hole is None):
+                raise UsageError(
+                    f"{name} takes {length} of {size} steps in time from step {start}; "
+                    f"give a shorter part, or ask for a longer clip with --seconds"
+                )
+            # where a part is cut, the encoder's window has seen silence in place of what is to come
+            edge = int(getattr(encoder, "context", 0))
+            first = start + (edge if start > 0 else 0)
+            last = start + length - (edge if start + length < size else 0)
+            value[:, start : start + length] = latent
+            known[:, first:last] = True if part.hole is None else ~_marked(encoder, part.hole, known[0, first:last])
+
+        tree_map(leaf, encoder.spec, values, known, encoder.encode(clips).x)
+    return values, known
+
+
+def _marked(encoder: Encoder, hole: Clip, like: Tensor) -> Tensor:
+    """Which positions a hole touches, bool of the shape of `like` [*axes]; a hole of one step in time lasts all the time."""
+    marked = getattr(encoder, "marked", None)
+    if marked is None:
+        raise UsageError(f"the encoder {type(encoder).__name__} has no masks; give a stretch of time instead")
+    found: Tensor = marked(hole)
+    if found.shape[1:] != like.shape[1:] or found.shape[0] not in (1, like.shape[0]):
+        raise UsageError(
+            f"the mask {hole.source or ''} has {found.shape[0]} steps in time and the clip {like.shape[0]}; give a picture, or a "
+            "mask as long as the clip"
+        )
+    found = found.expand_as(like).to(like.device)
+    if found.all() or not found.any():
+        raise UsageError(
+            f"the mask {hole.source or ''} is all of one shade; what is light in it is made anew, the rest kept"
+        )
+    return found

@@ -1,0 +1,85 @@
+"""Weights on the disk: safetensors, read and written whole, loaded strictly."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.files import replacing
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file. FlowgenError: it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise FlowgenError(f"{path} is missing; use another checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise FlowgenError(f"cannot read {path}: {error}; the file is damaged, use another checkpoint") from None
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+        except SafetensorError as error:  # how it reports a full disk
+            raise FlowgenError(f"cannot write {path}: {error}; choose another place or make room") from error
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Load tensors into a module of exactly these names and shapes. FlowgenError says what differs."""
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{k} is {tuple(tensors[k].shape)}, not {tuple(own[k].shape)}"
+        for k in own.keys() & tensors.keys()
+        if own[k].shape != tensors[k].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = [
+            f"{len(own) - len(missing) - len(shapes)} of {len(own)} tensors match",
+            *([f"missing: {_some(missing)}"] if missing else []),
+            *([f"unexpected: {_some(unexpected)}"] if unexpected else []),
+            *([f"other shapes: {_some(sorted(shapes))}"] if shapes else []),
+        ]
+        raise FlowgenError(f"the weights in {source} do not fit {type(module).__name__}: {'; '.join(parts)}")
+    module.load_state_dict(dict(tensors))
+
+
+def load_allowing(module: nn.Module, tensors: Mapping[str, Tensor], source: Path, allow: Sequence[str]) -> str:
+    """Load tensors into a module; those whose names match a pattern of `allow` may be missing, unexpected or of another shape.
+
+    Returns what matched and what did not. FlowgenError: something else differs, or a pattern matches nothing that does.
+    """
+    own = module.state_dict()
+    differing = {
+        "missing": own.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - own.keys(),
+        "of another shape": {k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape},
+    }
+    every = set().union(*differing.values())
+    for pattern in allow:
+        if not fnmatch.filter(every, pattern):
+            raise UsageError(
+                f"--allow {pattern!r} matches nothing that differs between {source} and the network; leave it out"
+            )
+    let = {name for pattern in allow for name in fnmatch.filter(every, pattern)}
+    kept = {k: v for k, v in own.items() if k in let}
+    load_strictly(module, {**{k: v for k, v in tensors.items() if k not in let}, **kept}, source)
+    report = [f"{len(own) - len(kept)} of {len(own)} tensors match" if every else f"all {len(own)} tensors match"]
+    report += [f"{what}: {_some(sorted(names))}" for what, names in differing.items() if names]
+    return "; ".join(report)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
