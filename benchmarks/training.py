@@ -25,15 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "training" / "plugin"))
 from rich.console import Console  # noqa: E402
 
 from flowgen.config import Document, resolve  # noqa: E402
-from flowgen.runs.experiment import (  # noqa: E402
-    build_conditioners,
-    build_dataset,
-    build_encoder,
-    build_loss,
-    build_modality,
-    build_network,
-    resolve_conditions,
-)
+from flowgen.runs.experiment import Experiment  # noqa: E402
 from flowgen.runs.run import Run  # noqa: E402
 from flowgen.training.checkpoints import Saver  # noqa: E402
 from flowgen.training.deepspeed_config import deepspeed_config  # noqa: E402
@@ -85,12 +77,9 @@ def config(case: dict, folder: Path) -> dict:
 
 def parts(values: dict):
     config = resolve(Document(values)).config
-    modality = build_modality(config)
-    dataset = build_dataset(config, modality)
-    config = resolve_conditions(config, dataset)
-    encoder = build_encoder(config, modality)
-    conditioners = build_conditioners(config)
-    network = build_network(config, encoder.spec, conditioners)
+    experiment = Experiment(config).complete()
+    config, dataset, encoder = experiment.config, experiment.dataset, experiment.encoder
+    conditioners, network = experiment.conditioners, experiment.network
 
     def batch(step: int):
         clips = [dataset.clip(i % len(dataset), i) for i in range(step * count, (step + 1) * count)]
@@ -98,7 +87,7 @@ def parts(values: dict):
         return encoder.encode(clips).x, {"kind": torch.stack(kinds)}
 
     count = config.train.batch_size
-    return config, network, build_loss(config), batch
+    return config, network, experiment.loss, batch
 
 
 def bare_torch(values: dict) -> float:

@@ -23,11 +23,11 @@ def show(name: str, overrides: tuple[str, ...], as_yaml: bool) -> None:
       flowgen config show my.yaml train.steps=100
       flowgen config show runs/notes --yaml > mine.yaml
     """
-    from flowgen.config import dumps, load
+    from flowgen.config import dumps, in_force, load
 
     resolved = load(name, overrides)
     if as_yaml:
-        click.echo(dumps(resolved.config.model_dump(mode="json")), nl=False)
+        click.echo(dumps(in_force(resolved.config)), nl=False)
         return
     rows = [(key, str(value), source) for key, value, source in resolved.rows()]
     width = max(len(f"{key} = {value}") for key, value, _ in rows if len(f"{key} = {value}") <= 70)

@@ -28,18 +28,17 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
     """
     from flowgen.config import load
     from flowgen.errors import UsageError
-    from flowgen.runs.experiment import build_conditioners, build_dataset, build_modality, resolve_conditions
+    from flowgen.runs.experiment import Experiment
     from flowgen.training.prepare import sample_clips
     from flowgen.training.watch import caption
 
     settings = load(config, overrides).config
-    modality = build_modality(settings)
-    dataset = build_dataset(settings, modality)
-    if held_out:
-        dataset = dataset.validation()
+    experiment = Experiment(settings).complete()
+    modality = experiment.modality
+    dataset = experiment.dataset.validation() if held_out else experiment.dataset
     for name, value in dataset.describe().items():
         click.echo(f"{name.replace('_', ' ')}: {value}")
-    for name, conditioner in build_conditioners(resolve_conditions(settings, dataset)).items():
+    for name, conditioner in experiment.conditioners.items():
         click.echo(f"condition {name}: {conditioner.describe()}")
     path = output or Path(f"{settings.name}-data.png")
     if path.suffix.lower() != ".png":

@@ -110,13 +110,13 @@ def _job(name: str, recipe: str, config: Config, overrides: tuple[str, ...]) -> 
 
 def _refuse_other(config: Config) -> None:
     """UsageError: the folder holds a run of another config."""
-    from flowgen.runs.experiment import build_dataset, build_modality, resolve_conditions
+    from flowgen.runs.experiment import Experiment
     from flowgen.runs.run import Run
     from flowgen.training.prepare import refuse_changes
 
     run = Run(Path(str(config.run)))
     if run.checkpoints():
-        refuse_changes(run, resolve_conditions(config, build_dataset(config, build_modality(config))))
+        refuse_changes(run, Experiment(config).complete().config)
 
 
 def _progress(folder: Path, start: int) -> tuple[int, str]:

@@ -61,9 +61,8 @@ def evaluate(
 
     from flowgen.data.order import full_size
     from flowgen.errors import UsageError
-    from flowgen.evaluation import build_metrics, save
     from flowgen.evaluation import evaluate as measure
-    from flowgen.runs.experiment import build_dataset
+    from flowgen.evaluation import save
     from flowgen.runs.generator import Generator
     from flowgen.training.progress import ProgressDisplay
 
@@ -76,15 +75,14 @@ def evaluate(
     overrides += [f"eval.seed={seed}"] if seed is not None else []
     overrides += [f"eval.metrics=[{', '.join(metrics)}]"] if metrics else []
     generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
-    dataset = full_size(build_dataset(generator.config, generator.modality))
-    built = build_metrics(generator.config, generator.modality, dataset, generator.encoder)
+    dataset, metrics_built = full_size(generator.experiment.dataset), generator.experiment.metrics
     sample = generator.config.sample
     total = -(-generator.config.eval.clips // sample.batch_size) * sample.steps
     with ProgressDisplay(f"eval {generator.config.name}", total, console=Console(stderr=True)) as bar:
         result = measure(
             generator,
             dataset,
-            built,
+            metrics_built,
             weights=weights,
             continued=continued,
             on_step=lambda done, total: bar.update(done),

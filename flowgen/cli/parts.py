@@ -125,14 +125,13 @@ def sample_with_parts(generator: Generator, request: Request, options: Mapping[s
 def _starts(generator: Generator, request: Request, files: Sequence[Path]) -> list[Clip]:
     """What each sample of a bridge starts from: files in turn, or held-out clips of the data set's source."""
     from flowgen.data.loader import Order, clips_at
-    from flowgen.runs.experiment import build_dataset
     from flowgen.runs.given import clips_to_start
 
     n = len(request.conditions)
     if files:
         clips = [generator.modality.read(path) for path in files]
         return [clips[i % len(clips)] for i in range(n)]
-    dataset = build_dataset(generator.config, generator.modality).validation()
+    dataset = generator.experiment.dataset.validation()
     order = Order(request.seed, len(dataset))
     return clips_to_start(clips_at(dataset, request.seed, [order[i] for i in range(n)]))
 

@@ -2,6 +2,7 @@
 
 from flowgen.config.components import build, options_model
 from flowgen.config.document import Document, dumps, override, read, write
+from flowgen.config.force import in_force
 from flowgen.config.resolve import Resolved, load, locate, recipes, resolve
 from flowgen.config.schema import ComponentConfig, Config
 
@@ -12,6 +13,7 @@ __all__ = [
     "Resolved",
     "build",
     "dumps",
+    "in_force",
     "load",
     "locate",
     "options_model",

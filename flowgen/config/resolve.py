@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from flowgen.config.components import options_model
 from flowgen.config.defaults import with_defaults
 from flowgen.config.document import Document, Key, override, read
+from flowgen.config.force import in_force, refusals, without_idle, without_null
 from flowgen.config.schema import ComponentConfig, Config, Slot
 from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.plugins import registry
@@ -28,7 +29,7 @@ class Resolved:
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """Every value in force: dotted key, value, and where it came from."""
-        yield from self._rows(self.config.model_dump(mode="json"), ())
+        yield from self._rows(in_force(self.config), ())
 
     def _rows(self, value: Any, key: Key) -> Iterator[tuple[str, Any, str]]:
         if isinstance(value, dict) and value:
@@ -49,8 +50,12 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
 
     Raises UsageError with one line for each thing that is wrong.
     """
-    document = with_defaults(read(locate(name)))
+    path = locate(name)
+    document = with_defaults(read(path))
+    if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir():
+        without_idle(document)
     override(document, overrides)
+    without_null(document)
     return resolve(document)
 
 
@@ -91,7 +96,7 @@ def _recipes_in(root: Path, prefix: str) -> dict[str, Path]:
 
 def resolve(document: Document) -> Resolved:
     """Validate the fixed schema and, against their signatures, all components it names."""
-    problems: list[str] = []
+    problems: list[str] = list(refusals(document))
     values = _with_types(document.values, Config)
     try:
         config = Config.model_validate(values)

@@ -1,14 +1,13 @@
 """Measuring a generator: the same metrics on what it makes, on what its encoder keeps, and on real clips."""
 
 from flowgen.evaluation.evaluate import Evaluation, Row, Sets, draw_sets, evaluate, figure, load, round_trip, save
-from flowgen.evaluation.readings import Reads, build_metrics, readings
+from flowgen.evaluation.readings import Reads, readings
 
 __all__ = [
     "Evaluation",
     "Reads",
     "Row",
     "Sets",
-    "build_metrics",
     "draw_sets",
     "evaluate",
     "figure",

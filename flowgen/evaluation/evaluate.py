@@ -113,7 +113,7 @@ def evaluate(
     """Measure a generator as its config's `eval` section says (number of clips, seed).
 
     Args:
-        metrics: by name, from `build_metrics`.
+        metrics: by name, as `Experiment.metrics`.
         weights: which ones the generator was loaded with, for the record.
         continued: give this many seconds of each real clip, and measure their continuations.
         on_step: called with the number of solver steps done and their total.

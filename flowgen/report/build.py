@@ -6,11 +6,13 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from flowgen.core.interfaces import Paths
+from flowgen.core.tree import leaves
 from flowgen.evaluation import load
 from flowgen.report.curves import loss_chart
 from flowgen.report.page import Section
 from flowgen.report.showcase import Showcase, make_showcase
-from flowgen.runs.experiment import build_conditioners, build_dataset, build_encoder, build_modality, build_network
+from flowgen.runs.experiment import Experiment
 from flowgen.runs.run import Run
 from flowgen.training.loggers import read_log
 
@@ -36,16 +38,15 @@ def section(
     showcase = make_showcase(run, media, clips=clips, seed=seed, overrides=overrides, on_step=on_step)
     own = run.config(overrides)
     evaluated = run.folder / "eval.json"
-    modality = build_modality(own)
-    network = build_network(own, build_encoder(own, modality).spec, build_conditioners(own))
+    experiment = Experiment(own)
     step = run.newest_checkpoint().step
     train = own.train
-    data = build_dataset(own, modality).describe()
+    data = experiment.dataset.describe()
     facts = {
         "data": f"{own.data.type}: " + "; ".join(f"{k.replace('_', ' ')} {v}" for k, v in data.items()),
         "encoder": own.encoder.type,
-        "network": f"{own.network.type}, {sum(p.numel() for p in network.parameters()):,} parameters",
-        "training": f"{step:,} steps of {train.batch_size} clips, {own.loss.type} on the {own.path.type} path",
+        "network": f"{own.network.type}, {sum(p.numel() for p in experiment.network.parameters()):,} parameters",
+        "training": f"{step:,} steps of {train.batch_size} clips, {own.loss.type} on the {_paths(experiment.loss.path)} path",
         "run": str(run.folder),
     }
     return Section(
@@ -57,6 +58,11 @@ def section(
         facts=facts,
         commands=commands(program, config or str(run.folder / "config.yaml"), run, showcase),
     )
+
+
+def _paths(paths: Paths) -> str:
+    """The names of the paths of a loss, which may set its own."""
+    return ", ".join(sorted({type(path).__name__.lower() for path in leaves(paths)}))
 
 
 def commands(program: str, config: str, run: Run, showcase: Showcase) -> tuple[str, str]:

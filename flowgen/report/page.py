@@ -13,7 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 
 from flowgen import __version__
-from flowgen.config import Config, dumps
+from flowgen.config import Config, dumps, in_force
 from flowgen.evaluation import Evaluation, figure
 from flowgen.files import replacing
 from flowgen.plugins import registry
@@ -37,7 +37,7 @@ class Section:
 
     @property
     def config_text(self) -> str:
-        return dumps(self.config.model_dump(mode="json"))
+        return dumps(in_force(self.config))
 
     @property
     def explanations(self) -> dict[str, str]:

@@ -14,11 +14,10 @@ from flowgen import __version__
 from flowgen.core.random import seed_of
 from flowgen.data.loader import Order
 from flowgen.data.order import full_size
-from flowgen.evaluation import build_metrics, readings, round_trip
+from flowgen.evaluation import readings, round_trip
 from flowgen.files import write_json
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, Modality
-from flowgen.runs.experiment import build_dataset
 from flowgen.runs.generator import Generator
 from flowgen.runs.run import Run
 from flowgen.training.watch import caption
@@ -83,15 +82,14 @@ def make_showcase(
     shutil.rmtree(folder, ignore_errors=True)  # of other weights or settings
     generator = Generator.load(run.folder, overrides=overrides)
     modality = generator.modality
-    dataset = full_size(build_dataset(generator.config, modality))
+    dataset = full_size(generator.experiment.dataset)
     together = modality.clips_per_file is None
     real = spread(dataset, tuple(generator.conditioners), _POINTS if together else clips, seed)
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in real]
     made = generator.sample(asked, seed=seed, on_step=on_step)
     kept = round_trip(generator, real)
     writer = _Writer(modality, folder, generator.describe(run=str(run.folder), seed=seed))
-    own = (generator.config, modality, dataset, generator.encoder)
-    metrics = build_metrics(*own) if generator.config.eval.metrics else []
+    metrics = generator.experiment.metrics if generator.config.eval.metrics else []
     if together:
         generated = [writer.write(made, "generated", {}, {})]
         pairs = [(writer.write(real, "real", {}, {}), writer.write(kept, "round-trip", {}, {}))]

@@ -1,10 +1,11 @@
-"""From a config to the objects it names: the same for training, previews, evaluation and the command line."""
+"""From a config to the objects it names: the same for training, plan, previews, evaluation and the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
 from flowgen.config import ComponentConfig, Config, build
@@ -12,71 +13,117 @@ from flowgen.config.schema import ConditionConfig
 from flowgen.core.interfaces import Coupling, Loss
 from flowgen.core.random import generator
 from flowgen.core.times import Shift, TokenShift
+from flowgen.data.order import full_size
 from flowgen.errors import UsageError, unknown
 from flowgen.media.conditions import Conditioner
 from flowgen.media.encoder import Encoder
-from flowgen.media.interfaces import Dataset, Modality
+from flowgen.media.interfaces import Dataset, Metric, Modality
 from flowgen.media.regions import Region, check_regions
 from flowgen.media.streams import Spec
+from flowgen.plugins import registry
 
 
-def build_modality(config: Config) -> Modality:
-    return build("modality", config.modality)
+class Experiment:
+    """The parts that a config names, each built once, when it is first asked for.
 
+    Training, plan, report, evaluation, tests and the command line all take them from here, so that a run is sampled with
+    what it was trained with. An encoder that is fitted, loaded or moved is so for everything that shares this object.
 
-def build_dataset(config: Config, modality: Modality) -> Dataset:
-    return build("dataset", config.data, modality=modality)
+    Every part raises UsageError for an option that it refuses, and FlowgenError where a plugin cannot be loaded.
 
+    Args:
+        config: with its conditions complete, as that of a run folder is; or as a user wrote it, then see `complete`.
+    """
 
-def build_encoder(config: Config, modality: Modality) -> Encoder:
-    return build("encoder", config.encoder, modality=modality).eval().requires_grad_(False)
+    def __init__(self, config: Config) -> None:
+        self.config = config
 
+    def complete(self) -> Experiment:
+        """The same with the conditions complete, from what the data set offers (see `resolve_conditions`)."""
+        complete = Experiment(resolve_conditions(self.config, self.dataset))
+        complete.__dict__ |= {name: part for name, part in vars(self).items() if name != "config"}
+        return complete
 
-def build_conditioners(config: Config) -> dict[str, Conditioner]:
-    """The conditioners of a config in which every condition has its type (see `resolve_conditions`)."""
-    return {
-        name: build("conditioner", ComponentConfig(type=str(c.type), **c.options))
-        for name, c in (config.conditions or {}).items()
-    }
+    @cached_property
+    def modality(self) -> Modality:
+        return build("modality", self.config.modality)
 
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Both parts: what is held out is its `validation()`."""
+        return build("dataset", self.config.data, modality=self.modality)
 
-def build_loss(config: Config) -> Loss:
-    return build(
-        "loss",
-        config.loss,
-        path=build("path", config.path),
-        times=build("times", config.times),
-        coupling=build_coupling(config),
-        shift=build_shift(config),
-    )
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Frozen; what it measures of the data is still to be fitted or loaded."""
+        return build("encoder", self.config.encoder, modality=self.modality).eval().requires_grad_(False)
 
+    @property
+    def spec(self) -> Spec:
+        """What latents look like, by stream where there are several."""
+        return self.encoder.spec
 
-def build_coupling(config: Config) -> Coupling:
-    return build("coupling", config.coupling)
+    @cached_property
+    def conditioners(self) -> dict[str, Conditioner]:
+        """By name. Their types must be known, see `complete`."""
+        return {
+            name: build("conditioner", ComponentConfig(type=str(c.type), **c.options))
+            for name, c in (self.config.conditions or {}).items()
+        }
 
+    @cached_property
+    def shift(self) -> Shift:
+        """The one shift of training times and sampling grids."""
+        shift = self.config.shift
+        return shift if isinstance(shift, float) else TokenShift(shift.base, shift.power)
 
-def build_regions(config: Config, spec: Spec) -> list[Region]:
-    """The known regions that training samples are given. UsageError: they do not fit the latents."""
-    regions = [build("region", section) for section in config.known]
-    try:
-        check_regions(regions, spec)
-    except ValueError as error:
-        raise UsageError(f"known: {error}") from None
-    return regions
+    @cached_property
+    def coupling(self) -> Coupling:
+        return build("coupling", self.config.coupling)
 
+    @cached_property
+    def loss(self) -> Loss:
+        """The objective around path, times, coupling and shift; of these, one that the config sets and the loss does not
+        take is refused when the config is read (see `flowgen.config.force`)."""
+        return build(
+            "loss",
+            self.config.loss,
+            path=build("path", self.config.path),
+            times=build("times", self.config.times),
+            coupling=self.coupling,
+            shift=self.shift,
+        )
 
-def build_shift(config: Config) -> Shift:
-    """The one shift of training times and sampling grids."""
-    return config.shift if isinstance(config.shift, float) else TokenShift(config.shift.base, config.shift.power)
+    @cached_property
+    def network(self) -> nn.Module:
+        return self.new_network()
 
+    def new_network(self) -> nn.Module:
+        """A network of its own, its initial weights a function of the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(self.config.train.seed, "weights").initial_seed())
+            return build("network", self.config.network, spec=self.spec, conditions=self.conditioners)
 
-def build_network(config: Config, spec: Spec, conditioners: Mapping[str, Conditioner]) -> nn.Module:
-    """The network, its initial weights a function of the seed alone."""
-    import torch
+    @cached_property
+    def regions(self) -> list[Region]:
+        """The known regions that training samples are given. UsageError: they do not fit the latents."""
+        regions = [build("region", section) for section in self.config.known]
+        try:
+            check_regions(regions, self.spec)
+        except ValueError as error:
+            raise UsageError(f"known: {error}") from None
+        return regions
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.train.seed, "weights").initial_seed())
-        return build("network", config.network, spec=spec, conditions=conditioners)
+    @cached_property
+    def metrics(self) -> list[tuple[str, Metric]]:
+        """The metrics of `eval.metrics` by name, over data of full size. UsageError: the config names none."""
+        if not self.config.eval.metrics:
+            raise UsageError(
+                f"{self.config.name} names no metrics; give some in the config's eval.metrics or with --metric "
+                f"(valid: {', '.join(registry().names('metric')) or 'none'})"
+            )
+        given = {"modality": self.modality, "dataset": full_size(self.dataset), "encoder": self.encoder}
+        return [(m.type, build("metric", m, **given)) for m in self.config.eval.metrics]
 
 
 def resolve_conditions(config: Config, dataset: Dataset) -> Config:

@@ -29,15 +29,7 @@ from flowgen.media.conditions import Conditioner, asked_lengths, encode_conditio
 from flowgen.media.encoder import Encoder, Latents
 from flowgen.media.interfaces import Modality
 from flowgen.media.regions import KnownFlow
-from flowgen.runs.experiment import (
-    build_conditioners,
-    build_coupling,
-    build_encoder,
-    build_loss,
-    build_modality,
-    build_network,
-    build_shift,
-)
+from flowgen.runs.experiment import Experiment
 from flowgen.runs.given import Given, Variation, begin, clips_of, place
 from flowgen.runs.run import Run
 
@@ -48,14 +40,30 @@ Weights = Literal["ema", "raw"]
 class Generator:
     """Encoder, network and everything between, with one `sample`: the command line, previews and evaluation all call it."""
 
-    config: Config
-    modality: Modality
-    encoder: Encoder
-    conditioners: dict[str, Conditioner]
-    loss: Loss
+    experiment: Experiment
     network: nn.Module
     device: torch.device
     step: int = 0
+
+    @property
+    def config(self) -> Config:
+        return self.experiment.config
+
+    @property
+    def modality(self) -> Modality:
+        return self.experiment.modality
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.experiment.encoder
+
+    @property
+    def conditioners(self) -> dict[str, Conditioner]:
+        return self.experiment.conditioners
+
+    @property
+    def loss(self) -> Loss:
+        return self.experiment.loss
 
     @classmethod
     def load(
@@ -71,22 +79,18 @@ class Generator:
         Raises FlowgenError where there is no checkpoint, or weights or encoder do not match the config.
         """
         run = Run(Path(folder))
-        config = run.config(overrides)
-        modality = build_modality(config)
-        encoder = build_encoder(config, modality)
+        experiment = Experiment(run.config(overrides))
         checkpoint = run.newest_checkpoint()
-        run.load_encoder(encoder, checkpoint)
-        conditioners = build_conditioners(config)
-        network = build_network(config, encoder.spec, conditioners)
-        checkpoint.load_weights(network, weights)
+        run.load_encoder(experiment.encoder, checkpoint)
+        checkpoint.load_weights(experiment.network, weights)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        parts = (modality, encoder.to(place), conditioners, build_loss(config), network.to(place).eval())
-        return cls(config, *parts, place, checkpoint.step)
+        experiment.encoder.to(place)
+        return cls(experiment, experiment.network.to(place).eval(), place, checkpoint.step)
 
     @cached_property
     def pairs(self) -> Literal["noise", "clips"] | None:
         """What clips are paired with in training, where that is given: noise of their own, or clips to start from (a bridge)."""
-        return getattr(build_coupling(self.config), "start", None)
+        return getattr(self.experiment.coupling, "start", None)
 
     def noise(self, n: int, seed: int) -> State:
         """The standard normal noise that `sample` makes n clips of at this seed (on VE it is scaled first, see `prior`)."""
@@ -293,7 +297,7 @@ class Generator:
         """The times of the solver; ValueError where the path does not have them."""
         path = self._path(settings)
         single = None if isinstance(path, Mapping) else path
-        return make_grid(settings.grid, settings.steps, single, shift_factor(build_shift(self.config), x))
+        return make_grid(settings.grid, settings.steps, single, shift_factor(self.experiment.shift, x))
 
     def _shapes(self, seconds: float | Sequence[float | None] | None, n: int) -> list[Any]:
         """The latent shape of each clip (by stream, where there are several); as trained where no length is given."""

@@ -24,15 +24,7 @@ from flowgen.media.encoder import Encoder, Latents
 from flowgen.media.interfaces import Dataset, Modality
 from flowgen.media.streams import Spec
 from flowgen.plugins import Plugin, registry
-from flowgen.runs.experiment import (
-    build_conditioners,
-    build_dataset,
-    build_encoder,
-    build_loss,
-    build_modality,
-    build_network,
-    resolve_conditions,
-)
+from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.testing.pickles import watching
 
@@ -79,22 +71,32 @@ class Subject:
         return [registry().plugins[name] for name in found if name != "flowgen"]
 
     @cached_property
-    def config(self) -> Config:
-        """With the conditions that the data set offers."""
-        return resolve_conditions(self.written, self.dataset)
+    def _as_written(self) -> Experiment:
+        return Experiment(self.written)
 
     @cached_property
+    def experiment(self) -> Experiment:
+        """With the conditions that the data set offers."""
+        with watching("the data set"):
+            return self._as_written.complete()
+
+    @property
+    def config(self) -> Config:
+        return self.experiment.config
+
+    @property
     def modality(self) -> Modality:
-        return build_modality(self.written)
+        return self._as_written.modality
 
     def new_dataset(self) -> Dataset:
         with watching("the data set"):
-            return build_dataset(self.written, self.modality)
+            return Experiment(self.written).dataset
 
     @cached_property
     def dataset(self) -> Dataset:
         """Its clips are of one size: the modality's own."""
-        return full_size(self.new_dataset())
+        with watching("the data set"):
+            return full_size(self._as_written.dataset)
 
     def clip(self, position: int, dataset: Dataset | None = None) -> Clip:
         """A clip as the first epoch meets it."""
@@ -114,13 +116,13 @@ class Subject:
 
     def new_encoder(self) -> Encoder:
         with watching("the encoder"):
-            return build_encoder(self.written, self.modality)
+            return Experiment(self.written).encoder
 
     @cached_property
     def encoder(self) -> Encoder:
         """Fitted."""
-        encoder = self.new_encoder()
         with watching("the encoder"):
+            encoder = self.experiment.encoder
             encoder.fit(self.many)
         return encoder
 
@@ -142,7 +144,7 @@ class Subject:
 
     @cached_property
     def conditioners(self) -> dict[str, Conditioner]:
-        return build_conditioners(self.config)
+        return self.experiment.conditioners
 
     def conditions(self, clips: Sequence[Clip]) -> dict[str, Any]:
         return encode_conditions(
@@ -154,11 +156,11 @@ class Subject:
 
     @cached_property
     def loss(self) -> Loss:
-        return build_loss(self.config)
+        return self.experiment.loss
 
     def new_network(self, config: Config | None = None) -> nn.Module:
         """With the weights a run begins with."""
-        return build_network(config or self.config, self.spec, self.conditioners)
+        return (self.experiment if config is None else Experiment(config)).new_network()
 
     @cached_property
     def network(self) -> nn.Module:
@@ -167,9 +169,8 @@ class Subject:
 
     @property
     def generator(self) -> Generator:
-        return Generator(
-            self.config, self.modality, self.encoder, self.conditioners, self.loss, self.network, torch.device("cpu")
-        )
+        _ = self.encoder  # fitted
+        return Generator(self.experiment, self.network, torch.device("cpu"))
 
     def state(self, n: int = _SOME, seed: int = 0) -> State:
         """Random latents of the trained size."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.config import dumps
+from flowgen.config import dumps, in_force
 from flowgen.errors import UsageError
 from flowgen.files import errors_named, write_json
 from flowgen.plugins import registry
@@ -55,7 +55,7 @@ def export(
     try:
         with errors_named(folder):
             place.mkdir(parents=True)
-            (partial / "config.yaml").write_text(dumps(config.model_copy(update={"run": None}).model_dump(mode="json")))
+            (partial / "config.yaml").write_text(dumps(in_force(config.model_copy(update={"run": None}))))
             if (run.folder / "encoder.safetensors").is_file():
                 shutil.copy2(run.folder / "encoder.safetensors", partial)
         path = place / "weights.safetensors"

@@ -12,7 +12,7 @@ from flowgen.data.loader import Split
 from flowgen.data.order import make_schedule
 from flowgen.errors import BadData, FlowgenError, UsageError
 from flowgen.media.interfaces import Dataset, Modality
-from flowgen.runs.experiment import build_dataset, build_modality
+from flowgen.runs.experiment import Experiment
 from flowgen.training.deepspeed_config import data_ranks, micro_batch_size
 from flowgen.training.prepare import sample_clips
 from flowgen.training.watch import caption
@@ -32,11 +32,11 @@ def inspect(
 
     Raises FlowgenError where too much is left out, after all of it was said.
     """
-    modality = build_modality(config)
+    experiment = Experiment(config)
     dataset: Dataset | None = None
     problem: FlowgenError | None = None
     try:
-        dataset = build_dataset(config, modality)
+        dataset = experiment.dataset
         rows, problem = _rows(dataset)
     except BadData as error:
         rows, problem = [dict(row) for row in error.rows], error
@@ -57,7 +57,7 @@ def inspect(
         raise problem
     assert dataset is not None
     _say_batches(config, dataset, ranks, say)
-    _draw(config, modality, dataset, sheet)
+    _draw(config, experiment.modality, dataset, sheet)
     say(f"sheet: {sheet}")
 
 

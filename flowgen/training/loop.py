@@ -28,7 +28,6 @@ from flowgen.media.conditions import drop_conditions, null_conditions
 from flowgen.media.regions import draw_known
 from flowgen.media.streams import Spec, StreamSpec
 from flowgen.plugins import registry
-from flowgen.runs.experiment import build_regions
 from flowgen.runs.generator import Generator
 from flowgen.runs.run import Checkpoint, Run
 from flowgen.training.checkpoints import Saver, network_weights
@@ -61,7 +60,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.ranks, self.engine, self.console = config, run, ranks, engine, console
         self.generator = generator
-        self.regions = build_regions(config, generator.encoder.spec)
+        self.regions = generator.experiment.regions
         ema, saving = config.train.ema, config.train.checkpoint
         self.averages = {"ema": Average(engine, ranks, ramped(ema.decay))}
         self.averages |= {f"ema-{width:g}": Average(engine, ranks, power(width)) for width in ema.profiles}

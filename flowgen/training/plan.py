@@ -15,17 +15,8 @@ from flowgen.config import ComponentConfig, Config
 from flowgen.core.tree import leaves, tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.conditions import null_conditions
-from flowgen.media.interfaces import Modality
-from flowgen.media.streams import Spec, StreamSpec
-from flowgen.runs.experiment import (
-    build_conditioners,
-    build_dataset,
-    build_encoder,
-    build_loss,
-    build_modality,
-    build_network,
-    resolve_conditions,
-)
+from flowgen.media.streams import StreamSpec
+from flowgen.runs.experiment import Experiment, resolve_conditions
 from flowgen.training.activations import Pretended, Shapes, peak_of_step
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.deepspeed_config import data_ranks, deepspeed_config, micro_batch_size, user_config
@@ -69,37 +60,35 @@ class Plan:
 
 def plan(config: Config, ranks: int) -> Plan:
     """Plan a run on a number of ranks. Nothing of the network's size is allocated."""
-    modality = build_modality(config)
-    config, remark = _resolved(config, modality)
-    spec = build_encoder(config, modality).spec
+    experiment, remark = _complete(Experiment(config))
+    config = experiment.config
     deepspeed_config(config, ranks)
     micro = micro_batch_size(config, ranks)
     accumulation = config.train.batch_size // (micro * data_ranks(config, ranks))
-    network, activations = _trace(config, spec, micro)
+    network, activations = _trace(experiment, micro)
     shapes = [p.shape for p in network.parameters() if p.requires_grad]
     count = sum(s.numel() for s in shapes)
     user = user_config(config)
     half = _weights_dtype(config) != torch.float32
     averages = 1 + len(config.train.ema.profiles)
     stages = {s: memory(shapes, ranks, s, 2 if half else 4, averages, activations, user) for s in STAGES}
-    streams: list[StreamSpec] = list(leaves(spec))
+    streams: list[StreamSpec] = list(leaves(experiment.spec))
     positions = config.train.batch_size * sum(math.prod(a.size for a in stream.axes) for stream in streams)
     sent = _communicated(count, ranks, accumulation, half)
     return Plan(count, ranks, micro, accumulation, positions, stages, sent, remark)
 
 
-def _resolved(config: Config, modality: Modality) -> tuple[Config, str]:
-    """The config with its conditions complete, and a remark where the data are not there to say more of them."""
+def _complete(experiment: Experiment) -> tuple[Experiment, str]:
+    """The experiment with its conditions complete, and a remark where the data are not there to say more of them."""
     try:
-        return resolve_conditions(config, build_dataset(config, modality)), ""
+        return experiment.complete(), ""
     except FlowgenError as error:
-        declared = config.conditions or {}
+        declared = experiment.config.conditions or {}
         if not declared or any(c.type is None for c in declared.values()):
             raise
         offered: Any = SimpleNamespace(conditions={name: {"type": c.type} for name, c in declared.items()})
-        return resolve_conditions(
-            config, offered
-        ), f"planned without the data, by the conditions of the config: {error}"
+        complete = Experiment(resolve_conditions(experiment.config, offered))
+        return complete, f"planned without the data, by the conditions of the config: {error}"
 
 
 def memory(
@@ -134,16 +123,16 @@ def _communicated(count: int, ranks: int, accumulation: int, half: bool) -> dict
     return {0: 2 * once, 1: 3 * once, 2: (accumulation + 1) * once, 3: 3 * accumulation * once}
 
 
-def _trace(config: Config, spec: Spec, micro: int) -> tuple[nn.Module, int]:
+def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int]:
     """The network, and the bytes that a step on one micro-batch needs at its peak beside weights and gradients; all fake."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-    conditioners = build_conditioners(config)
-    null = null_conditions(conditioners, micro)
+    config, spec = experiment.config, experiment.spec
+    null = null_conditions(experiment.conditioners, micro)
     # an assignment of noise to data is made on the host before the step, and reads values
-    loss = build_loss(config.model_copy(update={"coupling": ComponentConfig(type="independent")}))
+    loss = Experiment(config.model_copy(update={"coupling": ComponentConfig(type="independent")})).loss
     with FakeTensorMode(allow_non_fake_inputs=True):
-        network = build_network(config, spec, conditioners)
+        network = experiment.new_network()
         if config.train.sequence_parallel > 1:
             shard_sequence(network, Pretended(0, config.train.sequence_parallel))
         prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=None)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowgen.config import Config, Resolved, dumps
+from flowgen.config import Config, Resolved, dumps, in_force
 from flowgen.core.tree import leaves
 from flowgen.data.loader import Order, clips_at
 from flowgen.errors import FlowgenError, UsageError
@@ -129,7 +129,7 @@ def initialise(network: nn.Module, source: Path, allow: Sequence[str]) -> str:
 
 def write_config(run: Run, config: Config) -> None:
     with replacing(run.folder / "config.yaml") as path:
-        path.write_text(dumps(config.model_dump(mode="json")))
+        path.write_text(dumps(in_force(config)))
 
 
 def write_run(run: Run, config: Config, resolved: Resolved, encoder: Encoder) -> None:

@@ -12,16 +12,7 @@ from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets
 from flowgen.errors import UsageError
 from flowgen.media.encoder import Encoder
-from flowgen.media.interfaces import Dataset, Modality
-from flowgen.runs.experiment import (
-    build_conditioners,
-    build_dataset,
-    build_encoder,
-    build_loss,
-    build_modality,
-    build_network,
-    resolve_conditions,
-)
+from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.runs.run import Checkpoint, Run
 from flowgen.training.batches import check_buckets, resolve_schedule
@@ -70,10 +61,9 @@ def train(
     engine_config = deepspeed_config(resolved.config, ranks.count)
     check_config(engine_config)
 
-    modality = build_modality(resolved.config)
-    dataset = build_dataset(resolved.config, modality)
-    config = resolve_conditions(resolved.config, dataset)
-    config = config.model_copy(update={"deepspeed": user_config(config)})  # the run folder describes the run by itself
+    user = {"deepspeed": user_config(resolved.config)}  # the run folder describes the run by itself
+    experiment = Experiment(resolved.config.model_copy(update=user)).complete()
+    config, dataset = experiment.config, experiment.dataset
     checkpoint = _checkpoint(run, config, ranks, resume, heading)
     heading("data", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in dataset.describe().items()))
     shared = config.train.sequence_parallel
@@ -84,13 +74,11 @@ def train(
     if isinstance(schedule, InBuckets):
         sizes = ", ".join(f"{bucket.batch} x {bucket.name}" for bucket in schedule.buckets)
         heading("batches", f"{schedule.per_epoch} an epoch, each of one bucket: {sizes}")
-    encoder = _encoder(config, modality, dataset, run, checkpoint, ranks, heading)
+    encoder = _fitted_encoder(experiment, run, checkpoint, ranks, heading)
 
-    conditioners = build_conditioners(config)
-    loss = build_loss(config)
-    network = build_network(config, encoder.spec, conditioners)
+    loss, network = experiment.loss, experiment.network
     ranks = share_sequences(network, ranks, shared)
-    shadow = build_network(config, encoder.spec, conditioners).to(ranks.device).requires_grad_(False)
+    shadow = experiment.new_network().to(ranks.device).requires_grad_(False)
     if init_from is not None:
         heading("weights", initialise(network, Path(init_from), allow))
     heading("network", f"{config.network.type}, {sum(p.numel() for p in network.parameters()):,} parameters")
@@ -103,7 +91,7 @@ def train(
     if checkpoint is not None:
         load_before(checkpoint, network, loss)
 
-    generator = Generator(config, modality, encoder, conditioners, loss, shadow, ranks.device)
+    generator = Generator(experiment, shadow, ranks.device)
     check_buckets(generator, dataset, schedule)
     prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=config.train.compile)
     engine = start_engine(Objective(network, loss), config.train.optimizer, engine_config, config.train.timeout_s)
@@ -159,23 +147,17 @@ def _moved(checkpoint: Checkpoint, engine: Any, ranks: Ranks) -> str:
     return f"; saved by {made[0]} ranks at ZeRO stage {made[1]}, so equal up to the order of sums"
 
 
-def _encoder(
-    config: Config,
-    modality: Modality,
-    dataset: Dataset,
-    run: Run,
-    checkpoint: Checkpoint | None,
-    ranks: Ranks,
-    heading: _Heading,
+def _fitted_encoder(
+    experiment: Experiment, run: Run, checkpoint: Checkpoint | None, ranks: Ranks, heading: _Heading
 ) -> Encoder:
     """The encoder, with what it measured on the data, tried on real clips."""
-    encoder = build_encoder(config, modality).to(ranks.device)
-    clips = sample_clips(dataset, config.train.seed, 8 if checkpoint else FIT_CLIPS)
+    encoder, dataset, seed = experiment.encoder.to(ranks.device), experiment.dataset, experiment.config.train.seed
+    clips = sample_clips(dataset, seed, 8 if checkpoint else FIT_CLIPS)
     if checkpoint is not None:
         run.load_encoder(encoder, checkpoint)
     else:
         encoder.fit(clips)
     if getattr(dataset, "buckets", None):
-        clips = sample_clips(dataset, config.train.seed, 8, alike=True)
+        clips = sample_clips(dataset, seed, 8, alike=True)
     heading("latents", check_encoder(encoder, clips[:8]))
     return encoder

@@ -16,8 +16,8 @@ from flowgen_audio.speech import Words, edits, normalised
 
 from flowgen.config import Document, resolve
 from flowgen.errors import UsageError
-from flowgen.evaluation import build_metrics
 from flowgen.media.clip import Clip
+from flowgen.runs.experiment import Experiment
 
 AUDIO = Audio(8000, duration_s=0.25)
 FSDD = Path(__file__).parents[2].parent / "shared/data/fsdd"
@@ -73,14 +73,14 @@ def test_an_exact_encoder_loses_nothing_and_a_coarse_one_more(data: Notes) -> No
         SpectralConvergence(AUDIO, worse, window_s=0)
 
 
-def test_metrics_get_the_encoder_they_ask_for(data: Notes) -> None:
+def test_metrics_get_the_encoder_they_ask_for() -> None:
     sections = {"modality": {"type": "audio", "sample_rate": 8000}, "data": "notes", "encoder": "waveform"}
     more = {"network": "transformer", "train": {"steps": 1}, "eval": {"metrics": ["spectral-convergence", "diversity"]}}
     config = resolve(Document({"name": "x", **sections, **more})).config
-    encoder = Waveform(AUDIO)
-    (_, first), (_, second) = build_metrics(config, AUDIO, data, encoder)
-    assert first.encoder is encoder  # type: ignore[attr-defined]
-    assert second.dataset is data  # type: ignore[attr-defined]
+    experiment = Experiment(config)
+    (_, first), (_, second) = experiment.metrics
+    assert first.encoder is experiment.encoder  # type: ignore[attr-defined]
+    assert second.dataset is experiment.dataset  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,7 @@ import torch
 from flowgen.config import build, load
 from flowgen.core.random import Randomness
 from flowgen.media.conditions import encode_conditions
-from flowgen.runs.experiment import (
-    build_conditioners,
-    build_dataset,
-    build_encoder,
-    build_loss,
-    build_modality,
-    build_network,
-    resolve_conditions,
-)
+from flowgen.runs.experiment import Experiment
 
 FSDD = Path(__file__).parents[2].parent / "shared/data/fsdd"
 RECIPES = [
@@ -31,12 +23,9 @@ RECIPES = [
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_takes_training_clips_through_its_network(name: str) -> None:
     config = load(name, [f"data.folder={FSDD}"] if name == "audio/fsdd" else []).config
-    modality = build_modality(config)
-    dataset = build_dataset(config, modality)
-    config = resolve_conditions(config, dataset)
-    conditioners = build_conditioners(config)
-    encoder = build_encoder(config, modality)
-    network = build_network(config, encoder.spec, conditioners)
+    experiment = Experiment(config).complete()
+    modality, dataset, encoder = experiment.modality, experiment.dataset, experiment.encoder
+    conditioners, network = experiment.conditioners, experiment.network
     clips = [dataset.clip(0, 0), dataset.clip(1, 0)]
     encoder.fit(clips)
     x = encoder.encode(clips).x
@@ -50,14 +39,11 @@ def test_a_recipe_takes_training_clips_through_its_network(name: str) -> None:
 def test_a_shortened_demo_learns() -> None:
     """In 60 steps of a small network the loss falls below half of that of predicting the mean."""
     config = load("demo/audio", ["network.width=64", "network.depth=2"]).config
-    modality = build_modality(config)
-    dataset = build_dataset(config, modality)
-    config = resolve_conditions(config, dataset)
-    conditioners = build_conditioners(config)
-    encoder, loss = build_encoder(config, modality), build_loss(config)
+    experiment = Experiment(config).complete()
+    dataset, encoder, loss = experiment.dataset, experiment.encoder, experiment.loss
     clips = [dataset.clip(i, 0) for i in range(64)]
     encoder.fit(clips)
-    network = build_network(config, encoder.spec, conditioners)
+    network, conditioners = experiment.network, experiment.conditioners
     x1 = encoder.encode(clips).x
     cond = encode_conditions(conditioners, [c.conditions for c in clips])
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)

@@ -4,6 +4,7 @@ import pytest
 
 from flowgen.config import build, load, options_model, recipes
 from flowgen.errors import UsageError
+from flowgen.runs.experiment import Experiment
 
 GOOD = """
 name: board
@@ -97,6 +98,46 @@ def test_the_resolved_config_describes_itself(config, tmp_path):
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_every_shipped_recipe_is_valid(name):
     assert load(name).config.train.steps > 0
+
+
+def test_a_section_that_the_loss_does_not_take_is_refused_where_it_was_written(config):
+    with pytest.raises(UsageError, match=r"c.yaml:8: path: the loss 'ddpm' sets its own path .*path=null"):
+        config(GOOD + "path: cosine\n", "loss=ddpm")
+    with pytest.raises(UsageError, match="command line: times: the loss 'likelihood' sets its own times"):
+        config(GOOD + "loss: likelihood\n", "times=logit-normal")
+    with pytest.raises(UsageError, match="coupling: the loss 'likelihood'"):
+        config(GOOD + "loss: {type: likelihood, steps: 4}\n", "coupling.type=sinkhorn")
+    assert config(GOOD + "path: cosine\n", "loss=ddpm", "path=null").config.loss.type == "ddpm"
+
+
+def test_what_is_shown_is_what_is_in_force(config):
+    def shown(*overrides):
+        return {key.split(".")[0] for key, _, _ in config(GOOD, *overrides).rows()}
+
+    assert shown() - shown("loss=ddpm") == {"path"}
+    assert shown() - shown("loss=likelihood") == {"times", "coupling"}
+
+
+def test_a_run_of_before_keeps_the_sections_that_it_never_used(tmp_path):
+    """Configs of runs listed every section, whether the loss took it or not."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text(GOOD + "loss: ddpm\npath: {type: cosine}\n")
+    assert load(str(tmp_path)).config.path.type == "linear"
+    with pytest.raises(UsageError, match="command line: path: the loss 'ddpm'"):
+        load(str(tmp_path), ["path=vp"])
+
+
+def test_the_parts_of_an_experiment_are_built_once(config):
+    experiment = Experiment(config(GOOD, "shift=3").config)
+    complete = experiment.complete()
+    assert complete.dataset is experiment.dataset
+    assert complete.modality is experiment.modality
+    assert complete.loss.coupling is complete.coupling
+    assert complete.network is complete.network
+    other = complete.new_network()
+    assert other is not complete.network
+    pairs = zip(other.parameters(), complete.network.parameters(), strict=True)
+    assert all(a.equal(b) for a, b in pairs)
 
 
 def test_build_gives_only_what_a_signature_asks_for(config):

@@ -13,7 +13,7 @@ from flowgen.config import load
 from flowgen.data.loader import Split
 from flowgen.data.order import make_schedule
 from flowgen.errors import UsageError
-from flowgen.runs.experiment import build_dataset, build_modality
+from flowgen.runs.experiment import Experiment
 from flowgen.training.batches import resolve_schedule
 
 
@@ -105,7 +105,7 @@ def test_two_ranks_train_as_one_does(tones, program, tmp_path):
 
 def test_a_resumed_run_keeps_its_batches_or_refuses(tones):
     config = load(str(tones), ["train.micro_batch_size=4"]).config
-    dataset = build_dataset(config, build_modality(config))
+    dataset = Experiment(config).dataset
     begun = SimpleNamespace(manifest={"trainer": {"parts": 1}})
     kept = resolve_schedule(dataset, config, Split(4, 4), begun)
     assert kept.buckets == make_schedule(dataset, 0, 4, 1).buckets

@@ -10,9 +10,8 @@ from click.testing import CliRunner
 
 from flowgen.cli import cli
 from flowgen.errors import UsageError
-from flowgen.evaluation import build_metrics, draw_sets, evaluate, figure, load
+from flowgen.evaluation import draw_sets, evaluate, figure, load
 from flowgen.media.clip import Clip
-from flowgen.runs.experiment import build_dataset
 from flowgen.runs.generator import Generator
 
 
@@ -48,7 +47,7 @@ class Numbers:
 
 def opened(run, *overrides):
     generator = Generator.load(run, overrides=overrides)
-    return generator, build_dataset(generator.config, generator.modality)
+    return generator, generator.experiment.dataset
 
 
 def numbers(clips):
@@ -80,7 +79,7 @@ def test_a_figure_that_is_not_finite_is_none_and_stays_valid_json(run):
 
 def test_what_has_learned_nothing_is_measured_as_worse_than_real_clips(run):
     generator, dataset = opened(run)
-    result = evaluate(generator, dataset, build_metrics(generator.config, generator.modality, dataset))
+    result = evaluate(generator, dataset, generator.experiment.metrics)
     pitch, timbre = result.row("pitch"), result.row("timbre")
     assert pitch.real == 1
     assert pitch.round_trip >= 0.9
@@ -170,9 +169,9 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(run, arguments, words)
 
 
 def test_a_config_without_metrics_says_which_there_are(run):
-    generator, dataset = opened(run, "eval.metrics=[]")
+    generator, _ = opened(run, "eval.metrics=[]")
     with pytest.raises(UsageError, match="note-accuracy"):
-        build_metrics(generator.config, generator.modality, dataset)
+        _ = generator.experiment.metrics
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "–"), (0.9123, "0.912"), (1027.4, "1,027"), (0.0, "0")])

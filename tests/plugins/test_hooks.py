@@ -221,9 +221,9 @@ def test_a_writer_adds_a_file_type(site, tmp_path, config):
     found = Registry()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flowgen.plugins.media.registry", lambda: found)
-        from flowgen.runs.experiment import build_modality
+        from flowgen.runs.experiment import Experiment
 
-        media = Media("points", build_modality(load(config).config))
+        media = Media("points", Experiment(load(config).config).modality)
         own = dict(media.modality.formats)
         assert media.formats == {**own, ".words": "application/octet-stream"}
         media.write([1, 2], tmp_path / "x.words", {"seed": 3})

@@ -10,7 +10,7 @@ from flowgen.core.random import Randomness, normal_rows
 from flowgen.core.sampler import sample
 from flowgen.core.times import uniform_grid
 from flowgen.media.encoder import Latents
-from flowgen.runs.experiment import build_dataset, build_encoder, build_loss, build_modality, build_network
+from flowgen.runs.experiment import Experiment
 
 
 def test_the_tutorials_recipe_is_the_tutorials() -> None:
@@ -23,11 +23,10 @@ def test_the_tutorials_recipe_is_the_tutorials() -> None:
 def test_a_shortened_recipe_finds_the_board() -> None:
     """A density that knows no squares has at most half of itself on the filled ones, as the untrained network shows."""
     config = load("points/checkerboard", ["network.width=64", "network.depth=2"]).config
-    modality = build_modality(config)
-    dataset = build_dataset(config, modality)
+    experiment = Experiment(config).complete()
+    modality, dataset = experiment.modality, experiment.dataset
     assert isinstance(dataset, Checkerboard)
-    encoder, loss = build_encoder(config, modality), build_loss(config)
-    network = build_network(config, encoder.spec, {})
+    encoder, loss, network = experiment.encoder, experiment.loss, experiment.network
     (metric,) = (build("metric", m, modality=modality, dataset=dataset) for m in config.eval.metrics)
     noise = normal_rows((1, "noise"), torch.arange(4000), (2,))
 

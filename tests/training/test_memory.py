@@ -18,16 +18,7 @@ from flowgen.core.random import Randomness
 from flowgen.core.tree import tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.regions import draw_known
-from flowgen.runs.experiment import (
-    build_conditioners,
-    build_dataset,
-    build_encoder,
-    build_loss,
-    build_modality,
-    build_network,
-    build_regions,
-    resolve_conditions,
-)
+from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.engine import Objective
@@ -64,20 +55,16 @@ def allocated(step):
 
 def measured(config):
     """The peak of one micro-batch, forward and backward, of real clips; gradients are there before."""
-    modality = build_modality(config)
-    dataset = build_dataset(config, modality)
-    config = resolve_conditions(config, dataset)
-    encoder = build_encoder(config, modality)
+    experiment = Experiment(config).complete()
+    dataset, encoder, loss, network = experiment.dataset, experiment.encoder, experiment.loss, experiment.network
     clips = sample_clips(dataset, 0, config.train.batch_size)
     encoder.fit(clips[:8])
-    conditioners, loss = build_conditioners(config), build_loss(config)
-    network = build_network(config, encoder.spec, conditioners)
-    generator = Generator(config, modality, encoder, conditioners, loss, network, torch.device("cpu"))
+    generator = Generator(experiment, network, torch.device("cpu"))
     prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=None)
     objective = Objective(network.train().requires_grad_(True), loss)
     x1, cond = batch_tensors(generator, clips)
     random = Randomness(0, 0, len(clips))
-    known = draw_known(build_regions(config, encoder.spec), encoder.spec, x1, cond.get(MASK), random)
+    known = draw_known(experiment.regions, encoder.spec, x1, cond.get(MASK), random)
 
     def step():
         given = [tree_map(lambda v: v if v is None else v.clone(), v) for v in (x1, cond, known)]

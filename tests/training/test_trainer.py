@@ -13,15 +13,7 @@ from flowgen.config.schema import Schedule
 from flowgen.core.random import Randomness
 from flowgen.data.loader import Order, Split, batches
 from flowgen.errors import UsageError
-from flowgen.runs.experiment import (
-    build_conditioners,
-    build_dataset,
-    build_encoder,
-    build_loss,
-    build_modality,
-    build_network,
-    resolve_conditions,
-)
+from flowgen.runs.experiment import Experiment
 from flowgen.training.ema import exponent, power
 from flowgen.training.loggers import read_log
 from flowgen.training.prepare import sample_clips
@@ -39,14 +31,10 @@ def weights(folder, step, which="network"):
 def plain_loop(values):
     """The same training in plain torch: the losses, and the weights after each step."""
     config = resolve(Document(values)).config
-    modality = build_modality(config)
-    dataset = build_dataset(config, modality)
-    config = resolve_conditions(config, dataset)
-    encoder = build_encoder(config, modality)
+    experiment = Experiment(config).complete()
+    dataset, encoder, conditioners = experiment.dataset, experiment.encoder, experiment.conditioners
     encoder.fit(sample_clips(dataset, 0, 256))
-    conditioners = build_conditioners(config)
-    loss = build_loss(config)
-    network = build_network(config, encoder.spec, conditioners)
+    loss, network = experiment.loss, experiment.network
     options = config.train
     groups = [
         {"params": [p for p in network.parameters() if p.ndim >= 2]},
@@ -105,10 +93,7 @@ def test_the_average_is_a_plain_one_in_float32(fit, tiny, tmp_path, stage):
     )
     fit(values)
     config = resolve(Document(values)).config
-    modality = build_modality(config)
-    encoder = build_encoder(config, modality)
-    conditioners = build_conditioners(resolve_conditions(config, build_dataset(config, modality)))
-    average = {k: v.clone() for k, v in build_network(config, encoder.spec, conditioners).state_dict().items()}
+    average = {k: v.clone() for k, v in Experiment(config).complete().network.state_dict().items()}
     profile = dict(average)
     gamma = exponent(0.1)
     for step in range(20):

@@ -7,14 +7,7 @@ import torch
 
 from flowgen.config import load
 from flowgen.media.conditions import encode_conditions
-from flowgen.runs.experiment import (
-    build_conditioners,
-    build_dataset,
-    build_encoder,
-    build_modality,
-    build_network,
-    resolve_conditions,
-)
+from flowgen.runs.experiment import Experiment
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -27,12 +20,9 @@ def test_a_recipe_takes_a_training_clip_through_its_network(name):
             pytest.skip("no shared data")
         overrides = [f"data.manifest={DATA / 'weizmann64' / 'manifest.jsonl'}", "data.cache=false"]
     config = load(name, overrides).config
-    modality = build_modality(config)
-    dataset = build_dataset(config, modality)
-    config = resolve_conditions(config, dataset)
-    conditioners = build_conditioners(config)
-    encoder = build_encoder(config, modality)
-    network = build_network(config, encoder.spec, conditioners)
+    experiment = Experiment(config).complete()
+    dataset, encoder = experiment.dataset, experiment.encoder
+    conditioners, network = experiment.conditioners, experiment.network
     clips = [dataset.clip(0, 0), dataset.clip(1, 0)]
     x = encoder.encode(clips).x
     cond = encode_conditions(conditioners, [{k: c.conditions[k] for k in conditioners} for c in clips])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from flowgen.config import dumps
+from flowgen.config import dumps, in_force
 from flowgen.config.schema import Sample
 from flowgen.core.interfaces import MASK
 from flowgen.core.random import Randomness
@@ -110,7 +110,7 @@ def trains_on_two_ranks(s: Subject) -> str | None:
 
 
 def _train(s: Subject, folder: Path, ranks: int, stage: int) -> subprocess.CompletedProcess[str]:
-    values = s.written.model_dump(mode="json", exclude={"deepspeed", "loggers", "run"})
+    values = {k: v for k, v in in_force(s.written).items() if k not in ("deepspeed", "loggers", "run")}
     values["train"] |= {"steps": 2, "batch_size": 4, "micro_batch_size": None, "log_every": 1, "workers": 0}
     values["train"] |= {"validation": {"every": 0}, "preview": {"every": 0}, "precision": "float32"}
     values |= {
