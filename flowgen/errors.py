@@ -29,7 +29,12 @@ class BadData(FlowgenError):
 
 def unknown(what: str, given: str, valid: Iterable[str]) -> str:
     """Say that `given` is not among `valid`, with the closest name and the list of names."""
-    names = sorted(valid)
+    names, given = sorted(valid), shorten(given)
     near = difflib.get_close_matches(given, names, 1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {what} {given!r}{hint} (valid: {', '.join(names) or 'none'})"
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """The text, its middle left out where it is longer than `limit`: what a stranger wrote may have any length."""
+    return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-10:]} ({len(text):,} characters)"

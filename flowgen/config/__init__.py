@@ -1,8 +1,9 @@
 """Config: one YAML file describes a run; every key is typed, every error says where."""
 
 from flowgen.config.components import build, options_model
-from flowgen.config.document import Document, dumps, override, read, write
+from flowgen.config.document import Document, override, read, write
 from flowgen.config.force import in_force
+from flowgen.config.notation import dumps
 from flowgen.config.resolve import Resolved, load, locate, recipes, resolve
 from flowgen.config.schema import ComponentConfig, Config
 

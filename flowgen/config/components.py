@@ -35,7 +35,9 @@ def options_model(kind: str, name: str) -> type[BaseModel]:
         if factory is not dataclasses.MISSING:
             default = factory()
         fields[parameter.name] = (hints[parameter.name], default)
-    config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
     return create_model(f"{kind}:{name}", __config__=config, **fields)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from flowgen.config.notation import Invalid, Key, dumps, parse
+from flowgen.errors import UsageError, shorten
+from flowgen.files import read_small
 
-from flowgen.errors import UsageError
-
-Key = tuple[str | int, ...]
+MAX_BYTES = 1_000_000
+"""Of a config file."""
+_MAX_EXTENDS = 20
 
 
 @dataclass
@@ -32,60 +32,39 @@ class Document:
         return "default"
 
 
-def read(path: Path) -> Document:
-    """Read a YAML file and those it extends."""
-    return _read(path, ())
+def read(path: Path, find: Callable[[str], Path | None] = lambda name: None) -> Document:
+    """Read a YAML file and those it extends: by their paths beside it, or by names that `find` knows."""
+    return _read(path, find, ())
 
 
-def _read(path: Path, below: tuple[Path, ...]) -> Document:
+def _read(path: Path, find: Callable[[str], Path | None], below: tuple[Path, ...]) -> Document:
     if path.resolve() in below:
         raise UsageError(f"{path}: 'extends' runs in a circle")
+    if len(below) > _MAX_EXTENDS:
+        raise UsageError(f"{path}: more than {_MAX_EXTENDS} files extend one another")
+    text = read_small(path, MAX_BYTES)
     try:
-        loaded = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read the config {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not a text file in UTF-8; expected a YAML config") from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = " ".join(str(error.problem).split("\n")[0].split())
-        raise UsageError(f"{path}:{line}: not valid YAML: {problem}") from None
-    if loaded is None:
-        loaded = CommentedMap()
-    if not isinstance(loaded, CommentedMap):
+        values, lines = parse(text)
+    except Invalid as error:
+        raise UsageError(f"{path}:{error.line}: {error}") from None
+    if not isinstance(values, dict | None):
         raise UsageError(f"{path}: expected a mapping of keys to values at the top")
-    here = Document()
-    here.values = _plain(loaded, (), str(path), here.sources)
+    here = Document(values or {}, {key: f"{path}:{line}" for key, line in lines.items()})
     parent = here.values.pop("extends", None)
     if parent is None:
         return here
+    where = here.sources[("extends",)]
     if not isinstance(parent, str):
-        raise UsageError(f"{here.sources[('extends',)]}: 'extends' takes the path of one YAML file")
-    base = _read(path.parent / parent, (*below, path.resolve()))
+        raise UsageError(f"{where}: 'extends' takes one YAML file, or the name of a recipe")
+    beside = path.parent / parent
+    other = beside if os.path.isfile(beside) else find(parent)
+    if other is None:
+        raise UsageError(
+            f"{where}: cannot read the config {shorten(str(beside))}: there is no such file, and no such recipe"
+        )
+    base = _read(other, find, (*below, path.resolve()))
     _merge(base, here.values, here.sources, ())
     return base
-
-
-def _plain(node: Any, key: Key, file: str, sources: dict[Key, str]) -> Any:
-    """ruamel's nodes as plain values; notes the line of every key."""
-    if isinstance(node, CommentedMap):
-        out = {}
-        for name, value in node.items():
-            child = (*key, str(name))
-            sources[child] = f"{file}:{node.lc.key(name)[0] + 1}"
-            out[str(name)] = _plain(value, child, file, sources)
-        return out
-    if isinstance(node, CommentedSeq):
-        items = []
-        for i, value in enumerate(node):
-            child = (*key, i)
-            sources[child] = f"{file}:{node.lc.item(i)[0] + 1}"
-            items.append(_plain(value, child, file, sources))
-        return items
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
 
 
 def override(document: Document, assignments: Sequence[str]) -> None:
@@ -93,13 +72,15 @@ def override(document: Document, assignments: Sequence[str]) -> None:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         key = tuple(name.split("."))
-        if not equals or not all(key):
-            raise UsageError(f"cannot read the override {assignment!r}; expected key=value, as in train.steps=1000")
+        if not equals or not all(key) or len(key) > 50:
+            raise UsageError(
+                f"cannot read the override {shorten(assignment)!r}; expected key=value, as in train.steps=1000"
+            )
         try:
-            nested = YAML(typ="safe", pure=True).load(text) if text else None
-        except MarkedYAMLError:
-            raise UsageError(f"cannot read the value of {assignment!r} as YAML") from None
-        put(document, key, nested, "command line")
+            value, _ = parse(text)
+        except Invalid as error:
+            raise UsageError(f"cannot read the value of {shorten(assignment)!r}: {error}") from None
+        put(document, key, value, "command line")
 
 
 def put(document: Document, key: Sequence[str], value: Any, source: str) -> None:
@@ -144,22 +125,20 @@ def _merge(base: Document, new: Any, sources: Mapping[Key, str], key: Key) -> No
                 base.sources.setdefault(child, sources[child])
             _merge(base, value, sources, child)
         else:
-            for stale in [k for k in base.sources if k[: len(child)] == child]:
-                del base.sources[stale]
+            for stale in _paths(old, child):
+                base.sources.pop(stale, None)
             target[name] = value
-            base.sources.update({k: s for k, s in sources.items() if k[: len(child)] == child})
+            base.sources.update({path: sources[path] for path in _paths(value, child) if path in sources})
+
+
+def _paths(value: Any, key: Key) -> Iterator[Key]:
+    """The path of a value, and of all within it."""
+    yield key
+    if isinstance(value, Mapping | list):
+        for name, child in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _paths(child, (*key, name))
 
 
 def write(values: Mapping[str, Any], path: Path) -> None:
     """Write plain values as YAML."""
     path.write_text(dumps(values), encoding="utf-8")
-
-
-def dumps(values: Mapping[str, Any]) -> str:
-    yaml = YAML()
-    yaml.default_flow_style = None
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    stream = StringIO()
-    yaml.dump(values, stream)
-    return stream.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,11 +14,15 @@ from pydantic import BaseModel, ValidationError
 
 from flowgen.config.components import options_model
 from flowgen.config.defaults import with_defaults
-from flowgen.config.document import Document, Key, override, read
+from flowgen.config.document import Document, override, read
 from flowgen.config.force import in_force, refusals, without_idle, without_null
+from flowgen.config.notation import Key
 from flowgen.config.schema import ComponentConfig, Config, Slot
-from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.errors import FlowgenError, UsageError, shorten, unknown
 from flowgen.plugins import registry
+
+_MAX_PROBLEMS = 20
+"""Said at once; what is wrong with more than that is wrong for one reason."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     Raises UsageError with one line for each thing that is wrong.
     """
     path = locate(name)
-    document = with_defaults(read(path))
+    document = with_defaults(read(path, _recipe))
     if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir():
         without_idle(document)
     override(document, overrides)
@@ -62,21 +67,28 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
 def locate(name: str) -> Path:
     """The file of a config: a path, a run folder, or a recipe shipped with flowgen or a plugin ("audio/fsdd", or "fsdd")."""
     path = Path(name)
-    if path.is_dir() and (path / "config.yaml").is_file():
+    if os.path.isfile(path / "config.yaml"):  # os.path: false of what cannot be a path, where Path raises
         return path / "config.yaml"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    found = recipes()
-    matches = [key for key in found if key == name.removesuffix(".yaml") or key.rpartition("/")[2] == name]
-    if len(matches) == 1:
-        return found[matches[0]]
-    if matches:
-        raise UsageError(f"the recipe name {name!r} is ambiguous: {', '.join(matches)}")
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    recipe = _recipe(name)
+    if recipe is not None:
+        return recipe
+    if path.suffix in (".yaml", ".yml") or os.path.exists(path):
         raise UsageError(
-            f"no config at {name!r}; give a YAML file, a run folder, or a recipe ({', '.join(sorted(found))})"
+            f"no config at {shorten(name)!r}; give a YAML file, a run folder, or a recipe ({', '.join(sorted(recipes()))})"
         )
-    raise UsageError(unknown("config or recipe", name, found))
+    raise UsageError(unknown("config or recipe", name, recipes()))
+
+
+def _recipe(name: str) -> Path | None:
+    """The file of a recipe, by its full name or the last part of it. UsageError: several have that."""
+    found = recipes()
+    wanted = name.removesuffix(".yaml")
+    matches = [wanted] if wanted in found else [key for key in found if key.rpartition("/")[2] == wanted]
+    if len(matches) > 1:
+        raise UsageError(f"the recipe name {name!r} is ambiguous: {', '.join(matches)}")
+    return found[matches[0]] if matches else None
 
 
 def recipes() -> dict[str, Path]:
@@ -101,11 +113,13 @@ def resolve(document: Document) -> Resolved:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += [_sentence(document, Config, (), e) for e in error.errors()]
+        problems += _sentences(document, Config, (), error)
         config = None
     filled: dict[Key, dict[str, Any]] = {}
     slots = list(_slots(values if config is None else config.model_dump(), Config, ()))
     for kind, key, section in slots:
+        if len(problems) > _MAX_PROBLEMS:
+            break
         name = section if isinstance(section, str) else section.get("type") if isinstance(section, dict) else None
         if not isinstance(name, str):
             continue  # the fixed schema has said so already
@@ -115,11 +129,12 @@ def resolve(document: Document) -> Resolved:
             filled[key] = {"type": name, **model.model_validate(options).model_dump(mode="json")}
             slots += _slots(filled[key], model, key)  # components among the options of this one
         except ValidationError as error:
-            problems += [_sentence(document, model, key, e) for e in error.errors()]
+            problems += _sentences(document, model, key, error)
         except FlowgenError as error:
             problems.append(f"{document.source((*key, 'type'))}: {_dotted(key)}: {error}")
     if problems:
-        raise UsageError("\n".join(problems))
+        more = [f"and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
+        raise UsageError("\n".join([*problems[:_MAX_PROBLEMS], *more]))
     assert config is not None
     dump = config.model_dump()
     for key, section in filled.items():
@@ -161,6 +176,13 @@ def _slots(values: Any, model: type[BaseModel], key: Key) -> Iterator[tuple[str,
             yield from _slots(value, info.annotation, child)
 
 
+def _sentences(document: Document, model: type[BaseModel], prefix: Key, error: ValidationError) -> list[str]:
+    """What pydantic found, in words; counted only, beyond what is said at once."""
+    errors = error.errors(include_url=False)
+    told = [_sentence(document, model, prefix, e) for e in errors[:_MAX_PROBLEMS]]
+    return told + [""] * (len(errors) - len(told))
+
+
 def _sentence(document: Document, model: type[BaseModel], prefix: Key, error: Any) -> str:
     """One error of pydantic as: where: key: what; remedy."""
     loc: Key = tuple(error["loc"])
@@ -169,7 +191,7 @@ def _sentence(document: Document, model: type[BaseModel], prefix: Key, error: An
     if error["type"] == "extra_forbidden":
         valid = _fields(model, loc[:-1])
         name, section = str(loc[-1]), _dotted(key[:-1])
-        near = difflib.get_close_matches(name, valid, 1, cutoff=0.6)
+        near = difflib.get_close_matches(shorten(name), valid, 1, cutoff=0.6)
         elsewhere = [".".join(p) for p in _all_fields(Config) if p[-1] == name] if not near else []
         hint = f"; did you mean {_dotted((*key[:-1], near[0]))!r}?" if near else ""
         hint = f"; it lives at {elsewhere[0]!r}" if elsewhere else hint
@@ -179,11 +201,11 @@ def _sentence(document: Document, model: type[BaseModel], prefix: Key, error: An
     if error["type"] == "missing":
         above = document.source(key[:-1]) if key[:-1] else "config"
         return f"{above}: the key {dotted!r} is missing"
-    return f"{where}: {dotted}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    return f"{where}: {dotted}: {error['msg'][0].lower()}{error['msg'][1:]}, got {shorten(repr(error['input']))}"
 
 
 def _dotted(key: Key) -> str:
-    return ".".join(map(str, key))
+    return ".".join(shorten(str(part)) for part in key)
 
 
 def _fields(model: Any, loc: Key) -> list[str]:

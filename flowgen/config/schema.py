@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 
 class Section(BaseModel):
     """Unknown keys are errors, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ComponentConfig(BaseModel):
@@ -168,11 +168,17 @@ class TokenShiftConfig(Section):
     power: float = 0.5
 
 
+def _run_folder(value: str) -> str:
+    if ".." in value.split("/") or value.strip("./") == "":
+        raise ValueError("a run folder is written without '..', as in runs/mine")
+    return value
+
+
 class Config(Section):
     """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
-    run: str | None = None
+    name: Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$", max_length=100)]
+    run: Annotated[str, AfterValidator(_run_folder)] | None = None
     """The run folder; runs/NAME by default."""
     modality: Annotated[Named, Slot("modality")]
     data: Annotated[Named, Slot("dataset")]

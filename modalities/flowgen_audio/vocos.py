@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgen.errors import FlowgenError
+from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.pretrained import read_weights
 from flowgen.weights import load_strictly
 
@@ -38,14 +38,13 @@ class VocosSettings:
 
 def read_settings(folder: Path) -> VocosSettings:
     """The settings in config.yaml. FlowgenError: it is no Vocos on mel bands."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from flowgen.config.document import read
 
     path = folder / "config.yaml"
     try:
-        config: Any = YAML(typ="safe", pure=True).load(path.read_text())
-    except (OSError, YAMLError) as error:
-        raise FlowgenError(f"cannot read {path}: {error}; is the folder a complete model?") from None
+        config = read(path).values
+    except UsageError as error:
+        raise FlowgenError(f"{error}; is the folder a complete model?") from None
     classes = {
         "feature_extractor": "vocos.feature_extractors.MelSpectrogramFeatures",
         "backbone": "vocos.models.VocosBackbone",
@@ -53,7 +52,7 @@ def read_settings(folder: Path) -> VocosSettings:
     }
     parts: dict[str, Mapping[str, Any]] = {}
     for part, expected in classes.items():
-        section = config.get(part) if isinstance(config, Mapping) else None
+        section = config.get(part)
         found = section.get("class_path") if isinstance(section, Mapping) else None
         if not isinstance(section, Mapping) or found != expected:
             raise FlowgenError(f"{path}: {part} is of {found!r}; a vocoder on mel bands has {expected!r}")

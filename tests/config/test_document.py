@@ -1,5 +1,8 @@
 """YAML as it is written: sources, extends, overrides."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from flowgen.config import Document, dumps, override, read
@@ -31,12 +34,56 @@ def test_exponents_without_a_point_are_numbers(tmp_path):
         ("- 1\n", r"a\.yaml: expected a mapping"),
         ("extends: a.yaml\n", "runs in a circle"),
         ("extends: nowhere.yaml\n", "cannot read the config .*nowhere"),
-        ("extends: [a]\n", r"a\.yaml:1: 'extends' takes the path"),
+        ("extends: [a]\n", r"a\.yaml:1: 'extends' takes one YAML file"),
+        ("a: 1\nb: \x07\n", r"a\.yaml:2: the character '\\x07' has no place"),
+        ("a: 1\nb: \x00\n", r"a\.yaml:2: the character '\\x00' has no place"),
+        ('b: "\\0"\n', r"a\.yaml:1: .* holds a character that no text may have"),
+        ("a:\n  - " + "9" * 5000 + "\n", r"a\.yaml:2: the integer 9+\.\.\.9+ \(5,000 characters\) does not fit"),
+        ("a: 1e999\n", r"a\.yaml:1: the number 1e999 is too large"),
+        ("a: !!python/object:os.system x\n", r"a\.yaml:1: the tag .* is not supported"),
+        ("a: !!omap [x: 1]\n", r"a\.yaml:1: the tag"),
+        ("a: &x\n  b: 1\n  <<: *x\n", r"a\.yaml:3: the alias \*x stands inside of what it repeats"),
+        ("a: *x\n", r"a\.yaml:1: the alias \*x repeats nothing"),
+        ("a: &x 1\n<<: *x\n", r"a\.yaml:2: the merge key '<<' takes a section"),
+        ("a: " + "[" * 60 + "]" * 60 + "\n", r"a\.yaml:1: nested more than 50 levels deep"),
+        ("? [1]\n: 2\n", r"a\.yaml:1: a key must be a plain word"),
+        ("a: 1\n---\nb: 2\n", r"a\.yaml:2: a second document begins here"),
     ],
 )
 def test_bad_files_are_named(tmp_path, text, message):
     with pytest.raises(UsageError, match=message):
         read(write(tmp_path / "a.yaml", text))
+
+
+def test_aliases_and_merges_are_read_and_dates_are_text(tmp_path):
+    text = "a: &x {b: 1, c: [2]}\nd: *x\ne: {<<: *x, b: 3}\nf: 2024-02-31\n"
+    document = read(write(tmp_path / "a.yaml", text))
+    section = {"b": 1, "c": [2]}
+    assert document.values == {"a": section, "d": section, "e": {"b": 3, "c": [2]}, "f": "2024-02-31"}
+    assert document.source(("d", "c")).endswith("a.yaml:2")
+    assert document.source(("e", "c")).endswith("a.yaml:3")
+
+
+def test_aliases_that_multiply_are_bounded(tmp_path):
+    lines = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    with pytest.raises(UsageError, match=r"a\.yaml:\d+: more than 200,000 values, those that aliases repeat included"):
+        read(write(tmp_path / "a.yaml", "\n".join(lines)))
+
+
+def test_what_is_no_small_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    write(tmp_path / "large.yaml", "# " + "x" * 1_000_000)
+    for name, message in (("pipe.yaml", "no regular file"), ("large.yaml", "larger than 1 MB")):
+        with pytest.raises(UsageError, match=message):
+            read(tmp_path / name)
+    with pytest.raises(UsageError, match="no regular file"):
+        read(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("text", ["3e-4", "1_0", "0x1F", "~", "yes", "null", "", "<<", "2024-01-01", "a\x07b", "no: x"])
+def test_strings_are_written_so_that_they_are_read_back_as_strings(tmp_path, text):
+    assert read(write(tmp_path / "a.yaml", dumps({"a": [text], text: text}))).values == {"a": [text], text: text}
 
 
 def test_extends_merges_sections_and_keeps_both_sources(tmp_path):

@@ -62,6 +62,11 @@ def test_every_value_says_where_it_came_from(config):
         ("conditions.digit.dropout=2", "conditions.digit.dropout: input should be less than or equal to 1"),
         ("train=5", "train: input should be a valid dictionary"),
         ("name=a/b", "name: string should match pattern"),
+        ("name='..'", "name: string should match pattern"),
+        ("run=../elsewhere", r"run: .*a run folder is written without '\.\.'"),
+        ("train.optimizer.lr=.nan", "train.optimizer.lr: input should be a finite number, got nan"),
+        ("train.clip=.inf", "train.clip: input should be a finite number, got inf"),
+        ("sample.guidance={type: cfg, scale: .inf}", "sample.guidance.scale: input should be a finite number"),
     ],
 )
 def test_a_mistake_is_one_line_that_helps(config, override, message):
@@ -74,6 +79,19 @@ def test_all_mistakes_are_told_at_once(config):
     with pytest.raises(UsageError) as caught:
         config(GOOD, "train.stepz=1", "network.widht=1", "sample.solver=x")
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_fifty_thousand_mistakes_are_counted(config):
+    with pytest.raises(UsageError, match=r"and 49981 more$"):
+        config(GOOD + "".join(f"k{i}: 1\n" for i in range(50_001)))
+
+
+def test_a_recipe_may_be_extended_by_name(config):
+    resolved = config("extends: points/checkerboard\nname: mine\ntrain: {steps: 7}\n")
+    assert resolved.config.train.steps == 7
+    assert resolved.config.data.type == "checkerboard"
+    with pytest.raises(UsageError, match=r"c\.yaml:1: cannot read the config .*no such recipe"):
+        config("extends: points/chess\n")
 
 
 def test_a_missing_key_is_named(config):
