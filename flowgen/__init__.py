@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from flowgen.core.estimate import Estimate as Estimate
     from flowgen.core.flow import NetworkFlow as NetworkFlow
     from flowgen.core.flow import OnPath as OnPath
+    from flowgen.core.flow_map import MapFlow as MapFlow
+    from flowgen.core.flow_map import NetworkFlowMap as NetworkFlowMap
     from flowgen.core.guidance import APG as APG
     from flowgen.core.guidance import CFG as CFG
     from flowgen.core.guidance import AutoGuidance as AutoGuidance
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from flowgen.core.interfaces import Coefficients as Coefficients
     from flowgen.core.interfaces import Coupling as Coupling
     from flowgen.core.interfaces import Flow as Flow
+    from flowgen.core.interfaces import FlowMap as FlowMap
     from flowgen.core.interfaces import Guidance as Guidance
     from flowgen.core.interfaces import Loss as Loss
     from flowgen.core.interfaces import LossOutput as LossOutput
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from flowgen.core.solvers import DPMSolverPPSDE as DPMSolverPPSDE
     from flowgen.core.solvers import Euler as Euler
     from flowgen.core.solvers import EulerMaruyama as EulerMaruyama
+    from flowgen.core.solvers import FlowMapSolver as FlowMapSolver
     from flowgen.core.solvers import Heun as Heun
     from flowgen.core.solvers import HeunSDE as HeunSDE
     from flowgen.core.solvers import Langevin as Langevin
@@ -110,6 +114,9 @@ _HOME = {
     "AffinePath": "core.paths",
     "Estimate": "core.estimate",
     "Flow": "core.interfaces",
+    "FlowMap": "core.interfaces",
+    "MapFlow": "core.flow_map",
+    "NetworkFlowMap": "core.flow_map",
     "NetworkFlow": "core.flow",
     "OnPath": "core.flow",
     "FlowMatching": "core.losses",
@@ -139,6 +146,7 @@ _HOME = {
     "AutoGuidance": "core.guidance",
     "Euler": "core.solvers",
     "Midpoint": "core.solvers",
+    "FlowMapSolver": "core.solvers",
     "Heun": "core.solvers",
     "Ralston": "core.solvers",
     "RK4": "core.solvers",

@@ -56,9 +56,12 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
     module.load_state_dict(dict(tensors))
 
 
-def load_allowing(module: nn.Module, tensors: Mapping[str, Tensor], source: Path, allow: Sequence[str]) -> str:
+def load_allowing(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: Path, allow: Sequence[str], new: Sequence[str] = ()
+) -> str:
     """Load tensors into a module; those whose names match a pattern of `allow` may be missing, unexpected or of another shape.
 
+    Those that match a pattern of `new` may be missing, all of them together.
     Returns what matched and what did not. FlowgenError: something else differs, or a pattern matches nothing that does.
     """
     own = module.state_dict()
@@ -74,6 +77,9 @@ def load_allowing(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
                 f"--allow {pattern!r} matches nothing that differs between {source} and the network; leave it out"
             )
     let = {name for pattern in allow for name in fnmatch.filter(every, pattern)}
+    for pattern in new:
+        own_new = set(fnmatch.filter(own, pattern))
+        let |= own_new if own_new <= differing["missing"] else set()
     kept = {k: v for k, v in own.items() if k in let}
     load_strictly(module, {**{k: v for k, v in tensors.items() if k not in let}, **kept}, source)
     report = [f"{len(own) - len(kept)} of {len(own)} tensors match" if every else f"all {len(own)} tensors match"]

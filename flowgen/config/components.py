@@ -41,6 +41,11 @@ def options_model(kind: str, name: str) -> type[BaseModel]:
     return create_model(f"{kind}:{name}", __config__=config, **fields)
 
 
+def takes(kind: str, name: str, parameter: str) -> bool:
+    """Whether a component asks for something that flowgen gives itself."""
+    return parameter in inspect.signature(registry().get(kind, name).load()).parameters
+
+
 def build(kind: str, config: ComponentConfig, **given: Any) -> Any:
     """Make the component a config section names. Of `given`, it gets what its signature asks for."""
     target = registry().get(kind, config.type).load()

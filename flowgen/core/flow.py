@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Coefficients, Cond, Flow, Path, Paths, Prediction
+from flowgen.core.interfaces import END_TIME, Coefficients, Cond, Flow, Path, Paths, Prediction
 from flowgen.core.paths import coefficients
 from flowgen.core.tree import State, first_leaf, lincomb, tree_map
 
@@ -29,6 +29,11 @@ class NetworkFlow:
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
         given = dict(cond) if cond else {}
+        if END_TIME in given:
+            raise ValueError(
+                "this flow is no flow map and makes no jumps: take a solver of the ODE, such as heun, or train with a loss that "
+                "learns a flow map"
+            )
         if isinstance(x, Tensor) and isinstance(t, Tensor):  # the inner loop of sampling, without the trees
             seen = x if x.dtype is torch.float32 else x.float()
             value: Any = self.network(seen, _times(t, seen), given)
@@ -100,6 +105,8 @@ class OnPath:
         return self.flow.predicts  # type: ignore[attr-defined]
 
     def __call__(self, x: State, t: Tensor, cond: Cond | None = None) -> Estimate:
+        if END_TIME in (cond or {}):
+            raise ValueError("a flow map jumps along the path that it was trained on: leave sample.path out")
         if not bool(((t >= self.start) & (t <= self.end)).all()):
             raise ValueError(
                 f"asked at t = {t.flatten()[0]:g}, outside the checked range [{self.start:g}, {self.end:g}]"

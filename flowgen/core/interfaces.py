@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 from torch import Tensor
 
@@ -30,6 +30,20 @@ MASK = "mask"
 """The reserved key under which a mask of valid positions travels with the conditions."""
 SOURCE = "source"
 """The reserved key under which the source of each clip travels with the conditions, for the coupling `given-pairs`."""
+END_TIME = "end_time"
+"""The reserved key under which the time s of a flow map travels with the conditions: [B], or left-aligned with the state."""
+
+
+class NetworkInput(NamedTuple):
+    """A number that a loss shows the network beside x and t: `cond[name]`, [B] or left-aligned with the state."""
+
+    name: str
+    frequency: float = 16.0
+    """The highest angular frequency at which the network sees it; 256 tells apart what differs by a thousandth."""
+
+
+SECOND_TIME = NetworkInput(END_TIME, 256.0)
+"""The second time of a flow map."""
 
 
 class Coefficients(NamedTuple):
@@ -88,6 +102,23 @@ class Flow(Protocol):
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate: ...
 
 
+@runtime_checkable
+class FlowMap(Protocol):
+    """Where the flow leads: X_{t->s}, which carries x_t to x_s in one evaluation (Boffi et al. 2024, definition 2.1).
+
+    `sample` takes one as it takes a flow, on any grid. `flowgen.core.flow_map.MapFlow` makes it a flow.
+    """
+
+    @property
+    def path(self) -> Paths: ...
+
+    def __call__(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:
+        """X_{t->s}(x) = x + (s - t) u(x, t, s) for times t <= s, [] or [B]."""
+
+    def average(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:
+        """u(x, t, s), the average velocity on the way from t to s; the velocity itself where s = t."""
+
+
 class LossOutput(NamedTuple):
     """Per-sample losses: `total` [B], the times [B] they were taken at, and one [B] for each stream."""
 
@@ -111,6 +142,14 @@ class Loss(Protocol):
 
     def flow(self, network: Callable[..., State]) -> Flow:
         """The flow that `network` is once trained by this loss: what sampling integrates."""
+
+
+@runtime_checkable
+class LossWithInputs(Protocol):
+    """A loss that shows the network more than x, t and the conditions: the network is built with these inputs."""
+
+    @property
+    def inputs(self) -> tuple[NetworkInput, ...]: ...
 
 
 Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Noise, Paths, Prediction, Solver
+from flowgen.core.flow_map import MapFlow
+from flowgen.core.interfaces import Cond, Flow, FlowMap, Noise, Paths, Prediction, Solver
+from flowgen.core.solvers.jumps import FlowMapSolver
 from flowgen.core.solvers.ode import Euler
 from flowgen.core.tree import State, leaves, lincomb, tree_map
 
 
 def sample(
-    flow: Flow,
+    flow: Flow | FlowMap,
     x: State,
     grid: Tensor,
     *,
@@ -27,7 +29,7 @@ def sample(
     noise: Noise | None = None,
     on_step: Callable[[int, float, State], None] | None = None,
 ) -> State:
-    """Carry x from grid[0] to grid[-1] along `flow`.
+    """Carry x from grid[0] to grid[-1] along `flow`, or by the jumps of a flow map.
 
     Args:
         x: the state at grid[0] [B, ...]; `prior` of standard normal noise where grid[0] = 0. Kept in float32 or float64.
@@ -38,6 +40,8 @@ def sample(
     Raises ValueError for a grid that is no grid, a prediction that is singular where the solver asks for it (before
     anything is computed), and values that are not finite.
     """
+    if isinstance(flow, FlowMap):
+        flow, solver = MapFlow(flow), solver or FlowMapSolver()
     return solve(flow, x, check_grid(grid), solver or Euler(), cond, noise=noise, on_step=on_step)
 
 

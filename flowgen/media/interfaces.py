@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -81,10 +81,23 @@ class Dataset(Protocol):
 
 
 class Network(Protocol):
-    """A velocity network: an `nn.Module` built as `Network(spec, conditions, **options)`."""
+    """A velocity network: an `nn.Module` built as `Network(spec, conditions, **options)`.
+
+    One that can be shown more (the second time of a flow map) takes `inputs: Sequence[NetworkInput]` as well, and finds
+    them by name in `cond`. The layers that they reach it through start at zero, in modules named by `neutral_at_start`, so
+    that it can start from weights without them.
+    """
 
     def __call__(self, x: State, t: Tensor, cond: Mapping[str, Any]) -> State:
         """A prediction of the structure of x [B, *axes, C] at times t [B] or [B, ...] (left-aligned with x)."""
+
+
+@runtime_checkable
+class Extensible(Protocol):
+    """A network that can start from weights that lack some of its modules."""
+
+    neutral_at_start: ClassVar[tuple[str, ...]]
+    """Names of modules that change nothing as they are made, such as embeddings whose last layer is zero."""
 
 
 class Metric(Protocol):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowgen.core.flow_map import differentiated
 from flowgen.nn.layout import Layout
 from flowgen.nn.positions import Rotation, rotate
 
@@ -15,6 +16,21 @@ from flowgen.nn.positions import Rotation, rotate
 def attendable(mask: Tensor) -> Tensor:
     """A mask of valid keys [..., keys] in which a row without any is all valid: its result is unused, but must be finite."""
     return mask | ~mask.any(-1, keepdim=True)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, [B, heads, N, D], over the keys where the mask is true.
+
+    Written out where networks are differentiated forward: fused kernels have no forward derivative, and that of torch's own
+    softmax has no gradient.
+    """
+    if not differentiated():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -math.inf)
+    weights = (logits - logits.amax(-1, keepdim=True).detach()).exp()
+    return (weights / weights.sum(-1, keepdim=True)).to(v.dtype) @ v
 
 
 def normed(x: Tensor, gain: Tensor) -> Tensor:
@@ -66,7 +82,7 @@ class SelfAttention(nn.Module):
         q, k = (z.transpose(1, 2) for z in qk.to(v.dtype).unbind(2))
         v = v.squeeze(2).transpose(1, 2)
         keys = None if mask is None else attendable(mask)[:, None, None]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2).flatten(2)
+        return attended(q, k, v, keys).transpose(1, 2).flatten(2)
 
 
 class CrossAttention(nn.Module):
@@ -90,7 +106,5 @@ class CrossAttention(nn.Module):
         q = self.q(x).unflatten(-1, (self.heads, -1))
         k, v = self.kv(sequence).unflatten(-1, (2, self.heads, -1)).unbind(2)
         q, k = normed(q, self.gain[0]).to(v.dtype), normed(k, self.gain[1]).to(v.dtype)
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None]
-        )
+        y = attended(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask[:, None, None])
         return self.out(y.transpose(1, 2).flatten(2))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flowgen.core.interfaces import MASK
+from flowgen.core.interfaces import END_TIME, MASK, NetworkInput
+from flowgen.core.tree import left
 from flowgen.media.conditions import ClassCondition, Conditioner, NumberCondition, TextCondition
 from flowgen.nn.attention import SelfAttention
 
@@ -38,6 +39,44 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):
             return self.mlp(fourier(t, self.features, 1.0, 256.0).to(next(self.mlp.parameters()).dtype))
+
+
+class InputEmbeddings(nn.Module):
+    """What a loss shows a network beside x and t, as a vector to add to the embedding of t.
+
+    The last layers start at zero: a network that starts from weights without these inputs says what those said. Of the
+    second time of a flow map, its distance s - t is embedded (Geng et al. 2025, table 1c).
+    """
+
+    features = 256
+
+    def __init__(self, inputs: Sequence[NetworkInput], width: int) -> None:
+        super().__init__()
+        self.frequencies = {given.name: given.frequency for given in inputs}
+        self.mlps = nn.ModuleDict({given.name: _mlp(self.features, width) for given in inputs})
+        for mlp in self.mlps.values():
+            nn.init.zeros_(mlp[-1].weight)  # type: ignore[index]
+            nn.init.zeros_(mlp[-1].bias)  # type: ignore[index]
+
+    def take(self, cond: Mapping[str, Any], t: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The inputs in `cond`, each as t is shaped, and the rest of it. ValueError: an input is missing."""
+        missing = sorted(self.mlps.keys() - cond.keys() - {END_TIME})
+        if missing:
+            raise ValueError(
+                f"the network takes the inputs {', '.join(missing)} beside the conditions, and was not given them"
+            )
+        given = {name: left(cond.get(name, t), t).expand(t.shape) for name in self.mlps}
+        return given, {k: v for k, v in cond.items() if k not in self.mlps}
+
+    def forward(self, given: Mapping[str, Tensor], t: Tensor) -> Tensor | float:
+        """[..., width] for values of the shape of t; 0 where there are no inputs."""
+        total: Tensor | float = 0.0
+        with torch.autocast(t.device.type, enabled=False):
+            for name, mlp in self.mlps.items():
+                value = given[name].float() - (t.float() if name == END_TIME else 0.0)
+                features = fourier(value, self.features, 1.0, self.frequencies[name])
+                total = total + mlp(features.to(next(mlp.parameters()).dtype))
+        return total
 
 
 class ClassEmbedding(nn.Embedding):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowgen.core.interfaces import NetworkInput
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
-from flowgen.nn.embedding import ConditionEmbedding
+from flowgen.nn.embedding import ConditionEmbedding, InputEmbeddings
 
 
 class MLP(nn.Module):
@@ -20,6 +21,7 @@ class MLP(nn.Module):
     Args:
         spec: the stream, which has no axes.
         conditions: conditioners by name, all of role "vector".
+        inputs: what the loss shows the network beside x and t.
         width: of the hidden layers and of the time embedding.
         depth: number of hidden layers.
         max_frequency: time is embedded as sine and cosine of t at `width`/2 frequencies from this one down to 1; 10,000 is
@@ -31,12 +33,15 @@ class MLP(nn.Module):
     """
 
     repeated_blocks: ClassVar[tuple[str, ...]] = ()
-    keep_float32: ClassVar[tuple[str, ...]] = ("time",)
+    keep_float32: ClassVar[tuple[str, ...]] = ("time", "inputs")
+    neutral_at_start: ClassVar[tuple[str, ...]] = ("inputs",)
+    """Modules that change nothing as they are made: weights to start from may lack them."""
 
     def __init__(
         self,
         spec: StreamSpec,
         conditions: Mapping[str, Conditioner],
+        inputs: Sequence[NetworkInput] = (),
         *,
         width: int = 512,
         depth: int = 4,
@@ -59,14 +64,16 @@ class MLP(nn.Module):
         self.conditions = ConditionEmbedding(conditions, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.out = nn.Linear(width, spec.channels)
+        self.inputs = InputEmbeddings(inputs, width)  # last, so that all else begins as it does without them
 
     def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """x [B, channels] at times t [B]."""
+        given, cond = self.inputs.take(cond, t)
         with torch.autocast(x.device.type, enabled=False):
             half = self.time.in_features // 2
             band = self.max_frequency ** (1 - torch.arange(half, device=t.device) / (half - 1))
             angle = t.float()[:, None] * band
-            h = self.time(torch.cat([angle.sin(), angle.cos()], -1).to(self.time.weight.dtype))
+            h = self.time(torch.cat([angle.sin(), angle.cos()], -1).to(self.time.weight.dtype)) + self.inputs(given, t)
         vector = self.conditions(cond).vector
         if self.octaves:
             angle = x.unsqueeze(-1) * 2.0 ** torch.arange(self.octaves, device=x.device)

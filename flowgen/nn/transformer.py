@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,11 +12,12 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from flowgen.core.interfaces import MASK
+from flowgen.core.flow_map import differentiated
+from flowgen.core.interfaces import END_TIME, MASK, NetworkInput
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
 from flowgen.nn.attention import CrossAttention, SelfAttention
-from flowgen.nn.embedding import ConditionEmbedding, TimeEmbedding
+from flowgen.nn.embedding import ConditionEmbedding, InputEmbeddings, TimeEmbedding
 from flowgen.nn.layout import Layout
 from flowgen.nn.parallel import SequenceGroup
 from flowgen.nn.positions import Positions, Rotation
@@ -66,6 +67,7 @@ class Transformer(nn.Module):
     Args:
         spec: the stream as trained.
         conditions: conditioners by name; vectors join the time embedding, sequences are attended to.
+        inputs: what the loss shows the network beside x and t; they join the time embedding.
         width: channels of a token.
         depth: number of blocks.
         heads: of the attention.
@@ -80,13 +82,16 @@ class Transformer(nn.Module):
 
     repeated_blocks: ClassVar[tuple[str, ...]] = ("blocks",)
     """Lists of like modules, each of which may be compiled or checkpointed by itself."""
-    keep_float32: ClassVar[tuple[str, ...]] = ("time", "positions")
+    keep_float32: ClassVar[tuple[str, ...]] = ("time", "inputs", "positions")
     """Modules that stay in float32 when the rest is cast."""
+    neutral_at_start: ClassVar[tuple[str, ...]] = ("inputs",)
+    """Modules that change nothing as they are made: weights to start from may lack them."""
 
     def __init__(
         self,
         spec: StreamSpec,
         conditions: Mapping[str, Conditioner],
+        inputs: Sequence[NetworkInput] = (),
         *,
         width: int = 256,
         depth: int = 6,
@@ -127,6 +132,7 @@ class Transformer(nn.Module):
         for layer in (self.project, self.out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.inputs = InputEmbeddings(inputs, width)  # last, so that all else begins as it does without them
 
     def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """x [B, *axes, channels] at times t, [B] or left-aligned with x ([B, T], [B, T, H], ...).
@@ -136,16 +142,19 @@ class Transformer(nn.Module):
         says which positions are real; the others change nothing.
         """
         mask = cond.get(MASK)
+        inputs, cond = self.inputs.take(cond, t)
         if mask is not None:
             x = torch.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0.0)
             t = _real_times(t, mask)
+            inputs |= {END_TIME: _real_times(inputs[END_TIME], mask)} if END_TIME in inputs else {}
         grid = self._tokens(tuple(x.shape[1:-1]))
         tokens = self._patchify(x)
-        times = self._patches(t, "min").flatten(1) if t.ndim > 1 else t[:, None]  # [B, L], for S tokens each
+        times, inputs = self._token_times(t), {name: self._token_times(value) for name, value in inputs.items()}
         if self.group is not None:
+            inputs = {name: self._own(self.group, tokens, value)[1] for name, value in inputs.items()}
             tokens, times = self._own(self.group, tokens, times)
         embedded = self.conditions(cond)
-        emb = self.time(times)  # [B, L, width]
+        emb = self.time(times) + self.inputs(inputs, times)  # [B, L, width]
         if embedded.vector is not None:
             emb = emb + embedded.vector[:, None]
         emb = F.silu(emb)
@@ -157,11 +166,11 @@ class Transformer(nn.Module):
         masks = [None if mask is None else layout.split(self._token_mask(mask, grid))[..., 0] for layout in layouts]
         for i, block in enumerate(self.blocks):
             k = i % len(layouts)
-            inputs = (h, modulation, layouts[k], rotations[k], masks[k], embedded.sequence, embedded.mask)
-            if self.checkpoint and torch.is_grad_enabled():
-                h = recompute(block, *inputs, use_reentrant=False)
+            given = (h, modulation, layouts[k], rotations[k], masks[k], embedded.sequence, embedded.mask)
+            if self.checkpoint and torch.is_grad_enabled() and not differentiated():
+                h = recompute(block, *given, use_reentrant=False)
             else:
-                h = block(*inputs)
+                h = block(*given)
         with torch.autocast(x.device.type, enabled=False):  # small, and what it rounds nothing downstream mends
             shift, scale = (self.table + emb.float()[:, :, None]).unsqueeze(2).unbind(3)
             out = self.out(modulate(h, shift, scale).to(self.out.weight.dtype)).flatten(1, 2)
@@ -211,6 +220,10 @@ class Transformer(nn.Module):
         """A value for each position of the leading axes to one for each token."""
         patch = self.patch[: x.ndim - 1]
         return reduce(x, f"b {_outer(patch)} -> b {' '.join(_g(patch).split())}", operation, **_sizes(patch))
+
+    def _token_times(self, t: Tensor) -> Tensor:
+        """[B, L], for S tokens each."""
+        return self._patches(t, "min").flatten(1) if t.ndim > 1 else t[:, None]
 
     def _token_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Which tokens have a valid position, [B, *grid, 1]."""

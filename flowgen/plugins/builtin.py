@@ -70,6 +70,9 @@ def flowgen_components() -> list[Component]:
         Component("solver", "heun-sde", "flowgen.core.solvers:HeunSDE", "SDE, second order, any churn"),
         Component("solver", "ancestral", "flowgen.core.solvers:Ancestral", "SDE, DDPM at eta 1"),
         Component("solver", "dpm++sde", "flowgen.core.solvers:DPMSolverPPSDE", "SDE, multistep, 1 evaluation a step"),
+        Component(
+            "solver", "flow-map", "flowgen.core.solvers:FlowMapSolver", "jumps of a flow map, 1 evaluation a step"
+        ),
         Component("solver", "langevin", "flowgen.core.solvers:Langevin", "annealed Langevin, for score models"),
         Component("guidance", "cfg", "flowgen.core.guidance:CFG", "classifier-free guidance in an interval of t"),
         Component("guidance", "multi-cfg", "flowgen.core.guidance:MultiCFG", "a scale for each condition"),

@@ -27,7 +27,7 @@ KINDS = {
         Kind("modality", "a medium: reads, writes and shows clips", "flowgen.media.interfaces:Modality"),
         Kind("dataset", "clips by index", "flowgen.media.interfaces:Dataset", ("modality",)),
         Kind("encoder", "clips to latents and back", "flowgen.media.encoder:Encoder", ("modality",)),
-        Kind("network", "a velocity network", "flowgen.media.interfaces:Network", ("spec", "conditions")),
+        Kind("network", "a velocity network", "flowgen.media.interfaces:Network", ("spec", "conditions", "inputs")),
         Kind("conditioner", "raw conditions to what a network takes", "flowgen.media.conditions:Conditioner"),
         Kind("region", "a known region: a part of a clip that is given", "flowgen.media.regions:Region"),
         Kind("path", "a probability path from noise to data", "flowgen.core.interfaces:Path"),

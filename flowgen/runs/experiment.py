@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from flowgen.config import ComponentConfig, Config, build
+from flowgen.config.components import takes
 from flowgen.config.schema import ConditionConfig
-from flowgen.core.interfaces import Coupling, Loss
+from flowgen.core.interfaces import Coupling, Loss, LossWithInputs
 from flowgen.core.random import generator
 from flowgen.core.times import Shift, TokenShift
 from flowgen.data.order import full_size
@@ -99,10 +100,21 @@ class Experiment:
         return self.new_network()
 
     def new_network(self) -> nn.Module:
-        """A network of its own, its initial weights a function of the seed alone."""
+        """A network of its own, its initial weights a function of the seed alone, that takes what the loss shows it.
+
+        UsageError: it takes no such inputs.
+        """
+        loss, name = self.loss, self.config.network.type
+        inputs = loss.inputs if isinstance(loss, LossWithInputs) else ()
+        if inputs and not takes("network", name, "inputs"):
+            raise UsageError(
+                f"the loss {self.config.loss.type!r} shows the network {', '.join(given.name for given in inputs)}, which the "
+                f"network {name!r} does not take; choose one with a parameter 'inputs', such as transformer or mlp"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(self.config.train.seed, "weights").initial_seed())
-            return build("network", self.config.network, spec=self.spec, conditions=self.conditioners)
+            given = {"spec": self.spec, "conditions": self.conditioners, "inputs": inputs}
+            return build("network", self.config.network, **given)
 
     @cached_property
     def regions(self) -> list[Region]:

@@ -74,28 +74,13 @@ class GaussianMixture:
         """log p_t(x) [B]; at t = 1 the density of the data."""
         return _posterior(self, path or Linear(), x, torch.as_tensor(t, dtype=x.dtype), modes)[0]
 
+    def map(self, path: Path | None = None) -> MixtureFlowMap:
+        """The exact flow map on `path` (linear by default): of one Gaussian of any shape, or a mixture of numbers [B, 1]."""
+        return MixtureFlowMap(self, path or Linear())
+
     def flow_map(self, path: Path, x: Tensor, t: float, s: float) -> Tensor:
-        """X_{t->s}(x), exactly: one Gaussian of any shape, or a mixture of numbers [B, 1]."""
-        now, then = (coefficients(path, torch.tensor(u, dtype=torch.float64)) for u in (t, s))
-        if len(self.stds) == 1:
-            var_t, var_s = (float((c.alpha * self.stds[0]) ** 2 + c.sigma**2) for c in (now, then))
-            return then.alpha * self.means[0] + math.sqrt(var_s / var_t) * (x - now.alpha * self.means[0])
-        if self.means[0].numel() != 1:
-            raise ValueError("a mixture's flow map is known in closed form in one dimension only")
-        means, flat = self.means.reshape(-1), x.reshape(-1, 1)
-
-        def cdf(y: Tensor, c: Any, side: int) -> Tensor:  # of both tails, so that neither loses its digits
-            z = (y - c.alpha * means) / torch.sqrt((c.alpha * self.stds) ** 2 + c.sigma**2)
-            return torch.logsumexp(torch.special.log_ndtr(side * z) + self.weights.log(), -1, keepdim=True)
-
-        lower, upper = cdf(flat, now, 1), cdf(flat, now, -1)
-        reach = float(flat.abs().max() + means.abs().max() + 10) * 10
-        low, high = torch.full_like(flat, -reach), torch.full_like(flat, reach)
-        for _ in range(200):
-            y = (low + high) / 2
-            below = torch.where(lower < upper, cdf(y, then, 1) < lower, cdf(y, then, -1) > upper)
-            low, high = torch.where(below, y, low), torch.where(below, high, y)
-        return ((low + high) / 2).reshape(x.shape)
+        """X_{t->s}(x), exactly (see `map`)."""
+        return self.map(path)(x, t, s)
 
 
 @dataclass(frozen=True)
@@ -125,6 +110,56 @@ class MixtureFlow:
                 dalpha, dsigma = (_columns(d, x)[:, 0] for d in (c.dalpha, c.dsigma))
                 value = dalpha * data() - dsigma * sigma[:, 0] * score
         return Estimate(self.path, x, t, self.predicts, value.reshape(x.shape))
+
+
+@dataclass(frozen=True)
+class MixtureFlowMap:
+    """The exact flow map of a mixture. Times are [] or [B].
+
+    One Gaussian: X_{t->s}(x) = alpha_s m + sqrt(V_s/V_t) (x - alpha_t m). A mixture of numbers keeps the quantile,
+    X_{t->s} = F_s^{-1}(F_t(x)). ValueError for others, which have no closed form.
+    """
+
+    target: GaussianMixture
+    path: Path
+
+    def __post_init__(self) -> None:
+        if len(self.target.stds) > 1 and self.target.means[0].numel() != 1:
+            raise ValueError("a mixture's flow map is known in closed form in one dimension only")
+
+    def __call__(self, x: Tensor, t: Any, s: Any, cond: Cond | None = None) -> Tensor:
+        if cond:
+            raise ValueError("the closed form knows no conditions")
+        now, then = (self.path(left(torch.as_tensor(u, dtype=torch.float64), x)) for u in (t, s))
+        if len(self.target.stds) == 1:
+            mean, std = self.target.means[0], self.target.stds[0]
+            before, after = ((c.alpha * std) ** 2 + c.sigma**2 for c in (now, then))
+            return then.alpha * mean + torch.sqrt(after / before) * (x - now.alpha * mean)
+        return self._same_quantile(x, now, then)
+
+    def average(self, x: Tensor, t: Any, s: Any, cond: Cond | None = None) -> Tensor:
+        """u(x, t, s); the velocity where s = t."""
+        t, s = (left(torch.as_tensor(u, dtype=torch.float64), x) for u in (t, s))
+        still = s == t
+        velocity = self.target.flow(self.path)(x, t.flatten() if t.ndim else t).velocity
+        return torch.where(still, velocity, (self(x, t, s, cond) - x) / torch.where(still, 1.0, s - t))  # type: ignore[arg-type]
+
+    def _same_quantile(self, x: Tensor, now: Any, then: Any) -> Tensor:
+        means, flat = self.target.means.reshape(-1), x.reshape(-1, 1)
+
+        def cdf(y: Tensor, c: Any, side: int) -> Tensor:  # of both tails, so that neither loses its digits
+            alpha, sigma = (part.reshape(-1, 1) for part in (c.alpha, c.sigma))
+            z = (y - alpha * means) / torch.sqrt((alpha * self.target.stds) ** 2 + sigma**2)
+            return torch.logsumexp(torch.special.log_ndtr(side * z) + self.target.weights.log(), -1, keepdim=True)
+
+        lower, upper = cdf(flat, now, 1), cdf(flat, now, -1)
+        reach = float(flat.abs().max() + means.abs().max() + 10) * 10
+        low, high = torch.full_like(flat, -reach), torch.full_like(flat, reach)
+        for _ in range(200):
+            y = (low + high) / 2
+            below = torch.where(lower < upper, cdf(y, then, 1) < lower, cdf(y, then, -1) > upper)
+            low, high = torch.where(below, y, low), torch.where(below, high, y)
+        return ((low + high) / 2).reshape(x.shape)
 
 
 def _columns(c: Any, x: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from flowgen.core.flow_map import differentiated
 from flowgen.errors import UsageError
 
 
@@ -37,4 +39,10 @@ def prepare_blocks(network: nn.Module, *, recompute: bool, backend: str | None) 
             block.compile(backend=backend)
         if recompute:
             # the attribute of the instance shadows the method: hooks that ZeRO 3 puts on the module stay outside
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = functools.partial(_recomputed, block.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+    if differentiated():
+        return forward(*inputs)
+    return checkpoint(forward, *inputs, use_reentrant=False)

@@ -19,7 +19,7 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing, write_json
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder
-from flowgen.media.interfaces import Dataset
+from flowgen.media.interfaces import Dataset, Extensible
 from flowgen.plugins import registry
 from flowgen.runs.run import Run
 from flowgen.training.deepspeed_config import user_config
@@ -122,9 +122,14 @@ def check_encoder(encoder: Encoder, clips: Sequence[Clip]) -> str:
 
 
 def initialise(network: nn.Module, source: Path, allow: Sequence[str]) -> str:
-    """Load the averaged weights of a run into a network, all but those that `allow` names; returns a line about it."""
+    """Load the averaged weights of a run into a network; returns a line about it.
+
+    What `allow` names may differ, and modules that change nothing as they are made may be new.
+    """
     checkpoint = Run(source).newest_checkpoint()
-    return f"from {checkpoint.folder} (averaged): {load_allowing(network, checkpoint.weights('ema'), checkpoint.folder, allow)}"
+    new = [f"{name}.*" for name in network.neutral_at_start] if isinstance(network, Extensible) else []
+    loaded = load_allowing(network, checkpoint.weights("ema"), checkpoint.folder, allow, new)
+    return f"from {checkpoint.folder} (averaged): {loaded}"
 
 
 def write_config(run: Run, config: Config) -> None:

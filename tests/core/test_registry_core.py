@@ -142,7 +142,8 @@ x = flowgen.sample(flow, torch.ones(2, 2), flowgen.uniform_grid(4), solver=flowg
 loss = flowgen.FlowMatching()(lambda x, t, c: x, x, {}, flowgen.Randomness(0, 0, 2))
 print(json.dumps([len(names), bool(loss.total.isfinite().all())]))
 """
-    homes = "paths estimate flow losses times couplings guidance solvers sampler editing likelihood random"
+    parts = "paths estimate flow losses times couplings guidance solvers sampler editing likelihood random"
+    homes = " ".join(f"core.{part}" for part in parts.split())
     blocked = "scipy numpy pluggy pydantic click deepspeed av sklearn matplotlib rich ot safetensors"
     out = subprocess.run([sys.executable, "-c", code, homes, blocked], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr

@@ -2,6 +2,7 @@
 
 from flowgen.core.interfaces import Noise, Solver
 from flowgen.core.solvers.adaptive import DormandPrince
+from flowgen.core.solvers.jumps import FlowMapSolver
 from flowgen.core.solvers.multistep import AdamsBashforth, AdamsMoulton, DPMSolverPP2M, DPMSolverPP3M, UniPC
 from flowgen.core.solvers.ode import RK4, Euler, Heun, Midpoint, Ralston, RungeKutta, Tableau, TableRungeKutta
 from flowgen.core.solvers.sde import DDIM, Ancestral, DPMSolverPPSDE, EulerMaruyama, HeunSDE, Langevin
@@ -19,6 +20,7 @@ __all__ = [
     "DormandPrince",
     "Euler",
     "EulerMaruyama",
+    "FlowMapSolver",
     "Heun",
     "HeunSDE",
     "Langevin",

@@ -1,0 +1,134 @@
+"""Flow maps: where the flow leads, in one evaluation. u(x, t, s) = (X_{t->s}(x) - x)/(s - t), and u(x, t, t) = v(x, t).
+
+A flow map travels as a flow that reads where to go from `cond[END_TIME]`, so that guidance, known regions and conditions
+wrap it as they wrap any flow. `FlowMapSolver` asks for jumps; every other solver integrates u(x, t, t).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from flowgen.core.estimate import Estimate
+from flowgen.core.interfaces import END_TIME, Cond, Flow, FlowMap, Paths, Prediction
+from flowgen.core.tree import State, first_leaf, leaves, left, lincomb, tree_map
+
+
+@dataclass(frozen=True)
+class NetworkFlowMap:
+    """The flow map of a network u = `network(x, t, cond)` that takes a second time in `cond[END_TIME]`.
+
+    Positions whose time t is beyond s (known ones, shown at t = 1) go nowhere. States stay in the caller's precision, the
+    network sees float32.
+    """
+
+    network: Callable[..., State]
+    path: Paths
+
+    def average(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:
+        seen = tree_map(lambda x: x.float(), x)
+        times = tree_map(lambda x, t: _times(t, x), seen, t)
+        ends = tree_map(lambda t, s: torch.maximum(t, left(_times(s, t), t)), times, s)
+        if isinstance(x, dict) and not isinstance(t, dict) and not isinstance(s, dict):
+            times, ends = first_leaf(times), first_leaf(ends)  # one time for all streams stays one
+        value = self.network(seen, times, {**(cond or {}), END_TIME: ends})
+        for said, x_ in zip(leaves(value), leaves(x), strict=True):
+            if said.shape != x_.shape:
+                raise ValueError(
+                    f"the network made {list(said.shape)} of a state {list(x_.shape)}; it must keep the shape"
+                )
+        return tree_map(lambda v, x: v.to(x.dtype), value, x)
+
+    def __call__(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:
+        return _moved(x, t, s, self.average(x, t, s, cond))
+
+
+@dataclass(frozen=True)
+class MapFlow:
+    """A flow map as a flow: with `cond[END_TIME]` = s its velocity is the average one up to s, without it that at t.
+
+    This is what a loss that trains a flow map returns from `flow`.
+    """
+
+    flow_map: FlowMap
+    predicts: Prediction = "velocity"
+
+    @property
+    def path(self) -> Paths:
+        return self.flow_map.path
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        rest = {k: v for k, v in (cond or {}).items() if k != END_TIME}
+        s = (cond or {}).get(END_TIME, t)
+        return Estimate(self.path, x, t, "velocity", self.flow_map.average(x, t, s, rest))
+
+
+def jump(flow: Flow, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:
+    """X_{t->s}(x) of a flow that is a flow map, whatever guidance or known regions wrap it.
+
+    ValueError: the flow is no flow map.
+    """
+    n = len(first_leaf(x))
+    # a row for each sample: guidance repeats conditions with the batch
+    ends = tree_map(lambda s: s.expand(n) if s.ndim == 0 else s, s)
+    estimate = flow(x, t, {**(cond or {}), END_TIME: ends})
+    return _moved(estimate.x, t, s, estimate.velocity)
+
+
+def _moved(x: State, t: Any, s: Any, u: State) -> State:
+    def leaf(x: Tensor, u: Tensor, t: Tensor, s: Tensor) -> State:
+        return lincomb((1.0, x), (left(s, t) - left(t, s), u))
+
+    return tree_map(leaf, x, u, t, s)
+
+
+def _times(t: Tensor, like: Tensor) -> Tensor:
+    t = t.to(like.device, torch.float32)
+    return t if t.ndim else t.expand(len(like))
+
+
+_DIFFERENTIATED: ContextVar[bool] = ContextVar("differentiated", default=False)
+
+
+def differentiated() -> bool:
+    """Whether networks are being differentiated forward: what has no forward derivative (recomputation) is to be left out."""
+    return _DIFFERENTIATED.get()
+
+
+@contextmanager
+def forward_differentiable() -> Iterator[None]:
+    """Networks that are called in this block have forward derivatives.
+
+    Attention takes the MATH backend (fused kernels have no forward derivative), blocks are neither recomputed nor compiled.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    token = _DIFFERENTIATED.set(True)
+    # nothing is compiled where the compiler was never imported, and its import takes seconds
+    stance: Any = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    try:
+        with sdpa_kernel(SDPBackend.MATH), stance:
+            yield
+    finally:
+        _DIFFERENTIATED.reset(token)
+
+
+def jvp(fn: Callable[..., State], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[State, State]:
+    """fn(*primals), and its derivative along `tangents` (trees of the structure of `primals`).
+
+    Gradients flow through both where they are enabled; a target takes it under `torch.no_grad`, and the value that is
+    trained by a call of its own: that is what activation checkpointing and ZeRO 3 allow.
+    """
+    with forward_differentiable(), forward_ad.dual_level():
+        duals = [tree_map(forward_ad.make_dual, p, v) for p, v in zip(primals, tangents, strict=True)]
+        made = tree_map(lambda y: forward_ad.unpack_dual(y), fn(*duals))
+        value = tree_map(lambda y: y.primal, made)
+        return value, tree_map(lambda y: torch.zeros_like(y.primal) if y.tangent is None else y.tangent, made)
