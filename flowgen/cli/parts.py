@@ -99,7 +99,9 @@ def sample_with_parts(generator: Generator, request: Request, options: Mapping[s
     if asked == ["morph"]:
         a, b = (modality.read(path) for path in options["morph"])
         return generator.morph(a, b, request.conditions)
-    if not hasattr(modality, "cut"):
+    from flowgen.media.interfaces import TimedModality
+
+    if not isinstance(modality, TimedModality):
         raise UsageError(f"the modality {generator.config.modality.type!r} has no parts in time to give")
     if len(asked) > 1 and set(asked) != {"first", "last"}:
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -97,6 +97,21 @@ def _show_component(kind: str, name: str) -> None:
         type_name = info.annotation.__name__ if isinstance(info.annotation, type) else str(info.annotation)
         default = "required" if info.is_required() else f"default {info.default!r}"
         click.echo(f"  {option}: {type_name.replace('typing.', '')}, {default}")
+    _show_abilities(kind, component.load())
+
+
+def _show_abilities(kind: str, target: Any) -> None:
+    """Each optional ability of the kind: offered, or what offering it takes."""
+    from flowgen.plugins.abilities import abilities, class_of
+
+    made = class_of(target)
+    for ability in abilities(kind):
+        if made is not None and ability.offered_by(made):
+            click.echo(click.style(f"  offers {ability.name}", fg="green") + f": {ability.gives}")
+        else:
+            click.echo(f"  does not offer {ability.name}: {ability.gives}")
+            for takes in ability.takes.values():
+                click.echo(f"      takes {takes}")
 
 
 @plugins.command()

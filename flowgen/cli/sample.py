@@ -58,6 +58,7 @@ def sample(
     from rich.console import Console
 
     from flowgen.errors import UsageError
+    from flowgen.media.interfaces import DrawsField
     from flowgen.plugins.media import Media
     from flowgen.runs.generator import Generator
     from flowgen.training.progress import ProgressDisplay
@@ -69,7 +70,7 @@ def sample(
     output = _output(generator, run, output, seed)
     if animate is not None:
         _check_animate(generator, animate)
-    if rest["field"] is not None and not hasattr(generator.modality, "field"):
+    if rest["field"] is not None and not isinstance(generator.modality, DrawsField):
         raise UsageError(
             f"--field: the modality {generator.config.modality.type!r} has no picture of its velocity field"
         )
@@ -128,10 +129,15 @@ def pairs(assignments: tuple[str, ...]) -> dict[str, list[str]]:
 def _conditions(generator: Generator, cond: tuple[str, ...], prompt: str | None) -> dict[str, list[str]]:
     from flowgen.errors import UsageError
     from flowgen.media.conditions import encode_conditions
+    from flowgen.media.interfaces import ReadsText
 
     asked = pairs(cond)
     if prompt is not None:
-        texts = [name for name, c in generator.conditioners.items() if getattr(c, "is_text", c.role == "sequence")]
+        texts = [
+            name
+            for name, c in generator.conditioners.items()
+            if (c.is_text if isinstance(c, ReadsText) else c.role == "sequence")
+        ]
         if len(texts) != 1:
             have = ", ".join(generator.conditioners) or "none"
             raise UsageError(
@@ -158,8 +164,9 @@ def _output(generator: Generator, run: Path, output: Path | None, seed: int) -> 
 
 def _check_animate(generator: Generator, animate: Path) -> None:
     from flowgen.errors import UsageError
+    from flowgen.media.interfaces import Animated
 
-    if not hasattr(generator.modality, "animate"):
+    if not isinstance(generator.modality, Animated):
         raise UsageError(f"--animate: the modality {generator.config.modality.type!r} has no animation of the flow")
     if animate.suffix.lower() not in (".mp4", ".gif"):
         raise UsageError(f"{animate}: unknown file type {animate.suffix!r} (valid: .gif, .mp4)")

@@ -93,6 +93,17 @@ class Coupling(Protocol):
         """
 
 
+@runtime_checkable
+class SourceCoupling(Coupling, Protocol):
+    """The source of each clip is given, in place of drawn noise: reflow and bridges."""
+
+    start: str
+    """What the sources are: "noise" of each clip's own, or "clips" (a bridge, which samples from clips, too)."""
+
+    def source(self, cond: Cond) -> State:
+        """The sources [B, ...], from the conditions. ValueError: they are not there."""
+
+
 class Flow(Protocol):
     """`flow(x, t, cond)` -> Estimate. Guidance wraps a Flow and is a Flow.
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from flowgen.core.random import seed_of, seeds_of
 from flowgen.data.order import Order, Place, Schedule, make_schedule
 from flowgen.media.clip import Clip
-from flowgen.media.interfaces import Dataset
+from flowgen.media.interfaces import Dataset, ManyClips
 
 __all__ = ["Order", "Place", "Split", "batches", "clips_at", "many_clips"]
 
@@ -49,10 +49,9 @@ class Split:
 
 
 def many_clips(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int]) -> list[Clip]:
-    """Clips by index and seed, at once where the data set has a method `clips(indices, seeds)`: one of very small clips should."""
-    batched = getattr(dataset, "clips", None)
-    if callable(batched):
-        return batched(indices, seeds)
+    """Clips by index and seed, at once where the data set makes `ManyClips`."""
+    if isinstance(dataset, ManyClips):
+        return dataset.clips(indices, seeds)
     return [dataset.clip(index, seed) for index, seed in zip(indices, seeds, strict=True)]
 
 

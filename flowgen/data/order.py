@@ -7,13 +7,13 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 
 from flowgen.core.random import generator
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.media.interfaces import Dataset
+from flowgen.media.interfaces import Bucketed, Dataset, FullSize
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,19 @@ def make_schedule(dataset: Dataset, seed: int, batch: int, parts: int = 1) -> In
     Args:
         parts: micro-batches of a step over all ranks; a bucket's batch is rounded down to a multiple of it.
     """
-    if not getattr(dataset, "buckets", None):
+    if not has_buckets(dataset):
         return InOneOrder(Order(seed, len(dataset)), batch)
     return InBuckets(seed, fill_buckets(dataset, batch, parts))
 
 
+def has_buckets(dataset: Dataset) -> TypeGuard[Bucketed]:
+    """Whether clips are batched with those of their bucket only."""
+    return isinstance(dataset, Bucketed) and bool(dataset.buckets)
+
+
 def full_size(dataset: Dataset) -> Dataset:
     """Clips of the modality's own size, where buckets give them others: what metrics compare with."""
-    return dataset.full_size() if hasattr(dataset, "full_size") else dataset
+    return dataset.full_size() if isinstance(dataset, FullSize) else dataset
 
 
 def fill_buckets(dataset: Dataset, batch: int, parts: int) -> tuple[Bucket, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
+from flowgen.media.interfaces import ComparesContinuations, TimedModality
 from flowgen.runs.generator import Generator
 from flowgen.runs.given import Given
 
@@ -24,8 +25,8 @@ def continuations(
 
     Raises UsageError: the medium has no parts in time, or a clip is no longer than what is to be given.
     """
-    modality: Any = generator.modality
-    if not hasattr(modality, "cut"):
+    modality = generator.modality
+    if not isinstance(modality, TimedModality):
         raise UsageError(f"the modality {generator.config.modality.type!r} has no parts in time to give")
     lengths = [modality.seconds(clip) for clip in clips]
     if not 0 < seconds < min(lengths):
@@ -43,5 +44,5 @@ def continuations(
 
 def compare(generator: Generator, made: Sequence[Clip], truth: Sequence[Clip], seconds: float) -> dict[str, float]:
     """Figures of the medium's own on how the continuations agree with what followed; none where it has no such measure."""
-    measure = getattr(generator.modality, "compare_continuations", None)
-    return {} if measure is None else measure(made, truth, seconds)
+    modality = generator.modality
+    return modality.compare_continuations(made, truth, seconds) if isinstance(modality, ComparesContinuations) else {}

@@ -24,10 +24,8 @@ class Encoder(nn.Module):
     """Encode clips to latents of about unit variance and decode them again.
 
     A subclass sets `spec` and implements `encode` and `decode`; one that measures statistics of the data set does so in
-    `fit` and keeps them in buffers, so that they are stored with the run.
-
-    Optional members: `latent_shape(seconds)`, where a clip may have another length than `spec`; `context`, steps next to a cut
-    that depend on what lies beyond it; `marked(clip)`, bool [*axes], the positions that a clip used as a mask is light at.
+    `fit` and keeps them in buffers, so that they are stored with the run. What it may offer besides stands in
+    `flowgen.media.interfaces`: `KnownLengths`, `SeesBeyondCuts`, `MarksMasks`.
     """
 
     spec: Spec

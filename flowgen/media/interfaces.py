@@ -3,18 +3,25 @@
 The mathematical ones stand beside their implementations: `flowgen.core.interfaces.Path`, `flowgen.core.interfaces.Times`,
 `flowgen.core.interfaces.Coupling`, `flowgen.core.interfaces.Loss`, `flowgen.core.interfaces.Solver`, `flowgen.core.interfaces.Guidance`,
 `flowgen.media.conditions.Conditioner`; encoders derive from `flowgen.media.encoder.Encoder`.
+
+Below the contracts stand the optional abilities. A component offers one by having its members: as methods, properties, or
+attributes that its class declares (`buckets: dict[str, float]`). flowgen asks by `isinstance`, `flowgen plugins show` lists
+them as offered or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowgen.core.tree import State
 from flowgen.media.clip import Clip
+
+if TYPE_CHECKING:
+    from flowgen.nn.parallel import SequenceGroup
 
 
 class Modality(Protocol):
@@ -37,15 +44,6 @@ class Modality(Protocol):
     def sheet(self, clips: Sequence[Clip], path: Path, captions: Sequence[str] = ()) -> None:
         """One PNG that shows all clips at a glance: spectrograms, frames, a scatter plot."""
 
-    # A medium that has a length also offers these, and its generators then continue, animate and inpaint files:
-    #   seconds(clip) -> float                    how long a clip is
-    #   cut(clip, start_s, end_s) -> Clip         the part between two times
-    #   join(clips) -> Clip                       clips one after the other
-    #   compare_continuations(made, truth, given_s) -> dict[str, float]    for `flowgen eval --continue`: figures on how what
-    #                                             follows the first given_s seconds agrees with the truth
-    # One whose samples are points of a plane offers animate(frames, path, metadata), the way from noise to data, and
-    # field(velocity, path), arrows of velocity(clips, t).
-
 
 class Dataset(Protocol):
     """Clips by index. Built as `Dataset(modality, **options)`, the options being its section of the config."""
@@ -67,18 +65,6 @@ class Dataset(Protocol):
     def describe(self) -> dict[str, Any]:
         """What a person would like to know: how many, how long, which classes. Plain values by name."""
 
-    # These are optional:
-    #   clips(indices, seeds) -> list[Clip]   many at once, worth having where clips are very small
-    #   buckets: Mapping[str, float]          clips that differ in length or size are batched with those of their bucket only;
-    #                                         by name, what a clip of it costs relative to one of the modality's full size
-    #   bucket_of(index) -> str
-    #   full_size() -> Dataset                where the clips of a bucket have its size: those that fill the modality's own
-    #   report() -> list[dict]                for `flowgen data check`: a row for each file or segment that was looked at, kept
-    #                                         or not (columns below), whatever part of the data it is in
-    #   max_bad_share: float                  the share of its rows that may be left out
-    # Columns of a report: file, part ("training", "validation"), status ("kept", "trimmed", "filled", "left out") and why;
-    # where known seconds, frames, rate, channels, size, peak, bucket, clips and hash (of the content); and others.
-
 
 class Network(Protocol):
     """A velocity network: an `nn.Module` built as `Network(spec, conditions, **options)`.
@@ -92,6 +78,186 @@ class Network(Protocol):
         """A prediction of the structure of x [B, *axes, C] at times t [B] or [B, ...] (left-aligned with x)."""
 
 
+class Metric(Protocol):
+    """A measure of generated clips. Built as `Metric(modality, dataset, encoder, **options)`, of which it takes what it needs."""
+
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
+        """Figures by name for `clips` (whose `conditions` say what was asked), against real clips where it needs them."""
+
+
+# Abilities of a modality
+
+
+@runtime_checkable
+class TimedModality(Modality, Protocol):
+    """Clips have a length: its generators continue, interpolate and inpaint files in time."""
+
+    def seconds(self, clip: Clip) -> float:
+        """How long a clip is."""
+
+    def cut(self, clip: Clip, start_s: float, end_s: float) -> Clip:
+        """The part between two times; parts that meet share no step and lose none."""
+
+    def join(self, clips: Sequence[Clip]) -> Clip:
+        """Clips one after the other: what `cut` took apart."""
+
+
+@runtime_checkable
+class ComparesContinuations(Protocol):
+    """`flowgen eval --continue` has measures of the medium's own."""
+
+    def compare_continuations(self, made: Sequence[Clip], truth: Sequence[Clip], given_s: float) -> dict[str, float]:
+        """Figures on how what follows the first given_s seconds agrees with the truth."""
+
+
+@runtime_checkable
+class Animated(Protocol):
+    """`flowgen sample --animate` shows the way from noise to data."""
+
+    def animate(self, frames: Sequence[tuple[float, Sequence[Clip]]], path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write an animation (.mp4 or .gif) of the clips at each time."""
+
+
+@runtime_checkable
+class DrawsField(Protocol):
+    """`flowgen sample --field` draws the velocity field as arrows, for samples that are points of a plane."""
+
+    def field(self, velocity: Callable[[Sequence[Clip], float], Tensor], path: Path) -> None:
+        """Write a picture of velocity(clips, t)."""
+
+
+# Abilities of a data set
+
+
+@runtime_checkable
+class ManyClips(Protocol):
+    """Many clips at once, worth having where clips are very small."""
+
+    def clips(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Clip]:
+        """The clips that `clip` gives one by one."""
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """Items have an identity: the kit proves that the splits share none and that none is there twice."""
+
+    def key(self, index: int) -> str:
+        """What item `index` is: the same for one item in every split, order and process, another for another item.
+
+        Such as the file with the start of the segment, whatever is cropped or augmented afterwards.
+        """
+
+
+@runtime_checkable
+class Bucketed(Dataset, Protocol):
+    """Clips that differ in length or size are batched with those of their bucket only. Empty `buckets`: as they come."""
+
+    buckets: Mapping[str, float]
+    """By name, what a clip of it costs relative to one of the modality's full size."""
+
+    def bucket_of(self, index: int) -> str:
+        """The bucket of a clip."""
+
+
+@runtime_checkable
+class FullSize(Protocol):
+    """Where the clips of a bucket have its size, metrics compare with clips of the modality's own size."""
+
+    def full_size(self) -> Dataset:
+        """The clips that fill the modality's own size."""
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """`flowgen data check` has a row for each file or segment that was looked at, kept or not."""
+
+    def report(self) -> list[dict[str, Any]]:
+        """Rows of this part, with the columns file, part ("training", "validation"), status and why.
+
+        Status is "kept", "trimmed", "filled" or "left out". Where known also seconds, frames, rate, channels, size, peak,
+        bucket, clips and hash (of the content); and others.
+        """
+
+
+@runtime_checkable
+class ToleratesBad(Protocol):
+    """Some of its files may be left out; by default none."""
+
+    max_bad_share: float
+    """The share of the rows of its report that may be left out."""
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """What is measured on the data set is cached under its identity."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of the content and options."""
+
+
+# Abilities of an encoder
+
+
+@runtime_checkable
+class KnownLengths(Protocol):
+    """A clip may have another length than the one trained on: `flowgen sample --seconds`."""
+
+    def latent_shape(self, seconds: float) -> Any:
+        """The shape [*axes, C] of the latents of a clip of that length (by stream, where there are several)."""
+
+
+@runtime_checkable
+class SeesBeyondCuts(Protocol):
+    """Latents next to a cut depend on what lies beyond it; those of a given part are not held there."""
+
+    context: int
+    """How many steps next to a cut; 0: none."""
+
+
+@runtime_checkable
+class MarksMasks(Protocol):
+    """`flowgen sample --inpaint FILE --mask MASK`: a clip in black and white says what is sampled."""
+
+    def marked(self, mask: Clip) -> Any:
+        """The positions at which a mask is light, bool [*axes] (by stream, where there are several)."""
+
+
+# Abilities of a network
+
+
+@runtime_checkable
+class RepeatedBlocks(Protocol):
+    """Like blocks are recomputed (`train.activation_checkpointing`) and compiled (`train.compile`) one by one."""
+
+    repeated_blocks: tuple[str, ...]
+    """Names of the `nn.ModuleList`s whose members are alike."""
+
+
+@runtime_checkable
+class KeepsFloat32(Protocol):
+    """Some modules stay in float32 when weights are exported in half precision."""
+
+    keep_float32: tuple[str, ...]
+    """Their names."""
+
+
+@runtime_checkable
+class Patched(Protocol):
+    """Several steps of an axis make one token."""
+
+    patch: tuple[int, ...]
+    """Steps a token spans on each axis."""
+
+
+@runtime_checkable
+class ShardsSequence(Protocol):
+    """`train.sequence_parallel`: several ranks share the tokens of each clip."""
+
+    def shard_sequence(self, group: SequenceGroup) -> None:
+        """Divide tokens among the group from now on. ValueError: they do not divide."""
+
+
 @runtime_checkable
 class Extensible(Protocol):
     """A network that can start from weights that lack some of its modules."""
@@ -100,8 +266,28 @@ class Extensible(Protocol):
     """Names of modules that change nothing as they are made, such as embeddings whose last layer is zero."""
 
 
-class Metric(Protocol):
-    """A measure of generated clips. Built as `Metric(modality, dataset, encoder, **options)`, of which it takes what it needs."""
+# Abilities of a conditioner
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        """Figures by name for `clips` (whose `conditions` say what was asked), against real clips where it needs them."""
+
+@runtime_checkable
+class Resolves(Protocol):
+    """Options that are found out once, when a run begins, and then stand in its config."""
+
+    def resolve(self) -> dict[str, Any]:
+        """The values of those options (the revision of a pretrained model, say)."""
+
+
+@runtime_checkable
+class BringsEmbedder(Protocol):
+    """It brings the module that embeds its values; the built-in conditioners have theirs in `flowgen.nn`."""
+
+    def embedder(self, width: int) -> nn.Module:
+        """A module from batched values to [B, width], or to [B, L, width] with a mask [B, L] for the role "sequence"."""
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """`flowgen sample --prompt` speaks to it. Without this, to a conditioner whose role is "sequence"."""
+
+    is_text: bool
+    """Whether its values are sentences."""

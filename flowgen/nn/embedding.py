@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowgen.core.interfaces import END_TIME, MASK, NetworkInput
 from flowgen.core.tree import left
 from flowgen.media.conditions import ClassCondition, Conditioner, NumberCondition, TextCondition
+from flowgen.media.interfaces import BringsEmbedder
 from flowgen.nn.attention import SelfAttention
 
 
@@ -172,10 +173,9 @@ class ConditionEmbedding(nn.Module):
 
 
 def _embedder(name: str, conditioner: Conditioner, width: int) -> nn.Module:
-    own = getattr(conditioner, "embedder", None)
-    if own is not None:
-        return own(width)
     match conditioner:
+        case BringsEmbedder():
+            return conditioner.embedder(width)
         case ClassCondition():
             return ClassEmbedding(conditioner, width)
         case NumberCondition():

@@ -86,6 +86,7 @@ class Transformer(nn.Module):
     """Modules that stay in float32 when the rest is cast."""
     neutral_at_start: ClassVar[tuple[str, ...]] = ("inputs",)
     """Modules that change nothing as they are made: weights to start from may lack them."""
+    patch: tuple[int, ...]
 
     def __init__(
         self,

@@ -19,20 +19,62 @@ class Kind:
     contract: str
     """What a component of this kind has to be, as an import string."""
     given: tuple[str, ...] = ()
+    abilities: tuple[str, ...] = ()
+    """What it may offer besides: runtime-checkable protocols, as import strings."""
+
+
+_MEDIA = "flowgen.media.interfaces:"
+
+
+def _abilities(*names: str) -> tuple[str, ...]:
+    return tuple(_MEDIA + name for name in names)
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("modality", "a medium: reads, writes and shows clips", "flowgen.media.interfaces:Modality"),
-        Kind("dataset", "clips by index", "flowgen.media.interfaces:Dataset", ("modality",)),
-        Kind("encoder", "clips to latents and back", "flowgen.media.encoder:Encoder", ("modality",)),
-        Kind("network", "a velocity network", "flowgen.media.interfaces:Network", ("spec", "conditions", "inputs")),
-        Kind("conditioner", "raw conditions to what a network takes", "flowgen.media.conditions:Conditioner"),
+        Kind(
+            "modality",
+            "a medium: reads, writes and shows clips",
+            "flowgen.media.interfaces:Modality",
+            abilities=_abilities("TimedModality", "ComparesContinuations", "Animated", "DrawsField"),
+        ),
+        Kind(
+            "dataset",
+            "clips by index",
+            "flowgen.media.interfaces:Dataset",
+            ("modality",),
+            _abilities("Keyed", "ManyClips", "Bucketed", "FullSize", "Reports", "ToleratesBad", "Identified"),
+        ),
+        Kind(
+            "encoder",
+            "clips to latents and back",
+            "flowgen.media.encoder:Encoder",
+            ("modality",),
+            _abilities("KnownLengths", "SeesBeyondCuts", "MarksMasks"),
+        ),
+        Kind(
+            "network",
+            "a velocity network",
+            "flowgen.media.interfaces:Network",
+            ("spec", "conditions", "inputs"),
+            _abilities("RepeatedBlocks", "KeepsFloat32", "Patched", "Extensible", "ShardsSequence"),
+        ),
+        Kind(
+            "conditioner",
+            "raw conditions to what a network takes",
+            "flowgen.media.conditions:Conditioner",
+            abilities=_abilities("Resolves", "BringsEmbedder", "ReadsText"),
+        ),
         Kind("region", "a known region: a part of a clip that is given", "flowgen.media.regions:Region"),
         Kind("path", "a probability path from noise to data", "flowgen.core.interfaces:Path"),
         Kind("times", "a distribution of training times", "flowgen.core.interfaces:Times"),
-        Kind("coupling", "which noise goes with which data", "flowgen.core.interfaces:Coupling"),
+        Kind(
+            "coupling",
+            "which noise goes with which data",
+            "flowgen.core.interfaces:Coupling",
+            abilities=("flowgen.core.interfaces:SourceCoupling",),
+        ),
         Kind("loss", "a training objective", "flowgen.core.interfaces:Loss", ("path", "times", "coupling", "shift")),
         Kind("solver", "one step of sampling", "flowgen.core.interfaces:Solver"),
         Kind("guidance", "a wrapper around a flow", "flowgen.core.interfaces:Guidance", ("encoder",)),

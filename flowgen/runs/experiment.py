@@ -18,7 +18,7 @@ from flowgen.data.order import full_size
 from flowgen.errors import UsageError, unknown
 from flowgen.media.conditions import Conditioner
 from flowgen.media.encoder import Encoder
-from flowgen.media.interfaces import Dataset, Metric, Modality
+from flowgen.media.interfaces import Dataset, Metric, Modality, Resolves
 from flowgen.media.regions import Region, check_regions
 from flowgen.media.streams import Spec
 from flowgen.plugins import registry
@@ -171,5 +171,4 @@ def _checked(name: str, kind: str, options: dict[str, Any]) -> dict[str, Any]:
         where = ".".join(map(str, ("conditions", name, *first["loc"])))
         raise UsageError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}") from None
     conditioner = build("conditioner", ComponentConfig(type=kind, **values))
-    resolve = getattr(conditioner, "resolve", None)
-    return {"type": kind, **values, **(resolve() if resolve is not None else {})}
+    return {"type": kind, **values, **(conditioner.resolve() if isinstance(conditioner, Resolves) else {})}

@@ -22,13 +22,14 @@ Version {API}. Generated from the code by `python -m flowgen.testing.reference`;
 - [Hooks](#hooks): what flowgen asks a plugin
 - [Kinds of components](#kinds-of-components): what a config can name
 - [Contracts](#contracts): what a component of each kind has to be
+- [Abilities](#abilities): what it may offer besides, each an optional protocol
 - [Checks](#checks): how the conformance kit sees whether it is
 """
 
 
 def reference() -> str:
     """The page, as Markdown."""
-    return "\n".join([HEAD, *_hooks(), *_kinds(), *_contracts(), *_checks()]).rstrip() + "\n"
+    return "\n".join([HEAD, *_hooks(), *_kinds(), *_contracts(), *_abilities(), *_checks()]).rstrip() + "\n"
 
 
 def _hooks() -> Iterator[str]:
@@ -62,6 +63,19 @@ def _contracts() -> Iterator[str]:
         yield f"### {name}\n\n`{module}.{name}`{_said(contract.__doc__)}\n"
         yield from _members(contract)
         yield ""
+
+
+def _abilities() -> Iterator[str]:
+    yield "## Abilities\n"
+    yield "A component offers an ability by having its members: methods, properties, or attributes that its class declares."
+    yield "flowgen asks by `isinstance`; `flowgen plugins show NAME` says which ones a component offers.\n"
+    for kind in KINDS.values():
+        for target in kind.abilities:
+            module, _, name = target.partition(":")
+            ability = getattr(import_module(module), name)
+            yield f"### {name} ({kind.name})\n\n`{module}.{name}`{_said(ability.__doc__)}\n"
+            yield from _members(ability)
+            yield ""
 
 
 def _members(contract: Any) -> Iterator[str]:

@@ -11,11 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 from flowgen.core.flow_map import differentiated
 from flowgen.errors import UsageError
+from flowgen.media.interfaces import RepeatedBlocks
 
 
 def repeated_blocks(network: nn.Module) -> Iterator[nn.Module]:
     """The members of the module lists named by the network's `repeated_blocks`."""
-    for name in getattr(network, "repeated_blocks", ()):
+    for name in network.repeated_blocks if isinstance(network, RepeatedBlocks) else ():
         yield from network.get_submodule(name).children()
 
 

@@ -23,6 +23,7 @@ from flowgen.core.interfaces import Cond, Loss, LossOutput
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State, first_leaf
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.interfaces import ShardsSequence
 from flowgen.nn.parallel import SequenceGroup
 
 
@@ -212,14 +213,13 @@ def share_sequences(network: nn.Module, ranks: Ranks, count: int) -> Ranks:
 
 def shard_sequence(network: nn.Module, group: SequenceGroup) -> None:
     """Have a network divide the tokens of each clip among a group. UsageError: it cannot, or they do not divide."""
-    shard = getattr(network, "shard_sequence", None)
-    if shard is None:
+    if not isinstance(network, ShardsSequence):
         raise UsageError(
             f"train.sequence_parallel divides the tokens of a clip, which {type(network).__name__} cannot; use a network that has "
             f"shard_sequence, such as the transformer"
         )
     try:
-        shard(group)
+        network.shard_sequence(group)
     except ValueError as error:
         raise UsageError(f"train.sequence_parallel: {error}") from None
 

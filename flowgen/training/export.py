@@ -12,6 +12,7 @@ from torch import Tensor
 from flowgen.config import dumps, in_force
 from flowgen.errors import UsageError
 from flowgen.files import errors_named, write_json
+from flowgen.media.interfaces import KeepsFloat32
 from flowgen.plugins import registry
 from flowgen.runs.run import Run, checksum
 from flowgen.training.posthoc import average_of_width
@@ -40,7 +41,7 @@ def export(
     config, checkpoint = run.config(), run.newest_checkpoint()
     checkpoint.verify()
     network = registry().get("network", config.network.type).load()
-    kept = tuple(f"{name}." for name in getattr(network, "keep_float32", ()))
+    kept = tuple(f"{name}." for name in (network.keep_float32 if isinstance(network, KeepsFloat32) else ()))
     exported: dict[str, Any] = {"weights": weights, "dtype": dtype}
     if ema_width is None:
         chosen = checkpoint.weights(weights)

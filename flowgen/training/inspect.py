@@ -11,7 +11,7 @@ from flowgen.data import report
 from flowgen.data.loader import Split
 from flowgen.data.order import make_schedule
 from flowgen.errors import BadData, FlowgenError, UsageError
-from flowgen.media.interfaces import Dataset, Modality
+from flowgen.media.interfaces import Dataset, Modality, Reports, ToleratesBad
 from flowgen.runs.experiment import Experiment
 from flowgen.training.deepspeed_config import data_ranks, micro_batch_size
 from flowgen.training.prepare import sample_clips
@@ -40,7 +40,9 @@ def inspect(
         rows, problem = _rows(dataset)
     except BadData as error:
         rows, problem = [dict(row) for row in error.rows], error
-    allowed = float(config.data.options.get("max_bad_share", getattr(dataset, "max_bad_share", 0.0)))
+    allowed = float(
+        config.data.options.get("max_bad_share", dataset.max_bad_share if isinstance(dataset, ToleratesBad) else 0.0)
+    )
     if rows:
         _say_rows(rows, allowed, shown, say)
     elif dataset is not None:
@@ -63,7 +65,7 @@ def inspect(
 
 def _rows(dataset: Dataset) -> tuple[list[dict[str, Any]], BadData | None]:
     """The rows of both parts; a part of which too much is left out gives its error, too."""
-    if not hasattr(dataset, "report"):
+    if not isinstance(dataset, Reports):
         return [], None
     rows, problem = [], None
     for held_out in (False, True):

@@ -15,6 +15,7 @@ from torch import nn
 from flowgen.config import Config, Resolved, dumps, in_force
 from flowgen.core.tree import leaves
 from flowgen.data.loader import Order, clips_at
+from flowgen.data.order import has_buckets
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing, write_json
 from flowgen.media.clip import Clip
@@ -97,9 +98,8 @@ def sample_clips(dataset: Dataset, seed: int, count: int, alike: bool = False) -
     """The first clips of the run's order, for measuring; alike: of them, those in the bucket of the first."""
     order = Order(seed, len(dataset))
     places = [order[i] for i in range(min(count, len(dataset)))]
-    if alike and getattr(dataset, "buckets", None):
-        bucket_of = dataset.bucket_of  # type: ignore[attr-defined]
-        places = [p for p in places if bucket_of(p.index) == bucket_of(places[0].index)]
+    if alike and has_buckets(dataset):
+        places = [p for p in places if dataset.bucket_of(p.index) == dataset.bucket_of(places[0].index)]
     return clips_at(dataset, seed, places)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flowgen.config import Config, Resolved
 from flowgen.data.loader import Split, batches
-from flowgen.data.order import InBuckets
+from flowgen.data.order import InBuckets, has_buckets
 from flowgen.errors import UsageError
 from flowgen.media.encoder import Encoder
 from flowgen.runs.experiment import Experiment
@@ -157,7 +157,7 @@ def _fitted_encoder(
         run.load_encoder(encoder, checkpoint)
     else:
         encoder.fit(clips)
-    if getattr(dataset, "buckets", None):
+    if has_buckets(dataset):
         clips = sample_clips(dataset, seed, 8, alike=True)
     heading("latents", check_encoder(encoder, clips[:8]))
     return encoder

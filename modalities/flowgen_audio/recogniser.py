@@ -23,7 +23,7 @@ from flowgen.core.random import generator, seed_of
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
 from flowgen.media.clip import Clip
-from flowgen.media.interfaces import Dataset
+from flowgen.media.interfaces import Dataset, Identified
 from flowgen_audio.encoders import mel_filters
 from flowgen_audio.modality import Audio
 
@@ -129,7 +129,7 @@ def recogniser(modality: Audio, dataset: Dataset, epochs: int, seed: int) -> Rec
 
 
 def _cache_file(modality: Audio, dataset: Dataset, epochs: int, seed: int) -> Path:
-    described = getattr(dataset, "identity", None) or repr(dataset)
+    described = dataset.identity if isinstance(dataset, Identified) else repr(dataset)
     key = f"{_VERSION}{modality}{described}{sorted(dataset.conditions.items())}{epochs}{seed}"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowgen" / "audio"
     return folder / f"recogniser-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"

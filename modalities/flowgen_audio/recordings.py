@@ -79,6 +79,9 @@ class Recordings:
     The base of `audio-folder`, `audio-manifest` and `audio-shards`, which find the recordings.
     """
 
+    buckets: dict[str, float]
+    max_bad_share: float
+
     def __init__(
         self,
         modality: Audio,
@@ -104,7 +107,7 @@ class Recordings:
         self.left_out = [(r, problem) for r, problem in zip(recordings, problems, strict=True) if problem]
         good = [r for r, problem in zip(recordings, problems, strict=True) if not problem]
         self.items, self.part = good, ""
-        self.buckets: dict[str, float] = {}
+        self.buckets = {}
         if len(self.left_out) > checks.max_bad_share * len(recordings):
             raise BadData(
                 f"{where}: {len(self.left_out)} of {len(recordings)} recordings cannot be used, more than "

@@ -102,6 +102,9 @@ class Recordings:
         max_bad_share: more unusable files than this share are an error.
     """
 
+    buckets: dict[str, float]
+    max_bad_share: float
+
     def __init__(
         self,
         modality: Video,

@@ -12,7 +12,7 @@ import torch
 
 from flowgen.core.random import seed_of
 from flowgen.core.tree import leaves
-from flowgen.data.order import fill_buckets
+from flowgen.data.order import fill_buckets, has_buckets
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
 from flowgen.testing.contract import NotApplicable, check
@@ -99,9 +99,9 @@ def validation_is_held_out(s: Subject) -> str | None:
 )
 def buckets_hold_every_clip(s: Subject) -> str | None:
     data = s.new_dataset()
-    if not getattr(data, "buckets", None):
+    if not has_buckets(data):
         raise NotApplicable("the data set has no buckets")
-    room = math.ceil(max(data.buckets.values()))  # type: ignore[attr-defined]
+    room = math.ceil(max(data.buckets.values()))
     for bucket in fill_buckets(data, max(room, 1), 1):
         s.encode([data.clip(index, seed_of(0, "bucket", index)) for index in bucket.clips[:3]])
     return None

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from flowgen.core.interfaces import MASK
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State, leaves, tree_map
+from flowgen.media.interfaces import KeepsFloat32, Patched, RepeatedBlocks
 from flowgen.media.streams import StreamSpec
 from flowgen.testing.contract import NotApplicable, check
 from flowgen.testing.subject import Subject, distance, finite, rows, same, shapes
@@ -145,7 +146,7 @@ def padding_changes_nothing(s: Subject) -> str | None:
     if not isinstance(s.spec, StreamSpec) or not s.spec.axes:
         raise NotApplicable("the state has no axes, or several streams")
     size = s.spec.axes[0].size
-    patch = next(iter(getattr(s.network, "patch", None) or (1,)))
+    patch = s.network.patch[0] if isinstance(s.network, Patched) and s.network.patch else 1
     real = size // patch * 3 // 4 * patch
     if not 0 < real < size:
         raise NotApplicable(f"the first axis has {size} steps, too few to pad")
@@ -182,7 +183,7 @@ def gradient_reaches_every_parameter(s: Subject) -> str | None:
 
 @check("what keep_float32 names exists and works in float32 while the rest is bfloat16", see="precision")
 def float32_modules_are_kept(s: Subject) -> str | None:
-    kept = getattr(s.network, "keep_float32", ())
+    kept = s.network.keep_float32 if isinstance(s.network, KeepsFloat32) else ()
     for name in kept:
         if not hasattr(s.network, name):
             return f"keep_float32 names {name!r}, which the network does not have"
@@ -207,7 +208,7 @@ def float32_modules_are_kept(s: Subject) -> str | None:
     see="network",
 )
 def recomputing_changes_nothing(s: Subject) -> str | None:
-    names = getattr(s.network, "repeated_blocks", ())
+    names = s.network.repeated_blocks if isinstance(s.network, RepeatedBlocks) else ()
     for name in names:
         if not isinstance(getattr(s.network, name, None), nn.ModuleList):
             return f"repeated_blocks names {name!r}, which is no nn.ModuleList of the network"

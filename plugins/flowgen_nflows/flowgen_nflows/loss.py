@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ from flowgen.core.interfaces import MASK, Cond, Flow, LossOutput, Path, Predicti
 from flowgen.core.paths import Linear
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State
+
+
+@runtime_checkable
+class Invertible(Protocol):
+    """A network that knows its density."""
+
+    def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
+        """log p(x) of each row, in nats [B]."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,7 @@ class NormalisingFlow:
     def __call__(
         self, network: Any, x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        log_prob = getattr(network, "log_prob", None)
-        if log_prob is None:
+        if not isinstance(network, Invertible):
             raise ValueError(
                 f"the normalising-flow loss wants an invertible network (coupling, autoregressive or residual), "
                 f"got {type(network).__name__}"
@@ -57,5 +64,5 @@ class NormalisingFlow:
             raise ValueError(
                 "a normalising flow has the density of a whole clip of one stream: no masks, no known regions"
             )
-        each = -log_prob(x1.float(), cond) / x1[0].numel()
+        each = -network.log_prob(x1.float(), cond) / x1[0].numel()
         return LossOutput(each, torch.zeros(len(x1), device=x1.device), {})
