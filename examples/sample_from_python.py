@@ -7,6 +7,7 @@ python examples/sample_from_python.py runs/demo/audio
 import sys
 from pathlib import Path
 
+from flowgen.media.conditions import ClassCondition
 from flowgen.runs.generator import Generator
 
 run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo/audio")
@@ -17,7 +18,7 @@ for name, conditioner in generator.conditioners.items():
 
 # every class of the first condition, nothing asked of the others
 name, conditioner = next(iter(generator.conditioners.items()))
-values = getattr(conditioner, "names", [])[:8]
+values = conditioner.names[:8] if isinstance(conditioner, ClassCondition) else ()
 clips = generator.sample([{name: value} for value in values], seed=1)
 
 suffix = next(iter(generator.modality.formats))
