@@ -20,7 +20,7 @@ FOREIGN = {
     *("dist", "name", "version", "__name__", "FLOWGEN_API"),  # of an entry point, of a module
     *("optimizer", "loss_scaler", "dynamic", "overflow", "ds_id", "ds_shape"),  # of DeepSpeed
     *("bit16_groups", "fp16_groups", "bf16_groups", "fp32_partitioned_groups_flat"),  # of DeepSpeed
-    *("latent_dist", "text_config", "model_fields", "strerror", "sched_getaffinity", "file_digest"),
+    *("latent_dist", "text_config", "model_fields", "strerror", "sched_getaffinity", "file_digest", "CSafeLoader"),
 }
 
 
