@@ -101,7 +101,7 @@ def sample_with_parts(generator: Generator, request: Request, options: Mapping[s
         return generator.morph(a, b, request.conditions)
     from flowgen.media.interfaces import TimedModality
 
-    if not isinstance(modality, TimedModality):
+    if not isinstance(generator.modality, TimedModality):
         raise UsageError(f"the modality {generator.config.modality.type!r} has no parts in time to give")
     if len(asked) > 1 and set(asked) != {"first", "last"}:
         raise UsageError(

@@ -7,13 +7,19 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard
 
 import torch
 
 from flowgen.core.random import generator
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.interfaces import Bucketed, Dataset, FullSize
+
+
+if TYPE_CHECKING:
+
+    class _InBuckets(Dataset, Bucketed, Protocol):
+        """A data set with buckets."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ def make_schedule(dataset: Dataset, seed: int, batch: int, parts: int = 1) -> In
     return InBuckets(seed, fill_buckets(dataset, batch, parts))
 
 
-def has_buckets(dataset: Dataset) -> TypeGuard[Bucketed]:
+def has_buckets(dataset: Dataset) -> TypeGuard[_InBuckets]:
     """Whether clips are batched with those of their bucket only."""
     return isinstance(dataset, Bucketed) and bool(dataset.buckets)
 

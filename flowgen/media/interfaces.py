@@ -89,7 +89,7 @@ class Metric(Protocol):
 
 
 @runtime_checkable
-class TimedModality(Modality, Protocol):
+class TimedModality(Protocol):
     """Clips have a length: its generators continue, interpolate and inpaint files in time."""
 
     def seconds(self, clip: Clip) -> float:
@@ -149,7 +149,7 @@ class Keyed(Protocol):
 
 
 @runtime_checkable
-class Bucketed(Dataset, Protocol):
+class Bucketed(Protocol):
     """Clips that differ in length or size are batched with those of their bucket only. Empty `buckets`: as they come."""
 
     buckets: Mapping[str, float]
