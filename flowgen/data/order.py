@@ -15,7 +15,6 @@ from flowgen.core.random import generator
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.interfaces import Bucketed, Dataset, FullSize
 
-
 if TYPE_CHECKING:
 
     class _InBuckets(Dataset, Bucketed, Protocol):
