@@ -32,7 +32,7 @@ def likelihood(
       flowgen likelihood runs/notes a.wav b.wav
       flowgen likelihood runs/notes c4.wav --cond pitch=C4 --exact
     """
-    from flowgen.cli.sample import pairs
+    from flowgen.cli.asked import pairs
     from flowgen.core.tree import leaves
     from flowgen.runs.generator import Generator
 

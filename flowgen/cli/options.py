@@ -1,7 +1,8 @@
-"""Options that several commands share: how to sample."""
+"""Options that several commands share: how to sample, and types of values that refuse what no command can use."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,10 +11,35 @@ import click
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
+
+
+class File(click.Path):
+    """A path that a file system can hold."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "\0" in str(value):
+            self.fail(f"{str(value)!r} holds a NUL byte, which no path may.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+SEED = click.IntRange(-(2**63), 2**63 - 1)
+
 _SAMPLING = (
-    click.option("--steps", type=click.IntRange(min=1), help="Solver steps."),
+    click.option("--steps", type=click.IntRange(1, 100_000), help="Solver steps."),
     click.option("--solver", metavar="NAME", help="A solver (see: flowgen plugins list --kind solver)."),
-    click.option("--guidance", type=float, metavar="SCALE", help="Guidance scale; 1 is none."),
+    click.option("--guidance", type=Number(-1000, 1000), metavar="SCALE", help="Guidance scale; 1 is none."),
     click.option(
         "--set",
         "settings",

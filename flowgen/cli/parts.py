@@ -1,32 +1,33 @@
-"""Options of `flowgen sample` that give a part of the clip: continue, begin or end with, between, inpaint."""
+"""From the options of `flowgen sample` to its request: each way of sampling takes its own options and refuses the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flowgen.cli.options import File, Number
 from flowgen.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowgen.media.clip import Clip
     from flowgen.runs.generator import Generator
+    from flowgen.runs.requests import SampleRequest
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_FILE = click.Path(path_type=Path)
+_FILE = File()
 
 _OPTIONS = (
-    click.option("--continue", "continued", type=_FILE, metavar="FILE", help="Go on where FILE ends, for --seconds."),
+    click.option(
+        "--continue", "continued", type=_FILE, metavar="FILE", help="Continue FILE, by --seconds or one window."
+    ),
     click.option(
         "--first",
         "--first-frame",
         "first",
         type=_FILE,
         metavar="FILE",
-        help="Begin with FILE (an image, or a short clip).",
+        help="Begin with FILE (an image or a short clip).",
     ),
     click.option("--last", "--last-frame", "last", type=_FILE, metavar="FILE", help="End with FILE."),
     click.option("--between", type=_FILE, nargs=2, metavar="A B", help="Begin with A and end with B."),
@@ -34,31 +35,47 @@ _OPTIONS = (
         "--inpaint",
         type=_FILE,
         metavar="FILE",
-        help="Make FILE anew --from one time --to another, or where a --mask is light, and keep the rest.",
+        help="Inpaint FILE: regenerate a time range (--from, --to) or the white area of --mask.",
     ),
     click.option(
-        "--mask", type=_FILE, metavar="FILE", help="Of --inpaint: a picture or clip, light where to make anew."
+        "--mask", type=_FILE, metavar="FILE", help="For --inpaint: an image or clip, white where to regenerate."
     ),
-    click.option("--vary", type=_FILE, metavar="FILE", help="A variation of FILE; --strength says how far from it."),
+    click.option("--from", "from_s", type=Number(min=0), metavar="SECONDS", help="For --inpaint: start of the range."),
+    click.option("--to", "to_s", type=Number(min=0), metavar="SECONDS", help="For --inpaint: end of the range."),
+    click.option("--vary", type=_FILE, metavar="FILE", help="Make variations of FILE."),
     click.option(
         "--strength",
-        type=click.FloatRange(min=0, max=1, min_open=True),
+        type=Number(min=0, max=1, min_open=True),
         default=0.5,
         show_default=True,
-        help="Of --vary; 1 keeps nothing.",
+        help="For --vary: distance from FILE; 1 keeps nothing of it.",
     ),
-    click.option("--morph", type=_FILE, nargs=2, metavar="A B", help="-n clips on the way from A to B."),
+    click.option("--interpolate", type=_FILE, nargs=2, metavar="A B", help="Interpolate from A to B in -n clips."),
+    click.option("--morph", type=_FILE, nargs=2, hidden=True),
     click.option(
         "--source",
         "sources",
         type=_FILE,
         multiple=True,
         metavar="FILE",
-        help="Of a bridge: start from FILE; repeat for more. Without it, from held-out clips of its source.",
+        help="For a bridge: start from FILE; repeat for more. Default: held-out clips of its source.",
     ),
-    click.option("--from", "from_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Where --inpaint begins."),
-    click.option("--to", "to_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Where --inpaint ends."),
 )
+
+_WAYS = {
+    "continued": "--continue",
+    "first": "--first",
+    "last": "--last",
+    "between": "--between",
+    "inpaint": "--inpaint",
+    "vary": "--vary",
+    "interpolate": "--interpolate",
+    "sources": "--source",
+}
+_OF = {"mask": "inpaint", "from_s": "inpaint", "to_s": "inpaint", "strength": "vary"}
+_NAMES = {"mask": "--mask", "from_s": "--from", "to_s": "--to", "strength": "--strength"}
+_LENGTH_OF_FILE = ("inpaint", "vary", "interpolate", "sources")
+_UNUSED_BY_INTERPOLATE = {"guidance": "--guidance", "negative": "--negative", "seed": "--seed", "animate": "--animate"}
 
 
 def part_options(command: _Command) -> _Command:
@@ -67,125 +84,70 @@ def part_options(command: _Command) -> _Command:
     return command
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to sample, before parts are given."""
+def check_parts(options: dict[str, Any], written: Collection[str]) -> None:
+    """Refuse options that do not go together, before anything is loaded. UsageError names both.
 
-    conditions: Sequence[Mapping[str, Any]]
-    seed: int
-    options: Mapping[str, Any]
-    """Further keyword arguments of `Generator.sample`."""
-
-
-def sample_with_parts(generator: Generator, request: Request, options: Mapping[str, Any]) -> list[Clip]:
-    """Sample as asked, around the given parts. UsageError: parts that do not go together, or that this medium does not have."""
-    from flowgen.runs.given import Given, Variation
-
-    if options["sources"] or generator.pairs == "clips":
-        request = replace(
-            request, options={**request.options, "starts": _starts(generator, request, options["sources"])}
+    Args:
+        options: by name; `morph` becomes `interpolate`.
+        written: the names of those that the user gave.
+    """
+    if morph := options.pop("morph", None):
+        click.echo("flowgen: --morph is --interpolate since flowgen 0.2", err=True)
+        options["interpolate"] = options["interpolate"] or morph
+    ways = [name for name in _WAYS if options[name]]
+    if len(ways) > 1 and set(ways) != {"first", "last"}:
+        raise UsageError(
+            f"{', '.join(_WAYS[w] for w in ways)} exclude each other; give one of them (or --first with --last)"
         )
-    asked = [name for name in ("continued", "first", "last", "between", "inpaint", "vary", "morph") if options[name]]
+    for name, way in _OF.items():
+        if name in written and way not in ways:
+            raise UsageError(f"{_NAMES[name]} says how to {_WAYS[way]} FILE; give both, or leave out {_NAMES[name]}")
+    fixed = [w for w in ways if w in _LENGTH_OF_FILE]
+    if fixed and options["seconds"] is not None:
+        raise UsageError(f"clips of {_WAYS[fixed[0]]} are as long as its file; leave out --seconds")
+    if "interpolate" in ways:
+        unused = [option for name, option in _UNUSED_BY_INTERPOLATE.items() if name in written]
+        unused += [f"--set {s}" for s in options["settings"] if s.startswith(("guidance", "path"))]
+        if unused:
+            raise UsageError(
+                f"--interpolate inverts A and B without guidance and draws no noise, so that {', '.join(unused)} would change "
+                f"nothing; leave it out"
+            )
+    if options.get("animate") and ways and ways[0] in ("continued", "vary"):
+        raise UsageError(
+            f"--animate shows the way from noise to data, which {_WAYS[ways[0]]} does not go; leave one out"
+        )
+
+
+def request_of(
+    generator: Generator, options: Mapping[str, Any], conditions: Sequence[Mapping[str, Any]], **common: Any
+) -> SampleRequest:
+    """The request that the options make. `common`: fields that all requests have. UsageError: see `check_parts`."""
+    from flowgen.runs.requests import Animate, Continue, FromClips, FromNoise, Inpaint, Interpolate, Vary
+
+    common = {"conditions": conditions, **common}
     seconds = options["seconds"]
-    if options["mask"] and not options["inpaint"]:
-        raise UsageError("--mask says where --inpaint FILE is made anew; give both")
-    if not asked:
-        return generator.sample(request.conditions, seed=request.seed, seconds=seconds, **request.options)
-    modality: Any = generator.modality
-    if asked == ["vary"]:
-        clip = modality.read(options["vary"])
-        variation = Variation([clip], 1 - options["strength"])
-        return generator.sample(request.conditions, seed=request.seed, variation=variation, **request.options)
-    if asked == ["morph"]:
-        a, b = (modality.read(path) for path in options["morph"])
-        return generator.morph(a, b, request.conditions)
-    from flowgen.media.interfaces import TimedModality
-
-    if not isinstance(generator.modality, TimedModality):
-        raise UsageError(f"the modality {generator.config.modality.type!r} has no parts in time to give")
-    if len(asked) > 1 and set(asked) != {"first", "last"}:
-        raise UsageError(
-            "--continue, --between, --inpaint, and --first with --last exclude each other; give one of them"
-        )
     if options["continued"]:
-        return _continue(generator, request, modality.read(options["continued"]), seconds)
-    if options["inpaint"] and options["mask"]:
-        if options["from_s"] is not None or options["to_s"] is not None:
-            raise UsageError("--inpaint takes --mask, or --from and --to")
-        clip, hole = (modality.read(options[name]) for name in ("inpaint", "mask"))
-        given = [Given([clip], 0.0, hole)]
-        length = modality.seconds(clip)
-        return generator.sample(request.conditions, seed=request.seed, seconds=length, given=given, **request.options)
+        return Continue(options["continued"], seconds=seconds, **common)
     if options["inpaint"]:
-        return _inpaint(generator, request, modality.read(options["inpaint"]), options["from_s"], options["to_s"])
+        times = {"start_s": options["from_s"], "end_s": options["to_s"]}
+        return Inpaint(options["inpaint"], mask=options["mask"], **times, **common)
+    if options["vary"]:
+        return Vary(options["vary"], strength=options["strength"], **common)
+    if options["interpolate"]:
+        return Interpolate(*options["interpolate"], **common)
     first, last = options["between"] or (options["first"], options["last"])
-    given = [Given([modality.read(first)], 0.0)] if first else []
-    given += [Given([modality.read(last)], None)] if last else []
-    return generator.sample(request.conditions, seed=request.seed, seconds=seconds, given=given, **request.options)
+    if first or last:
+        return Animate(first, last, seconds=seconds, **common)
+    if options["sources"] or generator.pairs == "clips":
+        if seconds is not None:
+            raise UsageError("samples of a bridge are as long as what they start from; leave out --seconds")
+        return FromClips(sources=_in_turn(options["sources"], len(conditions)), **common)
+    return FromNoise(seconds=seconds, **common)
 
 
-def _starts(generator: Generator, request: Request, files: Sequence[Path]) -> list[Clip]:
-    """What each sample of a bridge starts from: files in turn, or held-out clips of the data set's source."""
-    from flowgen.data.loader import Order, clips_at
-    from flowgen.runs.given import clips_to_start
-
-    n = len(request.conditions)
-    if files:
-        clips = [generator.modality.read(path) for path in files]
-        return [clips[i % len(clips)] for i in range(n)]
-    dataset = generator.experiment.dataset.validation()
-    order = Order(request.seed, len(dataset))
-    return clips_to_start(clips_at(dataset, request.seed, [order[i] for i in range(n)]))
-
-
-def _window(generator: Generator) -> float:
-    """Seconds of a clip as trained."""
-    from flowgen.media.streams import StreamSpec
-
-    spec = generator.encoder.spec
-    stream = spec if isinstance(spec, StreamSpec) else next(iter(spec.values()))
-    return stream.axes[0].size / stream.axes[0].rate
-
-
-def _continue(generator: Generator, request: Request, clip: Clip, seconds: float | None) -> list[Clip]:
-    """The clip and what follows it, window by window: half a window is seen, the other half made."""
-    from flowgen.runs.given import Given
-
-    modality: Any = generator.modality
-    window = _window(generator)
-    seen = min(modality.seconds(clip), window / 2)
-    seconds = window - seen if seconds is None else seconds
-    whole = [clip] * len(request.conditions)
-    made, turn = 0.0, 0
-    while made < seconds - 1e-6:
-        ends = [modality.cut(c, modality.seconds(c) - seen, modality.seconds(c)) for c in whole]
-        clips = generator.sample(request.conditions, seed=request.seed + turn, given=[Given(ends)], **request.options)
-        new = min(window - seen, seconds - made)
-        whole = [modality.join([w, modality.cut(c, seen, seen + new)]) for w, c in zip(whole, clips, strict=True)]
-        made, turn = made + new, turn + 1
-    return [_described(w, c) for w, c in zip(whole, request.conditions, strict=True)]
-
-
-def _inpaint(
-    generator: Generator, request: Request, clip: Clip, from_s: float | None, to_s: float | None
-) -> list[Clip]:
-    from flowgen.runs.given import Given
-
-    modality: Any = generator.modality
-    length = modality.seconds(clip)
-    start, end = from_s or 0.0, length if to_s is None else to_s
-    if not 0 <= start < end <= length + 1e-6 or (start == 0 and end >= length):
-        raise UsageError(
-            f"--inpaint takes a stretch inside the {length:.2f} s of {clip.source}, got --from {start:g} --to {end:g}"
-        )
-    before = modality.cut(clip, 0, start) if start else None
-    after = modality.cut(clip, end, length) if end < length else None
-    given = [Given([before], 0.0)] if before else []
-    given += [Given([after], None)] if after else []
-    clips = generator.sample(request.conditions, seed=request.seed, seconds=length, given=given, **request.options)
-    pieces = [[p for p in (before, modality.cut(c, start, end), after) if p is not None] for c in clips]
-    return [_described(modality.join(p), c) for p, c in zip(pieces, request.conditions, strict=True)]
-
-
-def _described(clip: Clip, conditions: Mapping[str, Any]) -> Clip:
-    return replace(clip, conditions=dict(conditions))
+def _in_turn(files: Sequence[Any], n: int) -> list[Any]:
+    """Files in turn, one for each of n clips; [] where there are none. UsageError: more files than clips."""
+    if len(files) > n:
+        raise UsageError(f"--source gives {len(files)} files for {n} clips; ask for -n {len(files)}, or give fewer")
+    return [files[i % len(files)] for i in range(n)] if files else []

@@ -2,174 +2,210 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowgen.cli.options import check_writable, sampling_options, sampling_overrides
-from flowgen.cli.parts import Request, part_options, sample_with_parts
+from flowgen.cli.asked import asked_by_file, asked_by_options, pairs
+from flowgen.cli.options import SEED, File, Number, check_writable, sampling_options, sampling_overrides
+from flowgen.cli.output import Output, default_path, resume
+from flowgen.cli.parts import check_parts, part_options, request_of
+from flowgen.errors import UsageError
 
 if TYPE_CHECKING:
+    from flowgen.media.clip import Clip
     from flowgen.runs.generator import Generator
+    from flowgen.runs.requests import SampleRequest
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=File())
 @click.option(
     "--cond", "-c", multiple=True, metavar="NAME=VALUE", help="A condition; repeat a name to alternate its values."
 )
+@click.option("--grid", is_flag=True, help="Sample every combination of the values of -c; commas separate values.")
 @click.option("--prompt", "-p", metavar="TEXT", help="The text condition, for a run that has one.")
+@click.option(
+    "--prompts",
+    type=File(),
+    metavar="FILE",
+    help="One clip for each row of FILE: .txt (a prompt a line), .csv or .jsonl (conditions by name). Run again to resume.",
+)
 @click.option("--negative", multiple=True, metavar="NAME=VALUE", help="A condition that guidance leads away from.")
-@click.option("-n", "count", type=click.IntRange(min=1), help="Number of clips (default 1; 2000 for a scatter plot).")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1, 1_000_000_000),
+    help="Number of clips (default 1, or as many as there are values; 5 to interpolate; 2000 for a scatter plot).",
+)
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Length of the clips, where the encoder has one; told to the network by a condition for it.",
+    type=Number(min=0, min_open=True),
+    help="Length of the clips; also passed to the model if it has a duration condition.",
 )
 @part_options
 @sampling_options
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
-@click.option("-o", "output", type=click.Path(path_type=Path), help="File to write; its extension says the format.")
-@click.option(
-    "--field", type=click.Path(path_type=Path), help="Also draw the velocity field at several times (png or svg)."
-)
-@click.option("--animate", type=click.Path(path_type=Path), help="Also show the way from noise to data (mp4 or gif).")
-def sample(
-    run: Path, count: int | None, seed: int, weights: Any, output: Path | None, animate: Path | None, **rest: Any
-) -> None:
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed gives the same clips.")
+@click.option("-o", "output", type=File(), help="File to write; its extension sets the format.")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option("--normalise", is_flag=True, help="Scale each clip to full loudness: peak at -1 dB of full scale.")
+@click.option("--field", type=File(), help="Also draw the velocity field at several times (png or svg).")
+@click.option("--animate", type=File(), help="Also show the way from noise to data (mp4 or gif).")
+@click.pass_context
+def sample(ctx: click.Context, run: Path, **options: Any) -> None:
     """Sample clips from a trained run.
 
     Settings default to the run's own 'sample' section. The settings are embedded in every file as metadata. Several
-    clips become numbered files and one sheet that shows them all.
+    clips become numbered files and one sheet that shows the first of them. Files that exist are not overwritten.
 
     \b
     Examples:
       flowgen sample runs/notes --cond pitch=C4 --cond timbre=flute -o c4.wav
       flowgen sample runs/moving-digits -c digit=3 -c digit=7 -c direction=left -n 8 -o digits.mp4
+      flowgen sample runs/moving-digits -c digit=1,2,3 -c direction=left,right --grid -o table.mp4
+      flowgen sample runs/notes --prompts notes.csv -o notes.wav
       flowgen sample runs/checkerboard -n 20000 --steps 16 --solver heun -o board.png --animate board.gif --field field.png
       flowgen sample runs/notes -n 4 --set guidance.scale=3 --set guidance.start=0.2 --seed 7
       flowgen sample runs/mine --continue begun.mp4 --seconds 2 -o whole.mp4
-      flowgen sample runs/mine --between first.png last.png -o morph.gif
+      flowgen sample runs/mine --between first.png last.png -o between.gif
       flowgen sample runs/mine --inpaint speech.wav --from 0.3 --to 0.6 -o mended.wav
-      flowgen sample runs/bridge --source drawing.png -o photograph.png
+      flowgen sample runs/mine --vary clip.mp4 --strength 0.3 -n 4 -o varied.mp4
+      flowgen sample runs/mine --interpolate a.mp4 b.mp4 -n 8 -o between.mp4
+      flowgen sample runs/bridge --source drawing.mp4 -o photograph.mp4
     """
     from rich.console import Console
 
-    from flowgen.errors import UsageError
-    from flowgen.media.interfaces import DrawsField
     from flowgen.plugins.media import Media
     from flowgen.runs.generator import Generator
     from flowgen.training.progress import ProgressDisplay
 
-    overrides = sampling_overrides(run, rest)
-    generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
-    asked = _conditions(generator, rest["cond"], rest["prompt"])
-    negative = {name: values[-1] for name, values in pairs(rest["negative"]).items()}
-    output = _output(generator, run, output, seed)
-    if animate is not None:
-        _check_animate(generator, animate)
-    if rest["field"] is not None and not isinstance(generator.modality, DrawsField):
-        raise UsageError(
-            f"--field: the modality {generator.config.modality.type!r} has no picture of its velocity field"
-        )
-    n = count or (1 if generator.modality.clips_per_file else 2000)
-    requests = [{name: values[i % len(values)] for name, values in asked.items()} for i in range(n)]
-    console = Console(stderr=True)
+    default = click.core.ParameterSource.DEFAULT
+    check_parts(options, {name for name in options if ctx.get_parameter_source(name) != default})
+    _check_batch(options)
+    overrides = sampling_overrides(run, options)
+    generator = Generator.load(run, weights=options["weights"], device=options["device"], overrides=overrides)
+    _check_abilities(generator, options)
+    request = _request(generator, options)
+    media = Media(generator.config.modality.type, generator.modality)
+    output, done = _output(media, generator, run, request, options)
+    steps, batch = generator.config.sample.steps, generator.config.sample.batch_size
+    n, console = len(request.conditions), Console(stderr=True)
     frames: list[tuple[float, list[Any]]] = []
-    total = -(-n // generator.config.sample.batch_size) * generator.config.sample.steps
-    with ProgressDisplay("sample", total, console=console) as bar:
-        on_state = (lambda t, clips: frames.append((t, clips))) if animate is not None else None
-        more = {"negative": negative or None, "on_step": lambda done, total: bar.update(done), "on_state": on_state}
-        clips = sample_with_parts(generator, Request(requests, seed, more), rest)
-    metadata = generator.describe(run=str(run), seed=seed, weights=weights)
-    for path in write_clips(Media(generator.config.modality.type, generator.modality), clips, output, metadata):
+    on_state = (lambda t, clips: frames.append((t, clips))) if options["animate"] else None
+    metadata = generator.describe(request, run=str(run), weights=options["weights"])
+    with ProgressDisplay("sample", -(-n // batch) * steps, console=console) as bar:
+        for rows in _batches(n, batch, done):
+            on_step = _counted(bar.update, rows.start // batch * steps, steps)
+            clips = generator.sample(replace(request, rows=rows), on_step=on_step, on_state=on_state)
+            clips = _levelled(generator, clips, options["normalise"])
+            for path in output.write(rows, clips, metadata, done):
+                click.echo(path)
+    for path in output.finish(metadata):
         click.echo(path)
-    if animate is not None:
-        generator.modality.animate(_joined(frames), animate, metadata)  # type: ignore[attr-defined]
-        click.echo(animate)
-    if rest["field"] is not None:
-        generator.modality.field(partial(generator.velocity, conditions=requests[0]), rest["field"])  # type: ignore[attr-defined]
-        click.echo(rest["field"])
+    if options["animate"]:
+        generator.modality.animate(_joined(frames), options["animate"], metadata)  # type: ignore[attr-defined]
+        click.echo(options["animate"])
+    if options["field"]:
+        conditions = request.conditions[0]
+        generator.modality.field(partial(generator.velocity, conditions=conditions), options["field"])  # type: ignore[attr-defined]
+        click.echo(options["field"])
 
 
-def write_clips(modality: Any, clips: list[Any], output: Path, metadata: dict[str, Any]) -> list[Path]:
-    """Write clips to `output`, or to numbered files beside it and one sheet. Returns what was written."""
-    from flowgen.training.watch import caption
-
-    if modality.clips_per_file is None:
-        modality.write(clips, output, metadata)
-        return [output]
-    if len(clips) == 1:
-        modality.write(clips, output, {**metadata, "index": 0, "conditions": dict(clips[0].conditions)})
-        return [output]
-    digits = len(str(len(clips) - 1))
-    paths = [output.with_name(f"{output.stem}-{i:0{digits}d}{output.suffix}") for i in range(len(clips))]
-    for i, (clip, path) in enumerate(zip(clips, paths, strict=True)):
-        modality.write([clip], path, {**metadata, "index": i, "conditions": dict(clip.conditions)})
-    sheet = output.with_name(f"{output.stem}-sheet.png")
-    modality.sheet(clips[:64], sheet, [caption(c.conditions) for c in clips[:64]])
-    return [*paths, sheet]
+def _check_batch(options: dict[str, Any]) -> None:
+    """What does not go with --prompts. UsageError."""
+    if options["prompts"] is None:
+        return
+    clash = [name for name in ("count", "grid", "prompt", "animate", "field") if options[name]]
+    names = {"count": "-n", "grid": "--grid", "prompt": "--prompt", "animate": "--animate", "field": "--field"}
+    if clash:
+        raise UsageError(f"--prompts FILE makes one clip for each row; leave out {', '.join(names[c] for c in clash)}")
+    if options["output"] is None:
+        raise UsageError("--prompts FILE wants a name for its files: -o clips.wav makes clips-0.wav, clips-1.wav ...")
 
 
-def pairs(assignments: tuple[str, ...]) -> dict[str, list[str]]:
-    """NAME=VALUE as values by name. UsageError: one that cannot be read."""
-    from flowgen.errors import UsageError
+def _check_abilities(generator: Generator, options: dict[str, Any]) -> None:
+    """Refuse what this medium cannot do, and a place that cannot be written, before any work is done."""
+    from flowgen.media.interfaces import Animated, DrawsField, Levelled
 
-    found: dict[str, list[str]] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"cannot read the condition {assignment!r}; expected NAME=VALUE")
-        found.setdefault(name, []).append(value)
-    return found
-
-
-def _conditions(generator: Generator, cond: tuple[str, ...], prompt: str | None) -> dict[str, list[str]]:
-    from flowgen.errors import UsageError
-    from flowgen.media.conditions import encode_conditions
-    from flowgen.media.interfaces import ReadsText
-
-    asked = pairs(cond)
-    if prompt is not None:
-        texts = [
-            name
-            for name, c in generator.conditioners.items()
-            if (c.is_text if isinstance(c, ReadsText) else c.role == "sequence")
-        ]
-        if len(texts) != 1:
-            have = ", ".join(generator.conditioners) or "none"
-            raise UsageError(
-                f"--prompt needs a run with one text condition; this one has: {have}; use --cond NAME=VALUE"
-            )
-        asked.setdefault(texts[0], []).append(prompt)
-    for name, values in asked.items():  # before the sampling, not after it
-        encode_conditions(generator.conditioners, [{name: value} for value in values])
-    return asked
+    abilities = {"field": (DrawsField, "picture of its velocity field"), "animate": (Animated, "animation of the flow")}
+    abilities["normalise"] = (Levelled, "loudness")
+    for name, (ability, what) in abilities.items():
+        if options[name] and not isinstance(generator.modality, ability):
+            raise UsageError(f"--{name}: the modality {generator.config.modality.type!r} has no {what}")
+    for name, types in {"animate": (".gif", ".mp4"), "field": (".png", ".svg")}.items():
+        path = options[name]
+        if path is None:
+            continue
+        if path.suffix.lower() not in types:
+            raise UsageError(f"{path}: unknown file type {path.suffix!r} (valid: {', '.join(types)})")
+        if path.exists() and not options["force"]:
+            raise UsageError(f"{path} would be overwritten; choose another --{name}, or overwrite with --force")
+        check_writable(path)
 
 
-def _output(generator: Generator, run: Path, output: Path | None, seed: int) -> Path:
-    """Where to write; refuses an unknown extension or an unwritable folder before any work is done."""
-    from flowgen.errors import UsageError, unknown
-    from flowgen.plugins.media import Media
-
-    formats = Media(generator.config.modality.type, generator.modality).formats
-    path = output or run / "samples" / f"{generator.config.name}-seed{seed}{next(iter(formats))}"
-    if path.suffix.lower() not in formats:
-        raise UsageError(f"{path}: {unknown('file type', path.suffix, formats)}")
-    check_writable(path)
-    return path
+def _request(generator: Generator, options: dict[str, Any]) -> SampleRequest:
+    if options["prompts"] is not None:
+        conditions: Sequence[Any] = asked_by_file(generator, options["prompts"], options["cond"])
+    else:
+        default = 1 if generator.modality.clips_per_file else 2000
+        default = 5 if options["interpolate"] else max(default, len(options["sources"]))
+        conditions = asked_by_options(generator, options, options["count"], default)
+    negative = {name: values[-1] for name, values in pairs(options["negative"]).items()}
+    return request_of(generator, options, conditions, seed=options["seed"], negative=negative or None)
 
 
-def _check_animate(generator: Generator, animate: Path) -> None:
-    from flowgen.errors import UsageError
-    from flowgen.media.interfaces import Animated
+def _output(
+    media: Any, generator: Generator, run: Path, request: SampleRequest, options: dict[str, Any]
+) -> tuple[Output, set[int]]:
+    """Where to write, and the rows that are there already."""
+    n, name = len(request.conditions), f"{generator.config.name}-seed{options['seed']}"
+    path = options["output"] or default_path(run / "samples", name, next(iter(media.formats)))
+    output = Output(media, path, n, numbered=options["prompts"] is not None)
+    if options["prompts"] is not None:
+        settings = generator.describe(request, run=str(run), weights=options["weights"], normalise=options["normalise"])
+        done = resume(output, request.conditions, settings, options["force"])
+        if done:
+            click.echo(f"flowgen: {len(done)} of {n} rows are there already", err=True)
+        return output, done
+    if not options["force"]:
+        output.refuse_existing()
+    return output, set()
 
-    if not isinstance(generator.modality, Animated):
-        raise UsageError(f"--animate: the modality {generator.config.modality.type!r} has no animation of the flow")
-    if animate.suffix.lower() not in (".mp4", ".gif"):
-        raise UsageError(f"{animate}: unknown file type {animate.suffix!r} (valid: .gif, .mp4)")
+
+def _batches(n: int, size: int, done: set[int]) -> Iterator[range]:
+    """Rows that are sampled together: from fixed places on, so that a resumed row is what it would have been."""
+    for start in range(0, n, size):
+        rows = range(start, min(start + size, n))
+        if not done.issuperset(rows):
+            yield rows
+
+
+def _counted(update: Callable[[int], None], before: int, steps: int) -> Callable[[int, int], None]:
+    """Progress of one batch of many, whose own steps may be others (a continuation takes several windows)."""
+    return lambda done, total: update(before + done * steps // max(total, 1))
+
+
+def _levelled(generator: Generator, clips: list[Clip], normalise: bool) -> list[Clip]:
+    """Clips at full loudness where that is asked for; says where a sample is clipped."""
+    import warnings
+
+    from flowgen.media.interfaces import Levelled
+
+    modality = generator.modality
+    if not isinstance(modality, Levelled):
+        return clips
+    share = max(modality.at_full_scale(clip) for clip in clips)
+    if share > 1e-3:
+        warnings.warn(
+            f"{share:.1%} of the samples of a clip are at full scale and will sound distorted; try a lower --guidance, "
+            f"or a guidance of type cfg-rescale",
+            stacklevel=2,
+        )
+    return [modality.normalise(clip) for clip in clips] if normalise else clips
 
 
 def _joined(frames: list[tuple[float, list[Any]]]) -> list[tuple[float, list[Any]]]:

@@ -32,7 +32,7 @@ from flowgen.files import write_json
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, Metric
 from flowgen.runs.generator import Generator, Weights
-from flowgen.runs.given import clips_to_start
+from flowgen.runs.requests import request_like
 
 COLUMNS = ("generated", "round_trip", "real")
 _PACKAGES = ("torch", "torchaudio", "torchvision", "numpy", "scipy", "scikit-learn")
@@ -125,7 +125,7 @@ def evaluate(
     with _Counter(generator.network) as counter:
         began = time.perf_counter()
         if continued is None:
-            generated = generator.sample(asked, seed=seed, starts=clips_to_start(sets.real), on_step=on_step)
+            generated = generator.sample(request_like(sets.real, asked, seed=seed), on_step=on_step)
         else:
             generated = continuations(generator, sets.real, continued, asked, seed=seed, on_step=on_step)
         seconds = time.perf_counter() - began

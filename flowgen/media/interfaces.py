@@ -126,6 +126,17 @@ class DrawsField(Protocol):
         """Write a picture of velocity(clips, t)."""
 
 
+@runtime_checkable
+class Levelled(Protocol):
+    """Clips have a loudness: `flowgen sample --normalise`, and a warning where a sample is clipped."""
+
+    def normalise(self, clip: Clip) -> Clip:
+        """The clip scaled to a peak of -1 dB of full scale; silence stays silence."""
+
+    def at_full_scale(self, clip: Clip) -> float:
+        """The share of its samples that are at full scale."""
+
+
 # Abilities of a data set
 
 

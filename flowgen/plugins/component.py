@@ -37,7 +37,7 @@ KINDS = {
             "modality",
             "a medium: reads, writes and shows clips",
             "flowgen.media.interfaces:Modality",
-            abilities=_abilities("TimedModality", "ComparesContinuations", "Animated", "DrawsField"),
+            abilities=_abilities("TimedModality", "ComparesContinuations", "Animated", "DrawsField", "Levelled"),
         ),
         Kind(
             "dataset",

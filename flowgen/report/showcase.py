@@ -19,6 +19,7 @@ from flowgen.files import write_json
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, Modality
 from flowgen.runs.generator import Generator
+from flowgen.runs.requests import request_like
 from flowgen.runs.run import Run
 from flowgen.training.watch import caption
 
@@ -86,7 +87,7 @@ def make_showcase(
     together = modality.clips_per_file is None
     real = spread(dataset, tuple(generator.conditioners), _POINTS if together else clips, seed)
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in real]
-    made = generator.sample(asked, seed=seed, on_step=on_step)
+    made = generator.sample(request_like(real, asked, seed=seed), on_step=on_step)
     kept = round_trip(generator, real)
     writer = _Writer(modality, folder, generator.describe(run=str(run.folder), seed=seed))
     metrics = generator.experiment.metrics if generator.config.eval.metrics else []

@@ -1,4 +1,4 @@
-"""Clips that a sample starts from: kept as a part of it, varied as a whole, or the two ends of a way."""
+"""Clips that a sample is made around: kept as parts of it, or those that it starts from."""
 
 from __future__ import annotations
 
@@ -27,19 +27,7 @@ class Given:
     hole: Clip | None = None
 
 
-@dataclass(frozen=True)
-class Variation:
-    """Clips to vary (one for all, or one for each): noise is mixed in up to time `t`; 0 leaves nothing of them, 1 everything."""
-
-    clips: Sequence[Clip]
-    t: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.t < 1:
-            raise UsageError(f"a variation starts from a time in [0, 1), got {self.t:g}")
-
-
-def starts(encoder: Encoder, clips: Sequence[Clip], kind: str, like: State) -> State:
+def source_states(encoder: Encoder, clips: Sequence[Clip], kind: str, like: State) -> State:
     """What clips start from (`Clip.start`), as states of the structure of `like` [B, ...]: clips encoded, noise as it is.
 
     Raises UsageError: a clip does not say it, says something else than `kind` ("noise" or "clips"), or it does not fit.
@@ -59,7 +47,7 @@ def starts(encoder: Encoder, clips: Sequence[Clip], kind: str, like: State) -> S
     return tree_map(_fitting, x, like)
 
 
-def begin(encoder: Encoder, clips: Sequence[Clip], n: int) -> State:
+def source_latents(encoder: Encoder, clips: Sequence[Clip], n: int) -> State:
     """The latents of n samples of a bridge at t = 0, from a clip for each or one for all. UsageError: their lengths differ."""
     x, mask = encoder.encode(clips)
     if mask is not None and not all(bool(leaf.all()) for leaf in leaves(mask)):
@@ -67,7 +55,7 @@ def begin(encoder: Encoder, clips: Sequence[Clip], n: int) -> State:
     return tree_map(lambda x: x.expand(n, *x.shape[1:]), x)
 
 
-def clips_to_start(clips: Sequence[Clip]) -> list[Clip]:
+def source_clips(clips: Sequence[Clip]) -> list[Clip]:
     """The clips that clips start from; [] where they start from noise."""
     return [clip.start for clip in clips if isinstance(clip.start, Clip)]
 

@@ -18,7 +18,8 @@ from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
 from flowgen.media.interfaces import Dataset
 from flowgen.runs.generator import Generator
-from flowgen.runs.given import clips_to_start, starts
+from flowgen.runs.given import source_states
+from flowgen.runs.requests import request_like
 
 _VALIDATION_BATCH = 32
 
@@ -71,7 +72,7 @@ class Validator:
         if modality.clips_per_file is None:
             shown = (shown * 2000)[:2000]  # one plot of many points
         asked = [{k: c.conditions.get(k) for k in self.generator.conditioners} for c in shown]
-        made = self.generator.sample(asked, seed=0, starts=clips_to_start(shown))
+        made = self.generator.sample(request_like(shown, asked))
         folder = self.folder / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         suffix = next(iter(modality.formats))
@@ -102,5 +103,5 @@ def batch_tensors(generator: Generator, clips: Sequence[Clip]) -> tuple[Any, dic
         cond[MASK] = latents.mask
     if generator.pairs is not None:
         with torch.no_grad():
-            cond[SOURCE] = starts(generator.encoder, clips, generator.pairs, latents.x)
+            cond[SOURCE] = source_states(generator.encoder, clips, generator.pairs, latents.x)
     return latents.x, cond

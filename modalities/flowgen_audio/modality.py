@@ -73,6 +73,17 @@ class Audio:
         """Clips one after the other."""
         return replace(clips[0], data=torch.cat([clip.data for clip in clips], -1))  # type: ignore[misc]
 
+    def normalise(self, clip: Clip) -> Clip:
+        """The clip scaled to a peak of -1 dB of full scale; silence stays silence."""
+        data = clip.data
+        assert isinstance(data, Tensor)
+        peak = float(data.abs().max()) if data.numel() else 0.0
+        return replace(clip, data=data * (10 ** (-1 / 20) / peak)) if peak > 0 else clip
+
+    def at_full_scale(self, clip: Clip) -> float:
+        """The share of its samples that are at full scale."""
+        return float((clip.data.abs() >= 1 - 2**-15).float().mean()) if clip.data.numel() else 0.0  # type: ignore[union-attr]
+
     def compare_continuations(self, made: Sequence[Clip], truth: Sequence[Clip], given_s: float) -> dict[str, float]:
         """given_exact: share of clips whose given samples are returned bit for bit. seam: the step of the wave where the made
         part begins, in units of the largest within 10 ms around it, median over clips (1 is no seam; clicks are above 2).

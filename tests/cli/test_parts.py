@@ -106,8 +106,17 @@ def test_a_weak_variation_stays_nearer_than_a_strong_one(runs, tmp_path):
     was = frames(runs / "clip.gif")
     far = []
     for strength in (0.05, 0.95):
-        flowgen("sample", runs / "plain", "--vary", runs / "clip.gif", "--strength", strength, "-o", tmp_path / "v.gif")
-        far.append(np.abs(frames(tmp_path / "v.gif") - was).mean())
+        flowgen(
+            "sample",
+            runs / "plain",
+            "--vary",
+            runs / "clip.gif",
+            "--strength",
+            strength,
+            "-o",
+            tmp_path / f"v{strength}.gif",
+        )
+        far.append(np.abs(frames(tmp_path / f"v{strength}.gif") - was).mean())
     assert far[0] < far[1]
 
 
@@ -125,9 +134,9 @@ def test_a_morph_makes_as_many_clips_as_asked(runs, tmp_path):
     ("options", "message"),
     [
         (["--continue", "{clip}", "--vary", "{clip}"], "exclude each other"),
-        (["--inpaint", "{clip}", "--from", "0.9", "--to", "0.5"], "takes a stretch inside the 1.00 s"),
+        (["--inpaint", "{clip}", "--from", "0.9", "--to", "0.5"], "takes a time range inside the 1.00 s"),
         (["--first", "{clip}"], "takes 8 of 8 steps in time"),
-        (["--mask", "{clip}"], "give both"),
+        (["--mask", "{clip}"], "--mask says how to --inpaint FILE; give both"),
         (["--inpaint", "{clip}", "--mask", "{black}"], "all of one shade"),
         (["--inpaint", "{clip}", "--mask", "{black}", "--to", "0.5"], "--mask, or --from and --to"),
     ],

@@ -21,6 +21,7 @@ from flowgen.evaluation.evaluate import evaluate
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset
 from flowgen.runs.generator import Generator
+from flowgen.runs.requests import FromClips
 
 pytestmark = pytest.mark.slow
 CONFIG = """
@@ -132,8 +133,8 @@ def test_a_bridge_leads_from_one_density_to_the_other(bridge: Path, tmp_path: Pa
     starts = [dataset.clip(i, i).start for i in range(500)]
     assert on_ring(stack(starts)) == 0
     assert on_ring(stack(starts), 1.0, 0.1) > 0.98
-    first = generator.sample([{}] * 2, starts=starts[:2])
-    again = generator.sample([{}] * 2, starts=starts[:2], seed=3)
+    first = generator.sample(FromClips(conditions=[{}] * 2, sources=starts[:2]))
+    again = generator.sample(FromClips(conditions=[{}] * 2, sources=starts[:2], seed=3))
     assert torch.equal(stack(first), stack(again))  # what it starts from is all there is to it
     found = evaluate(generator, dataset, [("ring", OnRing())])
     assert found.row("share").generated > 0.6
@@ -172,8 +173,8 @@ def test_what_does_not_go_together_is_refused(ring: Path, bridge: Path, tmp_path
 
     out = ("-o", tmp_path / "x.npy")
     refused("take a solver of the ODE", "sample", bridge, "--solver", "ancestral", *out)
-    refused("a variation wants one that starts from noise", "sample", bridge, "--vary", point, *out)
-    refused("a morph wants one that starts from noise", "sample", bridge, "--morph", point, point, *out)
+    refused("vary wants one that starts from noise", "sample", bridge, "--vary", point, *out)
+    refused("interpolate wants one that starts from noise", "sample", bridge, "--interpolate", point, point, *out)
     refused("a likelihood wants one", "likelihood", bridge, point)
     refused("starts from noise and not from clips", "sample", ring, "--source", point, *out)
     train = ("train", ring, f"run={tmp_path}/run", "train.steps=1", "--quiet")
