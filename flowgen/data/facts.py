@@ -61,8 +61,13 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _stamp(source: Any) -> list[int]:
+    """What changes when a file does: its size, its time, and the time at which its permissions or its name changed."""
     try:
         stat = source.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        if source.is_dir():  # a folder of pictures changes with them
+            inside = sorted((entry.name, *_stamp(Path(entry.path))) for entry in os.scandir(source) if entry.is_file())
+            stamp.append(int.from_bytes(hashlib.blake2b(repr(inside).encode(), digest_size=6).digest(), "little"))
     except OSError:
         return []
-    return [stat.st_size, stat.st_mtime_ns]
+    return stamp

@@ -21,9 +21,10 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO, TypeAlias
 
 from flowgen.data.facts import cached
+from flowgen.data.tables import cleaned, decode_text
 from flowgen.errors import FlowgenError, UsageError
 
-_VERSION = 1
+_VERSION = 2
 LABEL, CAPTION = "label", "caption"
 
 
@@ -54,8 +55,9 @@ class Member:
         return False
 
     def stat(self) -> Any:
-        """Its size, and the time at which the tar file was changed."""
-        return SimpleNamespace(st_size=self.size, st_mtime_ns=self.shard.stat().st_mtime_ns)
+        """Its size, and the times at which the tar file was changed."""
+        shard = self.shard.stat()
+        return SimpleNamespace(st_size=self.size, st_mtime_ns=shard.st_mtime_ns, st_ctime_ns=shard.st_ctime_ns)
 
     def open(self, mode: str = "rb") -> BinaryIO:
         return io.BufferedReader(_Part(self), 1 << 16)
@@ -88,6 +90,8 @@ class Sample:
     key: str
     members: Mapping[str, Member]
     values: Mapping[str, Any]
+    problem: str = ""
+    """What is wrong with its json, cls or txt."""
 
     def media(self, suffixes: Sequence[str] | frozenset[str], extension: str | None) -> Member:
         """The member to decode. FlowgenError: there is none, or one of several without a word which."""
@@ -113,9 +117,9 @@ def read_shards(pattern: str) -> list[Sample]:
     shards = find_shards(pattern)
     indexed = cached(f"shards-{_VERSION}", shards, _index)
     return [
-        Sample(key, {ext: Member(shard, *place) for ext, place in members.items()}, values)
+        Sample(key, {ext: Member(shard, *place) for ext, place in members.items()}, values, problem)
         for shard in shards
-        for key, members, values in indexed[shard]
+        for key, members, values, problem in indexed[shard]
     ]
 
 
@@ -130,12 +134,6 @@ def find_shards(pattern: str) -> list[Path]:
             )
         found += map(Path, matches)
     return list(dict.fromkeys(found))
-
-
-def usual_conditions(samples: Sequence[Sample]) -> dict[str, str]:
-    """Kinds of the columns that .cls and .txt files give, where every sample has one."""
-    kinds = {LABEL: "class", CAPTION: "text"}
-    return {name: kind for name, kind in kinds.items() if all(name in sample.values for sample in samples)}
 
 
 def _expand(pattern: str) -> list[str]:
@@ -153,8 +151,8 @@ def _expand(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
-def _index(shard: Path) -> list[tuple[str, dict[str, tuple[str, int, int]], dict[str, Any]]]:
-    """(key, members by extension as (name, offset, size), values) of each sample."""
+def _index(shard: Path) -> list[tuple[str, dict[str, tuple[str, int, int]], dict[str, Any], str]]:
+    """(key, members by extension as (name, offset, size), values, what is wrong with these) of each sample."""
     groups: dict[str, dict[str, tuple[str, int, int]]] = {}
     try:
         with tarfile.open(shard, "r:") as archive:
@@ -177,11 +175,11 @@ def _index(shard: Path) -> list[tuple[str, dict[str, tuple[str, int, int]], dict
     if not groups:
         raise FlowgenError(f"{shard}: holds no samples; expected files with names such as 0001.wav and 0001.json")
     with shard.open("rb") as file:
-        return [(key, members, _values(shard, file, members)) for key, members in groups.items()]
+        return [(key, members, *_values(shard, file, members)) for key, members in groups.items()]
 
 
-def _values(shard: Path, file: BinaryIO, members: Mapping[str, tuple[str, int, int]]) -> dict[str, Any]:
-    """What json, cls and txt members say: the fields of the first, and the columns label and caption."""
+def _values(shard: Path, file: BinaryIO, members: Mapping[str, tuple[str, int, int]]) -> tuple[dict[str, Any], str]:
+    """What json, cls and txt members say (the fields of the first, and the columns label and caption), or what is wrong."""
     values: dict[str, Any] = {}
     for extension in ("json", "cls", "txt"):
         if extension not in members:
@@ -189,17 +187,17 @@ def _values(shard: Path, file: BinaryIO, members: Mapping[str, tuple[str, int, i
         name, offset, size = members[extension]
         file.seek(offset)
         try:
-            text = file.read(size).decode()
-            said = json.loads(text) if extension == "json" else " ".join(text.split())
-        except ValueError as error:
-            raise FlowgenError(f"{shard}/{name}: cannot be read as {extension} ({error})") from error
+            text = decode_text(file.read(size))
+            found = json.loads(text) if extension == "json" else " ".join(text.split())
+        except (ValueError, RecursionError) as error:
+            return values, f"{shard}/{name}: cannot be read as {extension} ({error})"
         if extension != "json":
-            values[LABEL if extension == "cls" else CAPTION] = said
-        elif isinstance(said, dict):
-            values |= said
+            values[LABEL if extension == "cls" else CAPTION] = found
+        elif isinstance(found, dict):
+            values |= found
         else:
-            raise FlowgenError(f"{shard}/{name}: expected an object with a field for each column, got {text[:40]!r}")
-    return values
+            return values, f"{shard}/{name}: expected an object with a field for each column, got {text[:40]!r}"
+    return {name: cleaned(value) for name, value in values.items()}, ""
 
 
 class _Part(io.RawIOBase):

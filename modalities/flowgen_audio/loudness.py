@@ -6,10 +6,6 @@ import math
 
 from torch import Tensor
 
-from flowgen_audio.survey import Facts
-
-_HIGHEST_PEAK = 0.99
-
 
 def loudness(samples: Tensor, rate: int) -> float:
     """Integrated loudness of samples [channels, n] in LUFS (within 0.3 dB of the standard); -70 at the least.
@@ -23,8 +19,3 @@ def loudness(samples: Tensor, rate: int) -> float:
         samples = samples.repeat(1, math.ceil(least / samples.shape[1]))
     value = float(torchaudio.functional.loudness(samples.float(), rate))
     return value if value >= -70 else -70.0  # not-a-number where every block is gated away
-
-
-def gain_to(target: float, facts: Facts) -> float:
-    """The factor that brings a recording to `target` LUFS, or as near as its peaks allow without clipping."""
-    return min(10 ** ((target - facts.loudness) / 20), _HIGHEST_PEAK / max(facts.peak, 1e-9))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+import math
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,77 +27,163 @@ MEDIA_TYPES = {
     ".opus": "audio/ogg",
 }
 _OPUS = {".ogg", ".opus"}
-_SOUNDFILE = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
+_SOUNDFILE = {".wav", ".flac", ".ogg", ".aiff", ".aif", ".aifc", ".au", ".snd", ".w64", ".caf"}
+SUFFIXES = (
+    *sorted(_SOUNDFILE), ".mp3", ".opus", ".oga", ".m4a", ".aac", ".ac3", ".mka", ".wma", ".amr", ".wv", ".mp4", ".mkv", ".webm", ".mov"
+)  # fmt: skip
+_EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg", "flac", "wav")
+"""Containers (by ffmpeg's names) whose seeks and timestamps are exact. The others are read from their beginning."""
+_WARM_UP_S = 1.0  # decoded and dropped before a segment: frames of MP3 and AAC build on those before
+_BLOCK = 1 << 16
 
 
 def read_samples(path: Source, start_s: float = 0.0, duration_s: float | None = None) -> tuple[Tensor, int]:
     """Samples float32 [channels, n] of a file or of a segment of it, and their rate.
 
-    Seeks to the segment instead of decoding what lies before. Raises FlowgenError for what is missing, holds no sound,
-    cannot be decoded, or ends before the segment begins.
+    Raises FlowgenError for what is missing, holds no sound, cannot be decoded, or ends before the segment begins.
     """
-    if not path.is_file():
-        raise FlowgenError(f"{path}: there is no such file")
-    if path.stat().st_size == 0:
-        raise FlowgenError(f"{path}: the file is empty")
-    read = _read_soundfile if path.suffix.lower() in _SOUNDFILE else _read_av
-    data, rate = read(path, start_s, duration_s)
-    if data.shape[1] == 0:
+    found = list(blocks(path, start_s, duration_s))
+    if not found:
         raise FlowgenError(f"{path}: no sound at {start_s:g} s; expected at least one sample")
-    if not np.isfinite(data).all():
-        raise FlowgenError(f"{path}: holds samples that are not finite numbers")
-    return torch.from_numpy(np.ascontiguousarray(data)), rate
+    return torch.from_numpy(np.concatenate([block for block, _ in found], 1)), found[0][1]
 
 
-def _read_soundfile(path: Source, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
-    import soundfile
-
-    try:
-        with readable(path) as source, soundfile.SoundFile(source) as file:
-            start = min(round(start_s * file.samplerate), file.frames)
-            file.seek(start)
-            frames = -1 if duration_s is None else round(duration_s * file.samplerate)
-            return file.read(frames, dtype="float32", always_2d=True).T, file.samplerate
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        if path.suffix.lower() == ".ogg":  # libsndfile refuses Opus of a single page (under a second)
-            return _read_av(path, start_s, duration_s)
-        raise FlowgenError(f"{path}: cannot be read as sound ({_reason(error)})") from error
-
-
-def _read_av(path: Source, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
+def blocks(path: Source, start_s: float = 0.0, duration_s: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
+    """The same, a block after the other: (float32 [channels, n], rate). All have the channels and the rate of the first."""
     import av
 
+    if not path.is_file():
+        raise FlowgenError(f"{path}: there is no such file")
     try:
-        with readable(path) as source, av.open(source) as container:
-            if not container.streams.audio:
-                raise FlowgenError(f"{path}: holds no sound stream")
-            stream = container.streams.audio[0]
-            rate = stream.rate
-            begin = stream.start_time or 0  # a Matroska stream may start at 3 ms
-            base = float(stream.time_base or 1)
-            if start_s > 0:
-                container.seek(begin + int(start_s / base), stream=stream)  # to the packet at or before start_s
-            first = round(start_s * rate)
-            last = None if duration_s is None else first + round(duration_s * rate)
-            to_planar = av.AudioResampler(format="fltp")
-            parts, position = [], None
-            for frame in container.decode(stream):
-                if position is None and start_s == 0:
-                    position = 0  # whatever the first timestamp says: decoders drop a few milliseconds of priming
-                elif position is None:
-                    position = round(((begin if frame.pts is None else frame.pts) - begin) * base * rate)
-                for block in (out.to_ndarray() for out in to_planar.resample(frame)):
-                    low = max(first - position, 0)
-                    high = block.shape[1] if last is None else min(last - position, block.shape[1])
-                    if high > low:
-                        parts.append(block[:, low:high])
-                    position += block.shape[1]
-                if last is not None and position >= last:
-                    break
-            channels = stream.channels
-            return np.concatenate(parts, 1) if parts else np.zeros((channels, 0), np.float32), rate
-    except av.error.FFmpegError as error:
+        if path.stat().st_size == 0:
+            raise FlowgenError(f"{path}: the file is empty")
+        known = path.suffix.lower() in _SOUNDFILE and not _is_chained(path)
+        read = _soundfile_blocks if known else _av_blocks
+        for block, rate in read(path, start_s, duration_s):
+            if not np.isfinite(block).all():
+                raise FlowgenError(f"{path}: holds samples that are not finite numbers")
+            if block.shape[1]:
+                yield block, rate
+    except (OSError, av.error.FFmpegError) as error:
         raise FlowgenError(f"{path}: cannot be read as sound ({_reason(error)})") from error
+
+
+def _soundfile_blocks(path: Source, start_s: float, duration_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
+    import soundfile
+
+    begun = False
+    try:
+        with readable(path) as source, soundfile.SoundFile(source) as file:
+            rate = file.samplerate
+            start = min(round(start_s * rate), file.frames)
+            left = math.inf if duration_s is None else round(duration_s * rate)
+            if start and file.seekable():
+                file.seek(start)
+            elif start:  # compressed for the telephone
+                file.read(start, dtype="float32")
+            while left > 0:
+                block = file.read(int(min(left, _BLOCK)), dtype="float32", always_2d=True).T
+                if not block.shape[1]:
+                    return
+                left -= block.shape[1]
+                begun = True
+                yield block, rate
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        if begun:
+            raise FlowgenError(f"{path}: cannot be read as sound ({_reason(error)})") from error
+        # libsndfile refuses Opus of a single page, some codecs in WAV, and what has the extension of another format
+        yield from _av_blocks(path, start_s, duration_s)
+
+
+def _av_blocks(path: Source, start_s: float, duration_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
+    import av
+
+    with readable(path) as source, av.open(source, metadata_errors="replace") as container:
+        if not container.streams.audio:
+            raise FlowgenError(f"{path}: holds no sound stream")
+        stream = container.streams.audio[0]
+        frames = _frames(container, stream, start_s, path)
+        rate, first, last, position = 0, 0, math.inf, None
+        for frame in _alike(frames):
+            if not rate:
+                rate = frame.sample_rate
+                first = round(start_s * rate)
+                last = math.inf if duration_s is None else first + round(duration_s * rate)
+            if position is None:
+                # at the beginning whatever the timestamp says: decoders drop a few milliseconds of priming
+                position = 0 if frame.pts is None else frame.pts
+            block = frame.to_ndarray()
+            low, high = max(first - position, 0), min(last - position, block.shape[1])
+            if high > low:
+                yield np.ascontiguousarray(block[:, low : int(high)]), rate
+            position += block.shape[1]
+            if position >= last:
+                return
+
+
+def _frames(container: Any, stream: Any, start_s: float, path: Source) -> Iterator[Any]:
+    """Decoded frames from before `start_s`; the timestamp of the first is in samples from the beginning of the sound."""
+    import av
+
+    begin, base = stream.start_time or 0, float(stream.time_base or 1)
+    warm, exact = max(start_s - _WARM_UP_S, 0.0), container.format.name in _EXACT and not _is_chained(path)
+    if warm > 0 and exact:
+        container.seek(begin + int(warm / base), stream=stream)  # to the packet at or before
+    counted = warm == 0 or (not exact and container.format.name == "ogg")  # a chain begins its timestamps anew
+    started = False
+    for packet in container.demux(stream):
+        if not started and not counted and packet.pts is not None and (packet.pts - begin) * base < warm - 1e-9:
+            continue
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:
+            if started or counted:
+                raise
+            continue  # it builds on frames that were not decoded
+        for frame in decoded:
+            if not started:
+                at = 0 if counted or frame.pts is None else (frame.pts - begin) * base
+                if at > start_s + 1e-3:  # the seek landed late
+                    raise FlowgenError(f"{path}: cannot be read from {start_s:g} s on; the file may be damaged")
+                frame.pts, started = round(at * frame.sample_rate), True
+            yield frame
+
+
+def _alike(frames: Iterator[Any]) -> Iterator[Any]:
+    """Frames as planar floats, all with the channels and the rate of the first."""
+    import av
+
+    convert, first, key = None, None, None
+    for frame in frames:
+        found = (frame.format.name, frame.layout.name, frame.sample_rate)
+        first = first or (frame.layout.name, frame.sample_rate)
+        if convert is None or found != key:
+            if convert is not None:
+                yield from convert.resample(None)
+            convert, key = av.AudioResampler(format="fltp", layout=first[0], rate=first[1]), found
+        start = frame.pts
+        for i, out in enumerate(convert.resample(frame)):
+            out.pts = start if i == 0 else None
+            yield out
+    if convert is not None:
+        yield from convert.resample(None)
+
+
+def _is_chained(path: Source) -> bool:
+    """Whether an Ogg file is several, one after the other: its last page is of a stream that does not begin at its start."""
+    if path.suffix.lower() not in (".ogg", ".opus", ".oga"):
+        return False
+    with path.open("rb") as file:
+        head = file.read(_BLOCK)
+        file.seek(max(0, path.stat().st_size - _BLOCK))
+        tail = file.read(_BLOCK)
+    serials, at = set(), 0
+    while head[at : at + 4] == b"OggS" and len(head) > at + 27 and head[at + 5] & 2:  # pages that begin a stream
+        serials.add(head[at + 14 : at + 18])
+        segments = head[at + 26]
+        at += 27 + segments + sum(head[at + 27 : at + 27 + segments])
+    last = tail.rfind(b"OggS")
+    return bool(serials) and last >= 0 and tail[last + 14 : last + 18] not in serials
 
 
 def write_samples(samples: Tensor, rate: int, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -105,6 +193,9 @@ def write_samples(samples: Tensor, rate: int, path: Path, metadata: Mapping[str,
     """
     if path.suffix.lower() not in CODECS:
         raise FlowgenError(f"{path}: cannot write {path.suffix or 'no extension'!r} (known: {', '.join(CODECS)})")
+    if beyond := int((samples.abs() > 1 + 1e-4).sum()):
+        over = 20 * math.log10(float(samples.abs().max()))
+        print(f"{path}: {beyond} samples lie up to {over:.1f} dB beyond full scale and are cut off", file=sys.stderr)
     data = _encode(samples, rate, path.suffix.lower(), metadata)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -131,29 +222,48 @@ def _encode(samples: Tensor, rate: int, suffix: str, metadata: Mapping[str, Any]
 
 
 def _reason(error: Exception) -> str:
+    import av
+
+    if isinstance(error, (OSError, av.error.FFmpegError)) and error.strerror:
+        return error.strerror
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
 def header_frames(path: Source) -> int | None:
-    """Frames that a file announces, None where it announces none: what a truncated file no longer holds."""
-    if path.suffix.lower() == ".wav":
+    """Frames that a file announces, None where it announces none or guesses: what a truncated file no longer holds."""
+    suffix = path.suffix.lower()
+    if suffix == ".wav":
         return _wav_frames(path)
-    if path.suffix.lower() in _SOUNDFILE:
+    if suffix in _SOUNDFILE - {".ogg"}:
         import soundfile
 
         try:
             with readable(path) as source:
-                return soundfile.info(source).frames
+                return soundfile.info(source).frames or None
         except soundfile.LibsndfileError:
-            if path.suffix.lower() != ".ogg":  # see _read_soundfile
-                raise FlowgenError(f"{path}: cannot be read as sound") from None
+            return None
     import av
 
-    with readable(path) as source, av.open(source) as container:
+    with readable(path) as source, av.open(source, metadata_errors="replace") as container:
         stream = container.streams.audio[0]
-        if stream.duration is None or stream.time_base is None:
+        known = container.format.name == _EXACT[0] or (container.format.name == "mp3" and _has_length(path))
+        if not known or stream.duration is None or stream.time_base is None:
             return None
         return round(float(stream.duration * stream.time_base) * stream.rate)
+
+
+def _has_length(path: Source) -> bool:
+    """Whether an MP3 file says how long it is; otherwise ffmpeg guesses by its first bit rate."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        tag = (
+            10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+            if head[:3] == b"ID3"
+            else 0
+        )
+        file.seek(tag)
+        first = file.read(4096)
+    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
 def _wav_frames(path: Source) -> int | None:
@@ -167,8 +277,12 @@ def _wav_frames(path: Source) -> int | None:
             name, size = header[:4], int.from_bytes(header[4:], "little")
             if name == b"data":
                 # a writer to a pipe leaves the size open
-                return size // align if align and size < 2**31 else None
+                return size // align if align and size < 2**31 - 1 else None
             content = file.read(size + size % 2) if name == b"fmt " else file.seek(size + size % 2, 1)
-            if isinstance(content, bytes):
+            if isinstance(content, bytes) and int.from_bytes(content[:2], "little") in _PLAIN_WAV:
                 align = int.from_bytes(content[12:14], "little")
     return None
+
+
+_PLAIN_WAV = (1, 3, 6, 7, 0xFFFE)
+"""Format tags of WAV in which a block is one sample of each channel: PCM, float, A-law, mu-law, extensible."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from flowgen.data.shards import Source
 from flowgen.errors import UsageError
 from flowgen.files import replacing
 from flowgen.media.clip import Clip
+from flowgen_audio.conversion import mixed, resampled
 from flowgen_audio.media import MEDIA_TYPES, read_samples, write_samples
+from flowgen_audio.survey import scale_of
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,25 @@ class Audio:
 
         Raises FlowgenError: the file is missing, empty, no sound, or shorter than `start_s`.
         """
+        clip = self.read_raw(path, start_s, duration_s)
+        data = clip.data
+        assert isinstance(data, Tensor)
+        return replace(clip, data=self.limit(data * scale_of(float(data.abs().max()))))
+
+    def read_raw(self, path: Source, start_s: float = 0.0, duration_s: float | None = None) -> Clip:
+        """The same at the level of the file, which may lie beyond full scale: for those who change it."""
         samples, rate = read_samples(Path(path) if isinstance(path, str) else path, start_s, duration_s)
         return Clip(self.convert(samples, rate), self.sample_rate, source=str(path))
 
     def convert(self, samples: Tensor, rate: int) -> Tensor:
-        """Samples [channels, n] of any rate and number of channels in this format."""
-        if len(samples) > self.channels:
-            samples = samples.mean(0, keepdim=True)
-        samples = samples.expand(self.channels, -1)
-        if rate != self.sample_rate:
-            samples = _resampler(rate, self.sample_rate)(samples)
-        return samples.contiguous().clamp(-1, 1)
+        """Samples [channels, n] of any rate and number of channels in this format; levels stay as they are."""
+        samples = mixed(samples, self.channels)
+        return resampled(samples, rate, self.sample_rate).contiguous()
+
+    @staticmethod
+    def limit(samples: Tensor) -> Tensor:
+        """Samples within full scale: what lies beyond turns all of them down, and nothing is cut off."""
+        return samples / samples.abs().max().clamp(min=1.0) if samples.numel() else samples
 
     def seconds(self, clip: Clip) -> float:
         """How long a clip is."""
@@ -132,14 +141,6 @@ class Audio:
         axes[-1][0].set_xlabel("seconds", fontsize=7)
         with replacing(Path(path)) as temporary:
             figure.savefig(temporary, format="png")
-
-
-@lru_cache(maxsize=16)
-def _resampler(rate: int, target: int) -> Any:
-    """Its filter is made once for each pair of rates."""
-    import torchaudio
-
-    return torchaudio.transforms.Resample(rate, target)
 
 
 def spectrogram_db(samples: Tensor, rate: int) -> Tensor:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from flowgen.data.facts import cached
+import numpy as np
+import torch
+
 from flowgen.data.shards import Source
 from flowgen.errors import FlowgenError
-from flowgen_audio.media import header_frames, read_samples
+from flowgen_audio.media import blocks, header_frames
 
-_VERSION = 1
+VERSION = 2
 _PART_S = 60.0
+MOST_CHANNELS = 8
 
 
 @dataclass(frozen=True)
@@ -25,44 +28,90 @@ class Facts:
     channels: int = 0
     peak: float = 0.0
     loudness: float = 0.0
+    mono: float = 1.0
+    """Power of the mean of left and right relative to theirs: 1 where they are the same, 0 where they cancel."""
     problem: str = ""
 
 
 def examine(path: Source, measure_loudness: bool = False) -> Facts:
-    """Decode a file and look at it. What is wrong with it is in `problem`, as "kind: detail".
+    """Decode a file and look at it. What is wrong with it is in `problem`, as "kind: detail". Lengths are of what is decoded.
 
     A minute at a time, so that an hour costs no more memory; loudness is then the mean power of the minutes' loudness.
     """
-    from flowgen_audio.loudness import loudness
-
-    frames, rate, peak, levels = 0, 1, 0.0, []
+    meter = _Meter(measure_loudness)
     try:
-        while True:
-            samples, rate = read_samples(path, frames / rate, _PART_S)
-            frames += samples.shape[1]
-            peak = max(peak, float(samples.abs().max()))
-            if measure_loudness:
-                levels.append(10 ** (loudness(samples, rate) / 10))
-            if samples.shape[1] < (_PART_S - 0.1) * rate:
-                break
+        for block, rate in blocks(path):
+            meter.add(block, rate)
+        if not meter.frames:
+            return Facts(problem="corrupt: no sound in it")
         promised = header_frames(path)
     except FlowgenError as error:
         text = str(error).removeprefix(f"{path}: ")
-        if not (frames and text.startswith("no sound at")):  # it ends on a full minute
-            return Facts(problem="empty: the file is empty" if "empty" in text else f"corrupt: {text}")
-        promised = header_frames(path)
-    level = 10 * math.log10(sum(levels) / len(levels)) if levels else 0.0
-    facts = Facts(frames / rate, rate, len(samples), peak, level)
-    # lossy formats round their length to frames and drop priming samples
-    if promised is not None and frames < promised - 0.1 * rate:
+        return Facts(problem="empty: the file is empty" if "empty" in text else f"corrupt: {text}")
+    facts = meter.facts()
+    if facts.channels > MOST_CHANNELS:
         return replace(
-            facts, problem=f"truncated: {facts.duration_s:.2f} s of the {promised / rate:.2f} s it announces"
+            facts, problem=f"channels: {facts.channels}, of which no more than {MOST_CHANNELS} are understood"
         )
+    # lossy formats round their length to frames and drop priming samples
+    if promised is not None and meter.frames < promised - 0.1 * facts.rate:
+        announced = promised / facts.rate
+        return replace(facts, problem=f"truncated: {facts.duration_s:.2f} s of the {announced:.2f} s it announces")
     return facts
 
 
-def survey(paths: Iterable[Source], measure_loudness: bool = False) -> dict[Source, Facts]:
-    """Facts of files, by path. Those of files that have not changed since come from a cache in the user's cache folder."""
-    kind = f"audio-{_VERSION}-{measure_loudness}"
-    found = cached(kind, paths, lambda path: asdict(examine(path, measure_loudness)), min(4, os.cpu_count() or 1))
-    return {path: Facts(**facts) for path, facts in found.items()}
+class _Meter:
+    """What is measured block by block."""
+
+    def __init__(self, loudness: bool) -> None:
+        self.loudness, self.frames, self.rate, self.channels = loudness, 0, 0, 0
+        self.peak, self.middle, self.sides = 0.0, 0.0, 0.0
+        self.levels: list[float] = []
+        self._minute: list[np.ndarray] = []
+
+    def add(self, block: np.ndarray, rate: int) -> None:
+        self.frames += block.shape[1]
+        self.rate, self.channels = rate, len(block)
+        self.peak = max(self.peak, float(np.abs(block).max()))
+        if self.channels == 2:
+            self.middle += float(np.square(block.mean(0), dtype=np.float64).sum())
+            self.sides += float(np.square(block, dtype=np.float64).sum()) / 2
+        if self.loudness:
+            self._minute.append(block)
+            if sum(part.shape[1] for part in self._minute) >= _PART_S * rate:
+                self._level()
+
+    def _level(self) -> None:
+        from flowgen_audio.loudness import loudness
+
+        if self._minute:
+            samples = torch.from_numpy(np.ascontiguousarray(np.concatenate(self._minute, 1)))
+            if (
+                samples.shape[1] >= 0.1 * self.rate or not self.levels
+            ):  # the last few milliseconds of an hour say nothing
+                self.levels.append(10 ** (loudness(samples, self.rate) / 10))
+        self._minute = []
+
+    def facts(self) -> Facts:
+        self._level()
+        level = 10 * math.log10(sum(self.levels) / len(self.levels)) if self.levels else 0.0
+        mono = self.middle / self.sides if self.sides > 0 else 1.0
+        return Facts(self.frames / self.rate, self.rate, self.channels, self.peak, level, mono)
+
+
+def scale_of(peak: float) -> float:
+    """The factor that brings floats to [-1, 1] that were written in the range of integers of 16, 24 or 32 bits."""
+    return next((2.0**-bits for bits in (15, 23, 31) if 64 < peak <= 2.0**bits * 1.01), 1.0)
+
+
+def remarks(facts: Mapping[str, Any], channels: int, leveled: bool) -> list[str]:
+    """What a person should know of a file that is used."""
+    out: Sequence[tuple[bool, str]] = (
+        (scale_of(facts["peak"]) != 1.0, "floats in the range of integers: scaled"),
+        (
+            1 < facts["peak"] <= 64 and not leveled,
+            f"{20 * math.log10(max(facts['peak'], 1e-9)):.1f} dB beyond full scale: turned down",
+        ),
+        (channels == 1 and facts["mono"] < 0.05, "left and right cancel each other in mono"),
+    )
+    return [text for holds, text in out if holds]

@@ -51,7 +51,7 @@ class Assignment:
     bucket: Bucket | None
     """None: it is left out."""
     status: str
-    """kept, trimmed, filled (its last frame is shown again) or left out."""
+    """kept, cropped, padded (its last frame is shown again) or left out."""
     why: str
 
 
@@ -103,7 +103,9 @@ def _assign(clip: int, shape: tuple[int, int, int], buckets: Sequence[Bucket], t
     filled = [b for b in buckets if frames >= b.frames - tolerance]
     if not filled:
         shortest = min(b.frames for b in buckets)
-        return Assignment(clip, None, "left out", f"{frames} frames, the shortest bucket needs {shortest - tolerance}")
+        return Assignment(
+            clip, None, "left out", f"too short: {frames} frames, the shortest bucket needs {shortest - tolerance}"
+        )
 
     def cost(b: Bucket) -> tuple[float, ...]:
         enlarged = b.height > height or b.width > width
@@ -127,5 +129,5 @@ def _assign(clip: int, shape: tuple[int, int, int], buckets: Sequence[Bucket], t
         changes.append(f"{seen:.0%} of the picture")
     if scale > 1:
         changes.append(f"enlarged {scale:.2g} times")
-    status = "filled" if frames < best.frames else "trimmed" if changes else "kept"
+    status = "padded" if frames < best.frames else "cropped" if changes else "kept"
     return Assignment(clip, best, status, ", ".join(changes))

@@ -9,9 +9,11 @@ import math
 import re
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -106,6 +108,21 @@ def index_frames(path: Source, fps: float = 25.0) -> FrameIndex:
         return FrameIndex(times, tuple(i for i, (_, key) in enumerate(found) if key) or (0,), stamps)
 
 
+def examine(path: Source, picture_rate: float) -> dict[str, Any]:
+    """What is in a file, as JSON values: frame times, key frames, timestamps, size as shown, and whether it has sound."""
+    index, size, sound = index_frames(path, picture_rate), shown_size(path), False
+    if not _holds_pictures(path):
+        with _errors_of(path), _opened(path) as container:
+            sound = bool(container.streams.audio)
+    return {
+        "times": index.times.tolist(),
+        "keys": list(index.keys),
+        "stamps": list(index.stamps),
+        "size": list(size),
+        "sound": sound,
+    }
+
+
 def shown_size(path: Source) -> tuple[int, int]:
     """Height and width of the first frame as shown: upright, with square pixels."""
     if _holds_pictures(path):
@@ -141,12 +158,8 @@ def decode_frames(
         with _pictures_of(path) as pictures:
             shown = {i: scaler(pictures(i)) for i in needed}
     else:
-        with _errors_of(path), _opened(path) as container:
-            stream = _video_stream(container, path)
-            stream.codec_context.thread_count = 1  # loaders run one process a core
-            pixel = float(stream.sample_aspect_ratio or 1)
-            found = zip(needed, _at(container, stream, index, needed), strict=False)
-            shown = {i: scaler(frame, pixel) for i, frame in found}
+        with _errors_of(path):
+            shown = {i: scaler(*found) for i, found in zip(needed, _at(path, index, needed), strict=False)}
     if len(shown) < len(needed):
         raise FlowgenError(
             f"{path}: frame {needed[len(shown)]} of {len(index)} cannot be decoded; the file may be damaged"
@@ -154,26 +167,62 @@ def decode_frames(
     return torch.from_numpy(np.stack([shown[i] for i in wanted]))
 
 
-def _at(
-    container: av.container.InputContainer, stream: av.VideoStream, index: FrameIndex, needed: Sequence[int]
-) -> Iterator[av.VideoFrame]:
-    """The frames `needed` (rising), as far as they can be decoded."""
+def _at(path: Source, index: FrameIndex, needed: Sequence[int]) -> Iterator[tuple[av.VideoFrame, float]]:
+    """The frames `needed` (rising) with the proportions of their pixels, as far as they can be decoded.
+
+    A seek may land after its target (MPEG program and transport streams, FLV): then from an earlier key frame, and at last
+    from the beginning of the file.
+    """
+    at, exact = 0, True
+    with _opened(path) as container:
+        while exact and at < len(needed):
+            before = at
+            for key in _entries(index, needed[at]):
+                for found in _from(container, path, index, needed[at:], key if at or key else None):
+                    yield found
+                    at += 1
+                if at > before:
+                    break
+            exact = at > before
+    if at < len(needed):
+        with _opened(path) as container:
+            yield from _from(container, path, index, needed[at:], None, jump=False)
+
+
+def _entries(index: FrameIndex, target: int) -> list[int]:
+    """Key frames to begin at, nearest first."""
+    return [k for k in index.keys if k <= target][:-4:-1]
+
+
+def _from(
+    container: av.container.InputContainer,
+    path: Source,
+    index: FrameIndex,
+    needed: Sequence[int],
+    key: int | None,
+    jump: bool = True,
+) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Frames from a key frame on (None: from where the file is), until another seek is shorter; none where it landed late."""
     number = {stamp: i for i, stamp in enumerate(index.stamps)}
-    decoder, following = None, 0
-    for target in needed:
-        key = max((k for k in index.keys if k <= target), default=0)
-        if decoder is None or key > following:
-            if key > 0:
-                container.seek(index.stamps[key], stream=stream)
-            decoder = container.decode(stream)
-        for frame in decoder:
-            at = number.get(frame.pts, -1) if number and frame.pts is not None else following
-            following = at + 1
-            if at == target:
-                yield frame
-                break
-        else:
+    stream = _video_stream(container, path)
+    if not stream.codec_context.is_open:
+        stream.codec_context.thread_count = 1  # loaders run one process a core
+    pixel = float(stream.sample_aspect_ratio or 1)
+    if key is not None:
+        container.seek(index.stamps[key] if index.stamps else 0, stream=stream)
+    following, position = 0, 0
+    for frame in container.decode(stream):
+        at = number.get(frame.pts, -1) if number and frame.pts is not None else following
+        following = at + 1
+        if at > needed[position]:
             return
+        if at == needed[position]:
+            yield frame, pixel
+            position += 1
+            if position == len(needed):
+                return
+            if jump and bisect_right(index.keys, needed[position]) > bisect_right(index.keys, following):
+                return
 
 
 class _Scaler:
@@ -234,7 +283,19 @@ class _Pictures:
     def __call__(self, i: int) -> av.VideoFrame:
         name, place = self.names[i], self.place
         with Image.open(place / name if isinstance(place, Path) else io.BytesIO(place.read(name))) as picture:
-            return av.VideoFrame.from_image(ImageOps.exif_transpose(picture).convert("RGB"))
+            return av.VideoFrame.from_image(_opaque(ImageOps.exif_transpose(picture)))
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """8 bits of red, green and blue; 16-bit greys keep their upper 8 bits, and what is transparent shows black."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, dtype=np.float64)
+        scale = 1.0 if values.max(initial=0) <= 255 and picture.mode != "I;16" else 257.0
+        return Image.fromarray((values / scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture).convert("RGB")
+    return picture.convert("RGB")
 
 
 @contextlib.contextmanager
@@ -249,7 +310,7 @@ def _pictures_of(path: Source) -> Iterator[_Pictures]:
 
 @contextlib.contextmanager
 def _opened(path: Source) -> Iterator[av.container.InputContainer]:
-    with readable(path) as source, av.open(source) as container:
+    with readable(path) as source, av.open(source, metadata_errors="replace") as container:
         yield container
 
 
@@ -260,6 +321,13 @@ def _errors_of(path: Source) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FlowgenError(f"{path}: no such file") from None
-    except (OSError, av.FFmpegError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        av.FFmpegError,
+        zipfile.BadZipFile,
+        zlib.error,
+        Image.DecompressionBombError,
+        SyntaxError,
+    ) as error:
         reason = getattr(error, "strerror", None) or error
         raise FlowgenError(f"{path}: cannot be read as video ({reason})") from error

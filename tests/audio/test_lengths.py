@@ -110,6 +110,6 @@ def test_sampled_lengths_are_those_asked_for(encoder: AudioEncoder, network: Tra
 def test_a_folder_of_any_lengths_encodes_to_masked_latents(tmp_path: Path, encoder: AudioEncoder) -> None:
     for i, n in enumerate((2400, 9000, 16000)):
         soundfile.write(tmp_path / f"{i}.wav", Notes(AUDIO).clip(i, 0).data[0, :n].numpy(), 8000)
-    data = AudioFolder(AUDIO, str(tmp_path), validation_share=0.0)
+    data = AudioFolder(AUDIO, str(tmp_path), held_out=0.0)
     latents = encoder.encode([data.clip(i, 0) for i in range(3)])
     assert latents.mask.sum(1).tolist() == [encoder.latent_shape(n / 8000)[0] for n in (2400, 9000, 16000)]

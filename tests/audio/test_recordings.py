@@ -77,32 +77,32 @@ def test_the_split_goes_by_values_or_by_a_stable_share(folder: Path, audio: Audi
     takes = [{p.clip(i, 0).conditions["take"] for i in range(len(p))} for p in (data, held)]
     assert takes == [{str(i) for i in range(2, 10)}, {"0", "1"}]
     assert held.conditions == data.conditions
-    shared = AudioFolder(audio, str(folder), PATTERN, validation_share=0.3)
+    shared = AudioFolder(audio, str(folder), PATTERN, held_out=0.3)
     names = {shared.validation().clip(i, 0).source for i in range(len(shared.validation()))}
     assert 4 <= len(names) <= 20
     soundfile.write(folder / "0_cid_0.wav", tone(0.3), 8000)
-    more = AudioFolder(audio, str(folder), PATTERN, validation_share=0.3).validation()
+    more = AudioFolder(audio, str(folder), PATTERN, held_out=0.3).validation()
     assert names - {more.clip(i, 0).source for i in range(len(more))} == set()
-    with pytest.raises(UsageError, match="no recording with 99"):
+    with pytest.raises(UsageError, match="no item with 99"):
         AudioFolder(audio, str(folder), PATTERN, held_out={"take": ("99",)})
     with pytest.raises(UsageError, match="did you mean 'take'"):
         AudioFolder(audio, str(folder), PATTERN, held_out={"tak": ("0",)})
 
 
 def test_clips_have_their_true_length_up_to_the_longest(folder: Path, audio: Audio) -> None:
-    data = AudioFolder(audio, str(folder), PATTERN, validation_share=0.0)
+    data = AudioFolder(audio, str(folder), PATTERN, held_out=0.0)
     for i in range(len(data)):
         clip = data.clip(i, 3)
         true = soundfile.info(clip.source).frames
         assert clip.data.shape == (1, min(true, 4000))
         if true <= 4000:
             assert np.allclose(clip.data[0].numpy(), soundfile.read(clip.source)[0], atol=1e-6)
-    assert data.describe()["cut to duration_s"] == 9
+    assert data.describe()["cropped"] == 9
 
 
 def test_what_is_longer_is_cut_at_a_place_that_the_seed_chooses(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "ramp.wav", np.linspace(-0.9, 0.9, 8000), 8000, subtype="FLOAT")
-    data = AudioFolder(Audio(8000, 1, 0.25), str(tmp_path), validation_share=0.0)
+    data = AudioFolder(Audio(8000, 1, 0.25), str(tmp_path), held_out=0.0)
     starts = [float(data.clip(0, seed).data[0, 0]) for seed in range(20)]
     assert data.clip(0, 7).data.equal(data.clip(0, 7).data)
     assert len(set(starts)) > 10
@@ -174,11 +174,11 @@ def test_the_report_says_what_becomes_of_each_recording(folder: Path, audio: Aud
     for name, row in rows.items():
         if name not in kinds:
             assert row["part"] == ("validation" if name.endswith("_1.wav") else "training")
-            assert row["status"] == ("trimmed" if row["seconds"] > 0.5 else "kept")
+            assert row["status"] == ("cropped" if row["seconds"] > 0.5 else "kept")
             assert ("bucket" in row) == (row["part"] == "training")
             assert (row["rate"], row["channels"]) == (8000, 1)
     padded = AudioFolder(audio, str(folder), PATTERN, max_bad_share=0.2, pad=True)
-    assert {row["status"] for row in padded.report()} == {"filled", "kept", "trimmed", "left out"}
+    assert {row["status"] for row in padded.report()} == {"padded", "kept", "cropped", "left out"}
     with pytest.raises(BadData) as caught:
         AudioFolder(audio, str(folder), PATTERN)
     assert len(caught.value.rows) == len(rows)
@@ -209,7 +209,7 @@ def test_bad_files_are_named_counted_and_left_out(folder: Path, audio: Audio) ->
     kinds = spoil(folder)
     data = AudioFolder(audio, str(folder), PATTERN, max_bad_share=0.2)
     assert len(data) + len(data.validation()) == 40
-    found = {item.path.name: problem for item, problem in data.left_out}
+    found = {item.path.name: use.why for item, use in data.left_out}
     assert found.keys() == kinds.keys()
     import re
 
@@ -230,9 +230,9 @@ def test_too_many_bad_files_stop_with_the_report(folder: Path, audio: Audio) -> 
 
 def test_silence_and_length_limits_are_options(folder: Path, audio: Audio) -> None:
     quiet = AudioFolder(audio, str(folder), PATTERN, silence_db=-12.0, max_bad_share=1.0)
-    assert {p.split(":")[0] for _, p in quiet.left_out} == {"silent"}
+    assert {use.why.split(":")[0] for _, use in quiet.left_out} == {"silent"}
     short = AudioFolder(audio, str(folder), PATTERN, min_duration_s=0.4, max_bad_share=1.0)
-    assert {p.split(":")[0] for _, p in short.left_out} == {"too short"}
+    assert {use.why.split(":")[0] for _, use in short.left_out} == {"too short"}
 
 
 @pytest.mark.parametrize("seconds", [0.9, 2.0, 2.5, 3.0])
@@ -265,18 +265,18 @@ def test_files_are_decoded_again_only_when_they_change(
     soundfile.write(changed, tone(0.45), 8000)
     third = AudioFolder(audio, str(folder), PATTERN)
     assert seen[40:] == [changed]
-    assert third.facts[changed].duration_s == pytest.approx(0.45)
+    assert third.facts[changed]["duration_s"] == pytest.approx(0.45)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"folder": "absent"}, "is no folder"),
+        ({"folder": "absent"}, "is not a folder"),
         ({"pattern": "(?P<digit>"}, "no regular expression"),
         ({"pattern": r"(?P<digit>[01])_ann_\d+"}, "20 of 40 files do not match"),
-        ({"pattern": PATTERN, "conditions": {"digt": "class"}}, "did you mean 'digit'"),
-        ({"pattern": PATTERN, "conditions": {"speaker": "number"}}, "expected numbers in 'speaker', found 'ann'"),
-        ({"validation_share": 1.5}, "validation_share"),
+        ({"pattern": PATTERN, "columns": {"digt": "class"}}, "did you mean 'digit'"),
+        ({"pattern": PATTERN, "columns": {"speaker": "number"}}, "expected numbers in 'speaker', found 'ann'"),
+        ({"held_out": 1.5}, "held_out"),
         ({"max_bad_share": 2.0}, "max_bad_share"),
     ],
 )
@@ -315,7 +315,7 @@ def test_a_manifest_gives_any_columns(folder: Path, audio: Audio, suffix: str) -
     path = folder.parent / f"list{suffix}"
     write_table(path)
     kinds = {"who": "class", "level": "number", "text": "text"}
-    data = AudioManifest(audio, str(path), kinds, validation_share=0.0)
+    data = AudioManifest(audio, str(path), columns=kinds, held_out=0.0)
     assert data.conditions == {
         "who": {"type": "class", "names": ("p0", "p1")},
         "level": {"type": "number", "low": 0.0, "high": 7.5},
@@ -328,7 +328,7 @@ def test_a_manifest_gives_any_columns(folder: Path, audio: Audio, suffix: str) -
         assert clip.conditions["who"] == row["who"]
         assert float(clip.conditions["level"]) == row["level"]
         assert clip.conditions["text"] == row["text"]
-    held = AudioManifest(audio, str(path), {"who": "class"}, held_out={"who": ("p1",)})
+    held = AudioManifest(audio, str(path), columns={"who": "class"}, held_out={"who": ("p1",)})
     assert {held.validation().clip(i, 0).conditions["who"] for i in range(len(held.validation()))} == {"p1"}
 
 
@@ -337,10 +337,10 @@ def test_a_manifest_may_list_segments(tmp_path: Path) -> None:
     lines = [{"file": "long.wav", "from": i + 0.25, "len": 0.5, "hz": str(hz)} for i, hz in enumerate((200, 400, 800))]
     lines.append({"file": "long.wav", "from": 2.8, "len": 0.5, "hz": "0"})
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    options = {"start": "from", "duration": "len", "validation_share": 0.0, "max_bad_share": 0.3}
-    data = AudioManifest(Audio(8000), str(tmp_path / "m.jsonl"), {"hz": "class"}, **options)
+    options = {"start": "from", "duration": "len", "held_out": 0.0, "max_bad_share": 0.3}
+    data = AudioManifest(Audio(8000), str(tmp_path / "m.jsonl"), columns={"hz": "class"}, **options)
     assert len(data) == 3
-    assert data.left_out[0][1].startswith("truncated: the segment ends 0.30 s after the file")
+    assert data.left_out[0][1].why.startswith("truncated: the segment ends 0.30 s after the file")
     for i in range(3):
         clip = data.clip(i, 0)
         assert clip.data.shape == (1, 4000)
@@ -350,12 +350,12 @@ def test_a_manifest_may_list_segments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.jsonl", '{"file": "a.wav"}\nnonsense\n', r"m\.jsonl:2: this line is no JSON"),
+        ("m.jsonl", '{"file": "a.wav"}\nnonsense\n', r"m\.jsonl:2: not JSON"),
         ("m.jsonl", "[1]\n", "expected an object"),
         ("m.jsonl", '{"path": "a.wav"}\n', r"data\.file: unknown column"),
         ("m.jsonl", '{"file": "a.wav"}\n{"file": null}\n', "row 2 names no file"),
         ("m.csv", "file,who\na.wav\n", "another number of fields"),
-        ("m.csv", "file,who\n", "lists nothing"),
+        ("m.csv", "file,who\n", "has no rows"),
         ("m.xlsx", "x", "expected a name in"),
         ("m.csv", b"\xff\xfe\x00", "UTF-8"),
     ],
@@ -382,7 +382,7 @@ FSDD = Path(__file__).parents[2].parent / "shared/data/fsdd"
 def test_real_recordings() -> None:
     held_out = {"take": tuple("01234")}
     kinds = {"digit": "class", "speaker": "class"}
-    data = AudioFolder(Audio(8000, 1, 1.0), str(FSDD), PATTERN, kinds, held_out)
+    data = AudioFolder(Audio(8000, 1, 1.0), str(FSDD), PATTERN, columns=kinds, held_out=held_out)
     assert (len(data), len(data.validation())) == (2700, 300)
     assert len(data.conditions["speaker"]["names"]) == 6
     assert data.left_out == []

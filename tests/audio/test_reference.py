@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def data_set(folder: Path, **options: object) -> AudioFolder:
-    options = {"pattern": r"(?P<who>\w+)_(?P<take>\d)", "conditions": {}, "reference_by": "who"} | options
+    options = {"pattern": r"(?P<who>\w+)_(?P<take>\d)", "columns": {}, "reference_by": "who"} | options
     return AudioFolder(Audio(RATE, 1, 0.5), str(folder), held_out={"take": ("0", "1")}, **options)  # type: ignore[arg-type]
 
 
@@ -73,15 +73,15 @@ def test_a_manifest_names_files_to_sound_like(folder: Path, tmp_path: Path) -> N
             writer = csv.DictWriter(file, ["file", "like"])
             writer.writeheader()
             writer.writerows(rows)
-        return AudioManifest(Audio(RATE), str(tmp_path / "list.csv"), {"like": "recording"}, validation_share=0)
+        return AudioManifest(Audio(RATE), str(tmp_path / "list.csv"), columns={"like": "recording"}, held_out=0)
 
     data = written(rows)
     assert {str(data.clip(i, 0).conditions["like"]) for i in range(6)} == {str(p) for p in folder.glob("low_*.wav")}
     rows[2]["like"] = "sounds/nobody.wav"
-    with pytest.raises(FlowgenError, match=r"row 3: there is no file .*nobody\.wav, the 'like' of this row"):
+    with pytest.raises(FlowgenError, match=r"there is no file .*nobody\.wav, its 'like'"):
         written(rows)
     with pytest.raises(UsageError, match="only a column of an audio-manifest"):
-        data_set(folder, conditions={"who": "recording"})
+        data_set(folder, columns={"who": "recording"})
     with pytest.raises(UsageError, match=r"data\.reference_by"):
         data_set(folder, reference_by="whom")
 
@@ -122,7 +122,7 @@ def test_a_run_learns_with_it_and_samples_like_a_file(folder: Path, tmp_path: Pa
     (tmp_path / "like.yaml").write_text(f"""
 name: like
 modality: {{type: audio, sample_rate: {RATE}, duration_s: 0.5}}
-data: {{type: audio-folder, folder: {folder}, pattern: '(?P<who>\\w+)_(?P<take>\\d)', conditions: {{}},
+data: {{type: audio-folder, folder: {folder}, pattern: '(?P<who>\\w+)_(?P<take>\\d)', columns: {{}},
   held_out: {{take: ['0']}}, reference_by: who, pad: true}}
 encoder: {{type: spectrogram, window: 256, hop: 128, iterations: 2}}
 network: {{type: transformer, width: 32, depth: 1, heads: 2}}
@@ -135,10 +135,8 @@ sample: {{steps: 2, guidance: cfg}}
         assert result.exit_code == 0, result.output
 
     flowgen("train", tmp_path / "like.yaml", f"run={tmp_path / 'run'}", "--quiet")
-    with pytest.raises(UsageError, match="holds out no clip to validate and preview with"):
-        flowgen(
-            "train", tmp_path / "like.yaml", f"run={tmp_path / 'none'}", "data.held_out=null", "data.validation_share=0"
-        )
+    with pytest.raises(UsageError, match="nothing is held out"):
+        flowgen("train", tmp_path / "like.yaml", f"run={tmp_path / 'none'}", "data.held_out=0")
     made = []
     for name in ("low_0", "high_0"):
         flowgen("sample", tmp_path / "run", "-c", f"reference={folder / name}.wav", "-o", tmp_path / f"{name}.wav")
@@ -155,8 +153,8 @@ def test_what_is_held_out_does_not_depend_on_where_the_data_lies(tmp_path: Path)
         manifest.write_text("file\n" + "\n".join(f"sounds/{path.name}" for path in rows) + "\n")
         audio = Audio(RATE)
         parts = [
-            AudioManifest(audio, str(manifest), validation_share=0.3),
-            AudioFolder(audio, str(manifest.parent / "sounds"), pattern=r"(?P<take>\d+)", validation_share=0.3),
+            AudioManifest(audio, str(manifest), held_out=0.3),
+            AudioFolder(audio, str(manifest.parent / "sounds"), pattern=r"(?P<take>\d+)", held_out=0.3),
         ]
         found.append(
             [{Path(part.validation().clip(i, 0).source).name for i in range(len(part.validation()))} for part in parts]

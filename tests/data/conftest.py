@@ -19,7 +19,7 @@ AUDIO = """
 name: tones
 run: {folder}/run
 modality: {{type: audio, sample_rate: 4000, duration_s: 0.8}}
-data: {{type: audio-folder, folder: {folder}/tones, buckets: 3, validation_share: 0.2}}
+data: {{type: audio-folder, folder: {folder}/tones, buckets: 3, held_out: 0.2}}
 encoder: {{type: waveform, patch: 32, multiple: 2}}
 network: {{type: transformer, width: 24, depth: 1, heads: 2, patch: [2]}}
 shift: {{base: 16}}

@@ -48,7 +48,7 @@ def test_everything_is_said(messy, flowgen, tmp_path):
     with (tmp_path / "rows.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 45
-    assert {row["status"] for row in rows} == {"kept", "trimmed", "left out"}
+    assert {row["status"] for row in rows} == {"kept", "cropped", "left out"}
     assert all(row["why"] for row in rows if row["status"] != "kept")
     # what the dry run says is what training takes
     table = [line for line in said.splitlines() if line.startswith("up to")]

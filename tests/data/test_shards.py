@@ -58,8 +58,8 @@ def sounds(request, tmp_path):
 def test_sounds_in_shards_are_those_of_the_folder(sounds):
     pattern = f"{sounds}/shards/train-{{000..001}}.tar"
     kinds = {"label": "class", "caption": "text", "pitch": "number"}
-    data = AudioShards(AUDIO, pattern, kinds, held_out={"take": ("3",)})
-    files = AudioFolder(AUDIO, str(sounds / "folder"), validation_share=0)
+    data = AudioShards(AUDIO, pattern, columns=kinds, held_out={"take": ("3",)}, crop="start")
+    files = AudioFolder(AUDIO, str(sounds / "folder"), held_out=0, crop="start")
     assert (len(data), len(data.validation())) == (9, 3)
     assert data.conditions["label"]["names"] == ("0", "1", "2")
     assert (data.conditions["pitch"]["low"], data.conditions["pitch"]["high"]) == (0, 11)
@@ -95,7 +95,7 @@ def videos(tmp_path_factory):
 @pytest.mark.parametrize("cache", [False, True])
 def test_videos_in_shards_are_those_of_the_folder(videos, cache):
     six = Video(fps=8, frames=6, height=16, width=16, channels=1)
-    data = VideoShards(six, f"{videos}/*.tar", {"who": "class"}, held_out={"who": ["p1"]}, cache=cache)
+    data = VideoShards(six, f"{videos}/*.tar", columns={"who": "class"}, held_out={"who": ["p1"]}, cache=cache)
     files = VideoFolder(six, str(videos / "folder"), held_out=0)
     expected = [files.clip(i, 0).data for i in range(8)]
     assert (len(data), len(data.validation())) == (4, 4)
@@ -125,7 +125,7 @@ def test_what_webdataset_writes_is_read(tmp_path):
     with webdataset.TarWriter(str(tmp_path / "one.tar")) as sink:
         for i in range(3):
             sink.write({"__key__": f"a{i}", "wav": path.read_bytes(), "cls": i, "txt": "hm", "json": {"level": i}})
-    data = AudioShards(AUDIO, str(tmp_path / "one.tar"), {"label": "class", "level": "number"}, validation_share=0)
+    data = AudioShards(AUDIO, str(tmp_path / "one.tar"), columns={"label": "class", "level": "number"}, held_out=0)
     assert [data.clip(i, 0).conditions for i in range(3)] == [{"label": str(i), "level": i} for i in range(3)]
     assert data.clip(1, 0).data.shape == (1, 1500)
     theirs = [s["wav"] for s in webdataset.WebDataset(str(tmp_path / "one.tar"), shardshuffle=False)]

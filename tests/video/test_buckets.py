@@ -11,12 +11,12 @@ BUCKETS = [SQUARE, WIDE, LONG]
     ("shape", "bucket", "status"),
     [
         ((17, 64, 64), SQUARE, "kept"),
-        ((16, 64, 64), SQUARE, "filled"),
+        ((16, 64, 64), SQUARE, "padded"),
         ((15, 64, 64), None, "left out"),
-        ((400, 100, 100), SQUARE, "trimmed"),
-        ((20, 96, 160), WIDE, "trimmed"),
-        ((48, 96, 160), LONG, "filled"),
-        ((47, 96, 160), WIDE, "trimmed"),
+        ((400, 100, 100), SQUARE, "cropped"),
+        ((20, 96, 160), WIDE, "cropped"),
+        ((48, 96, 160), LONG, "padded"),
+        ((47, 96, 160), WIDE, "cropped"),
         ((49, 48, 80), LONG, "kept"),
     ],
 )

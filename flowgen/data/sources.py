@@ -1,0 +1,236 @@
+"""Where items come from: a folder, a table, or tar shards. A data set is one of these and the medium it decodes.
+
+Options are read from signatures, so this module does without postponed annotations.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from flowgen.data.items import CAPTION, LABEL, Found, Item, Kind, below, named, segment
+from flowgen.data.shards import Sample, Source, read_shards
+from flowgen.data.tables import read_table, read_text
+from flowgen.errors import FlowgenError, UsageError, unknown
+
+_CACHES = frozenset(("__pycache__", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
+_PLAIN = frozenset((".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".parquet"))
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What the files of a modality look like from outside."""
+
+    name: str
+    suffixes: frozenset[str]
+    pictures: frozenset[str] = frozenset()
+    """Folders of files that end so are one item each."""
+
+
+@dataclass(eq=False, repr=False)
+class FolderSource:
+    """Every file of the medium below `folder`. Links are followed; hidden and cache folders are left alone and named."""
+
+    folder: str
+    pattern: str | None = None
+    medium: ClassVar[Medium]
+    locations: ClassVar[tuple[str, ...]] = ("folder",)
+
+    def find(self) -> Found:
+        root = Path(self.folder).expanduser()
+        if not root.is_dir():
+            raise UsageError(f"data.folder: {self.folder} is not a folder; give the folder that holds the files")
+        names, notes = scan(root, self.medium)
+        if not names:
+            known = ", ".join(sorted(self.medium.suffixes))
+            raise UsageError(f"data.folder: no {self.medium.name} in {self.folder} (looked for {known})")
+        labels = _by_folder(names, self.folder) if self.pattern is None else _by_pattern(names, self.pattern)
+        columns = list(dict.fromkeys(column for values in labels.values() for column in values))
+        items = [_with_caption(root, name, labels[name]) for name in names]
+        usual: dict[str, Kind] = dict.fromkeys(columns, "class")
+        if any(CAPTION in item.values for item in items):
+            columns.append(CAPTION)
+            usual[CAPTION] = "text"
+        return Found(items, str(root), columns, usual, notes)
+
+
+@dataclass(eq=False, repr=False)
+class TableSource:
+    """The files that a table lists, relative to it or to `folder`."""
+
+    manifest: str
+    folder: str | None = None
+    file: str = "file"
+    start: str | None = None
+    duration: str | None = None
+    allow_outside: bool = field(default=False, kw_only=True)
+    locations: ClassVar[tuple[str, ...]] = ("manifest", "folder")
+
+    def find(self) -> Found:
+        path = Path(self.manifest).expanduser()
+        rows = read_table(path)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        for key in ("file", "start", "duration"):
+            name = getattr(self, key)
+            if name is not None and name not in columns:
+                raise UsageError(f"data.{key}: {unknown(f'column of {self.manifest}', name, columns)}")
+        root = str(Path(self.folder).expanduser() if self.folder else path.parent)
+        items = [self._item(root, f"{path}: row {number}", row) for number, row in enumerate(rows, 1)]
+        usual: dict[str, Kind] = {name: kind for name, kind in _USUAL.items() if name in columns}
+        return Found(items, str(path), columns, usual)
+
+    def _item(self, root: str, where: str, row: dict[str, Any]) -> Item:
+        name = row.get(self.file)
+        if name is None:
+            return Item(where, Path(root), row, problem=f"no file: {where} names no file in the column {self.file!r}")
+        try:
+            start_s, duration_s = (_seconds(row, column, where) for column in (self.start, self.duration))
+        except FlowgenError as error:
+            return Item(where, Path(root), row, problem=f"no time: {error}")
+        path = below(root, str(name), self.allow_outside, where)
+        return Item(segment(str(name), start_s or 0.0, duration_s), path, row, start_s or 0.0, duration_s)
+
+
+@dataclass(eq=False, repr=False)
+class ShardSource:
+    """Samples in tar files, where files of one key (0001.flac, 0001.json) are one sample. Nothing is unpacked."""
+
+    shards: str
+    extension: str | None = field(default=None, kw_only=True)
+    medium: ClassVar[Medium]
+    locations: ClassVar[tuple[str, ...]] = ("shards",)
+
+    def find(self) -> Found:
+        samples = read_shards(self.shards)
+        columns = list(dict.fromkeys(name for sample in samples for name in sample.values))
+        parents = [str(next(iter(sample.members.values())).shard.parent) for sample in samples]
+        root = os.path.commonpath([os.path.abspath(parent) for parent in set(parents)])
+        items = [self._item(root, sample) for sample in samples]
+        usual: dict[str, Kind] = {name: kind for name, kind in _USUAL.items() if name in columns}
+        return Found(items, self.shards, columns, usual)
+
+    def _item(self, root: str, sample: Sample) -> Item:
+        some = next(iter(sample.members.values()))
+        try:
+            member: Source = sample.media(self.medium.suffixes, self.extension)
+        except UsageError:
+            raise
+        except FlowgenError as error:
+            return Item(f"{some.shard.name}/{sample.key}", some, sample.values, problem=f"no medium: {error}")
+        assert not isinstance(member, Path)
+        key = f"{os.path.relpath(member.shard.absolute(), root)}/{member.name}"
+        return Item(key, member, sample.values, problem=sample.problem)
+
+
+_USUAL: dict[str, Kind] = {LABEL: "class", CAPTION: "text"}
+
+
+def scan(root: Path, medium: Medium) -> tuple[list[str], list[str]]:
+    """Names below a folder, in their order, of the files of a medium and the folders of pictures; and what was left alone."""
+    found: list[str] = []
+    hidden: list[str] = []
+    others: list[str] = []
+    pictured: dict[str, list[str]] = {}
+    for folder, files in _walk(root, "", hidden, set()):
+        inside = [name for name in files if Path(name).suffix.lower() in medium.suffixes]
+        found += [f"{folder}{name}" for name in inside]
+        pictures = [name for name in files if Path(name).suffix.lower() in medium.pictures]
+        if pictures:
+            pictured[folder] = pictures
+        others += [f"{folder}{n}" for n in files if n not in inside and n not in pictures]
+    for folder, pictures in pictured.items():
+        holds_more = any(name.startswith(folder) for name in found) or any(
+            other != folder and other.startswith(folder) for other in pictured
+        )
+        if holds_more or not folder:  # thumbnails beside clips, or the data set itself
+            others += [f"{folder}{name}" for name in pictures]
+    sequences = [f[:-1] for f in pictured if f"{f}{pictured[f][0]}" not in set(others)]
+    strangers = [n for n in others if Path(n).suffix.lower() not in _PLAIN]
+    notes = []
+    if hidden:
+        notes.append(f"hidden or of a cache: {len(hidden)}: {named(hidden)}")
+    if strangers:
+        kinds = ", ".join(f"{s or 'none'} ({n})" for s, n in Counter(Path(n).suffix for n in strangers).most_common(5))
+        notes.append(f"no {medium.name}: {len(strangers)} by extension {kinds}: {named(strangers)}")
+    return sorted(found + sequences, key=lambda name: name.split("/")), notes
+
+
+def _walk(root: Path, below_: str, hidden: list[str], above: set[tuple[int, int]]) -> Iterator[tuple[str, list[str]]]:
+    """(name of a folder with a slash, its files). Links are followed, and not in a circle."""
+    stat = root.stat()
+    if (stat.st_dev, stat.st_ino) in above:
+        return
+    files, folders = [], []
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except OSError as error:
+        raise FlowgenError(
+            f"{root}: cannot be read ({error.strerror}); give the permission, or move it away"
+        ) from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in _CACHES:
+            hidden.append(f"{below_}{entry.name}")
+        elif entry.is_dir():
+            folders.append(entry)
+        elif entry.is_file() or entry.is_symlink():
+            files.append(entry.name)
+    yield below_, files
+    for entry in folders:
+        yield from _walk(Path(entry.path), f"{below_}{entry.name}/", hidden, above | {(stat.st_dev, stat.st_ino)})
+
+
+def _by_folder(names: Sequence[str], folder: str) -> dict[str, dict[str, Any]]:
+    """The label of a file in a sub-folder is the name of that."""
+    top = [name for name in names if "/" not in name]
+    if len(top) == len(names):
+        return {name: {} for name in names}
+    if top:
+        raise UsageError(
+            f"data.folder: {folder} has files beside its sub-folders, such as {top[0]}; sort them into folders, or give "
+            f"data.pattern"
+        )
+    return {name: {LABEL: name.rpartition("/")[0]} for name in names}
+
+
+def _by_pattern(names: Sequence[str], pattern: str) -> dict[str, dict[str, Any]]:
+    """Named groups of the path without its extension are labels."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"data.pattern: {pattern!r} is no regular expression ({error})") from None
+    matches = {name: expression.fullmatch(str(Path(name).with_suffix(""))) for name in names}
+    strangers = [name for name, match in matches.items() if match is None]
+    if strangers:
+        raise UsageError(
+            f"data.pattern: {len(strangers)} of {len(names)} files do not match {pattern!r}, the first being "
+            f"{strangers[0]}; change the pattern or move them away"
+        )
+    return {name: match.groupdict() for name, match in matches.items() if match}
+
+
+def _with_caption(root: Path, name: str, values: dict[str, Any]) -> Item:
+    """A file, with the text that lies beside it."""
+    path = root / name
+    text = path.parent / f"{path.name if path.is_dir() else path.stem}.txt"
+    if not text.is_file():
+        return Item(name, path, values)
+    try:
+        return Item(name, path, {**values, CAPTION: " ".join(read_text(text).split()) or None})
+    except FlowgenError as error:
+        return Item(name, path, values, problem=f"caption: {error}")
+
+
+def _seconds(row: dict[str, Any], column: str | None, where: str) -> float | None:
+    value = row.get(column) if column is not None else None
+    if value is None:
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise FlowgenError(f"{where}: expected seconds in {column!r}, found {str(value)[:40]!r}")
+    return found
