@@ -58,7 +58,7 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
 def check(
     config: str, overrides: tuple[str, ...], output: Path | None, sheet: Path | None, gpus: int, shown: int
 ) -> None:
-    """Look at every file before anything trains: what is kept, trimmed, filled or left out, and why.
+    """Look at every file before anything trains: what is kept, cropped, padded or left out, and why.
 
     Lengths, rates, sizes, levels, copies, bad files, and the batches that training will make. The exit status is 1 where
     more files are left out than the data set allows (data.max_bad_share).

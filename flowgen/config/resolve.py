@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -59,9 +59,32 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     document = with_defaults(read(path, _recipe))
     if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir():
         without_idle(document)
+        _with_new_names(document)
     override(document, overrides)
     without_null(document)
     return resolve(document)
+
+
+def _with_new_names(document: Document) -> None:
+    """Options of a run's own config that have been renamed since."""
+    for kind, (name, *_), section in _slots(document.values, Config, ()):
+        if not isinstance(section, dict) or not isinstance(section.get("type"), str):
+            continue
+        for old, new in _renamed(kind, section["type"]).items():
+            if old in section:
+                value = section.pop(old)
+                if section.get(new) is None:
+                    section[new] = value
+                where = document.sources.pop((name, old), "")
+                document.sources.setdefault((name, new), where)
+
+
+def _renamed(kind: str, name: str) -> Mapping[str, str]:
+    """What options of a component were called before; none where there is no such component, which is said elsewhere."""
+    try:
+        return registry().get(kind, name).renamed
+    except FlowgenError:
+        return {}
 
 
 def locate(name: str) -> Path:
@@ -191,6 +214,9 @@ def _sentence(document: Document, model: type[BaseModel], prefix: Key, error: An
     if error["type"] == "extra_forbidden":
         valid = _fields(model, loc[:-1])
         name, section = str(loc[-1]), _dotted(key[:-1])
+        kind, _, component = model.__name__.partition(":")
+        if len(loc) == 1 and (now := _renamed(kind, component).get(name)):
+            return f"{where}: {dotted} is called {_dotted((*key[:-1], now))} now; rename it"
         near = difflib.get_close_matches(shorten(name), valid, 1, cutoff=0.6)
         elsewhere = [".".join(p) for p in _all_fields(Config) if p[-1] == name] if not near else []
         hint = f"; did you mean {_dotted((*key[:-1], near[0]))!r}?" if near else ""

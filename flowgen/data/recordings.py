@@ -90,6 +90,10 @@ class Recordings(ABC):
     def judge(self, item: Item, facts: Facts, bucketed: bool) -> Use:
         """What becomes of an item; `bucketed`: where training clips may be of several sizes."""
 
+    def measured(self, item: Item, facts: Facts) -> dict[str, Any]:
+        """What a report says of an item, used or not."""
+        return {}
+
     @abstractmethod
     def decode(self, item: Item, window: int, rng: torch.Generator | None) -> Clip:
         """A clip of an item, cropped by `rng`, or in a fixed place. FlowgenError: it cannot be decoded."""
@@ -240,7 +244,11 @@ class Recordings(ABC):
         if key not in self._uses:
             facts = self.facts[item.path]
             bad = facts.get("problem")
-            self._uses[key] = Use("left out", bad, 0) if bad else self.judge(item, facts, bucketed)
+            self._uses[key] = (
+                Use("left out", bad, 0, columns=self.measured(item, facts))
+                if bad
+                else self.judge(item, facts, bucketed)
+            )
         return self._uses[key]
 
     def _row(self, item: Item, use: Use, part: str = "training") -> dict[str, Any]:
@@ -290,6 +298,21 @@ class Recordings(ABC):
     def full_size(self) -> "Recordings":
         """The training clips that fill the modality's own size, in that size."""
         return self.of_part("training") if self.buckets else self
+
+    def key(self, index: int) -> str:
+        """What clip `index` is: the item, and which of its windows."""
+        which, window = self._starts[index]
+        return f"{self.items[which].key}#{window}" if window else self.items[which].key
+
+    @property
+    def identity(self) -> str:
+        """A hash of what the clips are made of: files, values, options."""
+        prints = self.fingerprints()
+        content = [(item.key, prints[item.key]) for item in self.items]
+        options = {name: repr(value) for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
+        for name in self.locations:
+            del options[name]
+        return hashlib.sha256(repr((content, sorted(options.items()))).encode()).hexdigest()[:16]
 
     def fingerprints(self) -> dict[str, str]:
         """What training rests on, by item: its values and what its file holds, as a hash. Where it lies plays no part."""

@@ -185,7 +185,7 @@ class Reports(Protocol):
     def report(self) -> list[dict[str, Any]]:
         """Rows of this part, with the columns file, part ("training", "validation"), status and why.
 
-        Status is "kept", "trimmed", "filled" or "left out". Where known also seconds, frames, rate, channels, size, peak,
+        Status is "kept", "cropped", "padded" or "left out". Where known also seconds, frames, rate, channels, size, peak,
         bucket, clips and hash (of the content); and others.
         """
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -103,6 +104,8 @@ class Component:
     name: str
     target: str
     summary: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Options by the name they had, with the one they have now: refused with that in a config, understood in a run's own."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -2,16 +2,28 @@
 
 from flowgen.plugins import Component, hookimpl
 
+_RENAMED = {"validation_share": "held_out", "conditions": "columns"}
+
 
 @hookimpl
 def flowgen_components() -> list[Component]:
     return [
         Component("modality", "audio", "flowgen_audio.modality:Audio", "sound: wav, flac, mp3, ogg"),
         Component("dataset", "notes", "flowgen_audio.notes:Notes", "built-in instrument notes by pitch and timbre"),
-        Component("dataset", "audio-folder", "flowgen_audio.folder:AudioFolder", "a folder of recordings"),
-        Component("dataset", "audio-manifest", "flowgen_audio.manifest:AudioManifest", "recordings listed in a table"),
+        Component("dataset", "audio-folder", "flowgen_audio.folder:AudioFolder", "a folder of recordings", _RENAMED),
         Component(
-            "dataset", "audio-shards", "flowgen_audio.shards:AudioShards", "recordings in tar files (webdataset)"
+            "dataset",
+            "audio-manifest",
+            "flowgen_audio.manifest:AudioManifest",
+            "recordings listed in a table",
+            _RENAMED,
+        ),
+        Component(
+            "dataset",
+            "audio-shards",
+            "flowgen_audio.shards:AudioShards",
+            "recordings in tar files (webdataset)",
+            _RENAMED,
         ),
         Component("encoder", "spectrogram", "flowgen_audio.encoders:Spectrogram", "log magnitudes and Griffin-Lim"),
         Component("encoder", "mel", "flowgen_audio.encoders:Mel", "log-mel magnitudes and Griffin-Lim"),

@@ -74,10 +74,19 @@ class AudioRecordings(Recordings):
     def examine(self, path: Source) -> dict[str, Any]:
         return asdict(survey.examine(path, self.loudness is not None))
 
+    def measured(self, item: Item, facts: Facts) -> dict[str, Any]:
+        if not facts["rate"]:
+            return {}
+        out = {
+            "seconds": round(max(self._length_s(item), 0.0), 4),
+            "rate": facts["rate"],
+            "channels": facts["channels"],
+        }
+        return {**out, "peak": round(facts["peak"], 5)}
+
     def judge(self, item: Item, facts: Facts, bucketed: bool) -> Use:
         length, left, wanted = self._length_s(item), facts["duration_s"] - item.start_s, self.modality.duration_s
-        columns = {"seconds": round(max(length, 0.0), 4), "rate": facts["rate"], "channels": facts["channels"]}
-        columns["peak"] = round(facts["peak"], 5)
+        columns = self.measured(item, facts)
         why = ""
         if facts["peak"] <= 10 ** (self.silence_db / 20):
             why = f"silent: no sample above {self.silence_db:g} dB"
