@@ -103,7 +103,16 @@ if TYPE_CHECKING:
     from flowgen.media.streams import StreamSpec as StreamSpec
     from flowgen.plugins import Component as Component
     from flowgen.plugins import hookimpl as hookimpl
+    from flowgen.runs.experiment import Experiment as Experiment
     from flowgen.runs.generator import Generator as Generator
+    from flowgen.runs.requests import Animate as Animate
+    from flowgen.runs.requests import Continue as Continue
+    from flowgen.runs.requests import FromClips as FromClips
+    from flowgen.runs.requests import FromNoise as FromNoise
+    from flowgen.runs.requests import Inpaint as Inpaint
+    from flowgen.runs.requests import Interpolate as Interpolate
+    from flowgen.runs.requests import SampleRequest as SampleRequest
+    from flowgen.runs.requests import Vary as Vary
 
 _HOME = {
     "Linear": "core.paths",
@@ -191,17 +200,28 @@ _HOME = {
     "Coefficients": "core.interfaces",
     "LossOutput": "core.interfaces",
     "build": "config",
+    "Experiment": "runs.experiment",
     "Generator": "runs.generator",
+    "Animate": "runs.requests",
+    "Continue": "runs.requests",
+    "FromClips": "runs.requests",
+    "FromNoise": "runs.requests",
+    "Inpaint": "runs.requests",
+    "Interpolate": "runs.requests",
+    "SampleRequest": "runs.requests",
+    "Vary": "runs.requests",
 }
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str) -> Any:
-    if name == "encode":
-        raise AttributeError("flowgen.encode is flowgen.invert since flowgen 0.2")
-    if name not in _HOME:
-        raise AttributeError(f"module 'flowgen' has no attribute {name!r}")
-    return getattr(import_module(f"flowgen.{_HOME[name]}"), name)
+if not TYPE_CHECKING:  # type checkers know the names above, and find a misspelt one
+
+    def __getattr__(name: str) -> Any:
+        if name == "encode":
+            raise AttributeError("flowgen.encode is flowgen.invert since flowgen 0.2")
+        if name not in _HOME:
+            raise AttributeError(f"module 'flowgen' has no attribute {name!r}")
+        return getattr(import_module(f"flowgen.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

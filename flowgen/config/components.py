@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from flowgen.config.schema import ComponentConfig
 from flowgen.errors import FlowgenError, UsageError
@@ -46,11 +47,31 @@ def takes(kind: str, name: str, parameter: str) -> bool:
     return parameter in inspect.signature(registry().get(kind, name).load()).parameters
 
 
-def build(kind: str, config: ComponentConfig, **given: Any) -> Any:
-    """Make the component a config section names. Of `given`, it gets what its signature asks for."""
+def build(kind: str, config: ComponentConfig | Mapping[str, Any] | str, **given: Any) -> Any:
+    """Make a component as a config section names it: `build("solver", "heun")`, `build("path", {"type": "vp", "beta_max": 10})`.
+
+    Args:
+        given: what flowgen passes itself (a modality, a spec); the component gets of these what its signature asks for.
+
+    Raises UsageError for an unknown kind, name, option or value, FlowgenError where its plugin cannot be loaded.
+    """
+    if not isinstance(config, ComponentConfig):
+        section = {"type": config} if isinstance(config, str) else dict(config)
+        if not isinstance(section.get("type"), str):
+            raise UsageError(
+                f"{kind}: expected the name of a component, or its options with its name as 'type', got {config!r}"
+            )
+        config = ComponentConfig(**section)
     target = registry().get(kind, config.type).load()
     asked = inspect.signature(target).parameters
-    options = options_model(kind, config.type)(**config.options)
+    try:
+        options = options_model(kind, config.type)(**config.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{kind} {config.type!r}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+        ) from None
     values = {name: getattr(options, name) for name in type(options).model_fields}
     try:
         return target(**{k: v for k, v in given.items() if k in asked}, **values)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowgen import __version__
 from flowgen.config import Config, build
 from flowgen.config.schema import Sample
-from flowgen.core.interfaces import Loss, Paths
+from flowgen.core.interfaces import Loss, Paths, SourceCoupling
 from flowgen.core.likelihood import log_prob, rademacher
 from flowgen.core.rows import Rows
 from flowgen.core.times import make_grid, shift_factor
@@ -87,9 +87,10 @@ class Generator:
         return cls(experiment, experiment.network.to(place).eval(), place, checkpoint.step)
 
     @cached_property
-    def pairs(self) -> Literal["noise", "clips"] | None:
+    def pairs(self) -> str | None:
         """What clips are paired with in training, where that is given: noise of their own, or clips to start from (a bridge)."""
-        return getattr(self.experiment.coupling, "start", None)
+        coupling = self.experiment.coupling
+        return coupling.start if isinstance(coupling, SourceCoupling) else None
 
     def noise(self, n: int, seed: int) -> State:
         """The standard normal noise that `sample` makes n clips of at this seed (on VE it is scaled first, see `prior`)."""

@@ -370,9 +370,22 @@ def examples():
     """Every `flowgen sample` of the help and of the pages that use the runs below."""
     from flowgen.cli.sample import sample
 
-    texts = [sample.help, (ROOT / "README.md").read_text(), (ROOT / "docs" / "math.md").read_text()]
+    pages = ["README.md", "docs/math.md", "docs/sampling.md"]
+    texts = [sample.help, *((ROOT / page).read_text() for page in pages)]
     lines = [line.strip().partition("   #")[0] for text in texts for line in text.splitlines()]
     return sorted({line for line in lines if line.startswith("flowgen sample runs/") and "runs/sounds" not in line})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_python_of_the_page_runs(untrained_runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(untrained_runs / "runs")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sampling.md").read_text(), re.S)
+    scope = {}
+    exec(block, scope)
+    assert len(scope["longer"].data) == 12
+    assert len(list(tmp_path.glob("?.mp4"))) == 10
+    assert metadata(tmp_path / "3.mp4")["way"] == "sample"
 
 
 @pytest.mark.filterwarnings("ignore")

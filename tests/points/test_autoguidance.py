@@ -46,7 +46,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(runs: Path, tmp_path: Path, guidance: str, run: str = "strong", *options: object) -> torch.Tensor:
-    invoke("sample", runs / run, "-n", 50, "--set", f"guidance={guidance}", *options, "-o", tmp_path / "x.npy")
+    invoke(
+        "sample", runs / run, "-n", 50, "--set", f"guidance={guidance}", *options, "--force", "-o", tmp_path / "x.npy"
+    )
     return torch.from_numpy(np.load(tmp_path / "x.npy"))
 
 
