@@ -7,31 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowgen.cli.options import check_writable, sampling_options, sampling_overrides
+from flowgen.cli.options import SEED, File, Number, check_writable, sampling_options, sampling_overrides
 
 if TYPE_CHECKING:
     from flowgen.evaluation import Evaluation
 
 
 @click.command(name="eval")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("-n", "count", type=click.IntRange(min=1), help="Clips in each set (default: the config's eval.clips).")
+@click.argument("run", type=File())
+@click.option(
+    "-n", "count", type=click.IntRange(1, 1_000_000), help="Clips in each set (default: the config's eval.clips)."
+)
 @click.option(
     "--metric", "metrics", multiple=True, metavar="NAME", help="A metric instead of the config's; repeat for more."
 )
 @click.option(
     "--continue",
     "continued",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, max=1e7, min_open=True),
     metavar="SECONDS",
     help="Give the beginning of each real clip, and measure its continuations.",
 )
 @sampling_options
-@click.option("--seed", type=int, help="Of the samples and of which real clips are taken (default: eval.seed).")
+@click.option("--seed", type=SEED, help="Of the samples and of which real clips are taken (default: eval.seed).")
 @click.option(
     "-o",
     "output",
-    type=click.Path(path_type=Path),
+    type=File(),
     help="JSON to write (default RUN/eval.json, or eval-continue.json).",
 )
 def evaluate(

@@ -7,15 +7,19 @@ from typing import Any
 
 import click
 
+from flowgen.cli.options import SEED, File
+
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("run", type=File())
+@click.argument("files", nargs=-1, required=True, type=File())
 @click.option(
-    "--cond", "-c", multiple=True, metavar="NAME=VALUE", help="A condition to take it under; none: unconditional."
+    "--cond", "-c", multiple=True, metavar="NAME=VALUE", help="A condition; without any, the unconditional model."
 )
 @click.option("--exact", is_flag=True, help="The exact trace: one backward pass for each dimension of a latent.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the probe that estimates the trace otherwise.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the probe that estimates the trace otherwise."
+)
 @click.option(
     "--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Averaged or last weights."
 )
@@ -23,7 +27,7 @@ import click
 def likelihood(
     run: Path, files: tuple[Path, ...], cond: tuple[str, ...], exact: bool, seed: int, weights: Any, device: str | None
 ) -> None:
-    """How likely a trained run finds files: log p of their latents, along its ODE.
+    """Log-likelihood of files under a trained model: log p of their latents, along its ODE.
 
     Printed for each file: log p in nats, and nats for each dimension of the latent. Clips compare within one run.
 

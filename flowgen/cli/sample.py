@@ -92,7 +92,7 @@ def sample(ctx: click.Context, run: Path, **options: Any) -> None:
     request = _request(generator, options)
     media = Media(generator.config.modality.type, generator.modality)
     output, done = _output(media, generator, run, request, options)
-    steps, batch = generator.config.sample.steps, generator.config.sample.batch_size
+    steps, batch = _steps(generator, options), generator.config.sample.batch_size
     n, console = len(request.conditions), Console(stderr=True)
     frames: list[tuple[float, list[Any]]] = []
     on_state = (lambda t, clips: frames.append((t, clips))) if options["animate"] else None
@@ -145,6 +145,18 @@ def _check_abilities(generator: Generator, options: dict[str, Any]) -> None:
         if path.exists() and not options["force"]:
             raise UsageError(f"{path} would be overwritten; choose another --{name}, or overwrite with --force")
         check_writable(path)
+
+
+def _steps(generator: Generator, options: dict[str, Any]) -> int:
+    """Solver steps of a sample. UsageError: they are asked for, and a grid of times has its own."""
+    grid = generator.config.sample.grid
+    if isinstance(grid, str):
+        return generator.config.sample.steps
+    if options["steps"] is not None:
+        raise UsageError(
+            f"--steps: the grid of {len(grid)} times has {len(grid) - 1} steps; set grid=uniform, or leave it out"
+        )
+    return len(grid) - 1
 
 
 def _request(generator: Generator, options: dict[str, Any]) -> SampleRequest:

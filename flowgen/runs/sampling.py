@@ -167,15 +167,15 @@ def _continue(generator: Generator, request: Continue, watch: Watch) -> list[Cli
     lengths.check_memory(seconds, int(2 * size * min(seconds, 1e12)) * len(request.chosen))
     turns = max(1, math.ceil(seconds / (window - seen) - 1e-6))
     whole = [clip] * len(request.chosen)
-    made = 0.0
-    for turn in range(turns):
+    made, turn = 0.0, 0
+    while made < seconds - 1e-6:
         ends = [modality.cut(c, modality.seconds(c) - seen, modality.seconds(c)) for c in whole]
         among = [ends[0]] if len({id(c) for c in whole}) == 1 else [ends[0]] * request.chosen.start + ends
         asked = _plain(request, seed=request.seed + turn, given=[Given(among)])
-        clips = _from_noise(generator, asked, watch.part(turn, turns))
-        new = min(window - seen, seconds - made)
+        clips = _from_noise(generator, asked, watch.part(min(turn, turns - 1), turns))
+        new = min(modality.seconds(clips[0]) - seen, seconds - made)  # a clip may be shorter than its latents
         whole = [modality.join([w, modality.cut(c, seen, seen + new)]) for w, c in zip(whole, clips, strict=True)]
-        made += new
+        made, turn = made + new, turn + 1
     return described(whole, asked_conditions(request))
 
 
@@ -332,7 +332,7 @@ def _batch(
 
     def on_step(i: int, t: float, x: State) -> None:
         if watch.on_step is not None:
-            watch.on_step(i + 1, settings.steps)
+            watch.on_step(i + 1, len(grid) - 1)
         show(t, x)
 
     def noise_fn(x: State, t: Tensor, s: Tensor) -> State:
@@ -351,7 +351,7 @@ def _batch(
             x1 = tree_map(lambda v, x: v.expand_as(x), generator.encoder.encode([around.varied]).x, x)
             x = vary(flow, x1, x0, around.from_t, grid, solver=solver, cond=cond, draws=noise_fn)
             if watch.on_step is not None:
-                watch.on_step(settings.steps, settings.steps)
+                watch.on_step(len(grid) - 1, len(grid) - 1)
     return kept.restore(x) if kept is not None else x
 
 
@@ -419,7 +419,7 @@ def read(generator: Generator, clip: Media) -> Clip:
     """A clip, from its file where it is given by one. FlowgenError: the file cannot be read."""
     if isinstance(clip, Clip):
         return clip
-    if not Path(clip).is_file():
+    if "\0" in str(clip) or not Path(clip).is_file():
         raise FlowgenError(f"{clip}: there is no such file")
     return generator.modality.read(Path(clip))
 
