@@ -30,7 +30,8 @@ from flowgen.runs.given import Given
 from flowgen.runs.lengths import Lengths
 from flowgen.runs.requests import FromNoise, Interpolate, SampleRequest
 from flowgen.runs.run import Run
-from flowgen.runs.sampling import Watch, make, settings_of
+from flowgen.runs.sampling import Watch, settings_of
+from flowgen.runs.ways import make
 
 Weights = Literal["ema", "raw"]
 

@@ -27,6 +27,7 @@ MEDIA_TYPES = {
     ".opus": "audio/ogg",
 }
 _OPUS = {".ogg", ".opus"}
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _SOUNDFILE = {".wav", ".flac", ".ogg", ".aiff", ".aif", ".aifc", ".au", ".snd", ".w64", ".caf"}
 SUFFIXES = (
     *sorted(_SOUNDFILE), ".mp3", ".opus", ".oga", ".m4a", ".aac", ".ac3", ".mka", ".wma", ".amr", ".wv", ".mp4", ".mkv", ".webm", ".mov"
@@ -196,6 +197,10 @@ def write_samples(samples: Tensor, rate: int, path: Path, metadata: Mapping[str,
     if beyond := int((samples.abs() > 1 + 1e-4).sum()):
         over = 20 * math.log10(float(samples.abs().max()))
         print(f"{path}: {beyond} samples lie up to {over:.1f} dB beyond full scale and are cut off", file=sys.stderr)
+    if path.suffix.lower() == ".mp3" and rate not in _MP3_RATES:
+        raise FlowgenError(
+            f"{path}: MP3 has no {rate} samples a second (it has {', '.join(map(str, _MP3_RATES))}); write .wav or .flac"
+        )
     data = _encode(samples, rate, path.suffix.lower(), metadata)
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -1,0 +1,261 @@
+"""The ways of sampling: what each makes of its request."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flowgen.config import build
+from flowgen.core.editing import between
+from flowgen.core.tree import State, leaves, tree_map
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.clip import Clip
+from flowgen.media.conditions import asked_lengths, encode_conditions, told_lengths
+from flowgen.media.encoder import Latents
+from flowgen.media.interfaces import TimedModality
+from flowgen.runs.given import Given, source_clips
+from flowgen.runs.requests import (
+    Animate,
+    Continue,
+    FromClips,
+    FromNoise,
+    Inpaint,
+    Interpolate,
+    Media,
+    SampleRequest,
+    Vary,
+)
+from flowgen.runs.sampling import Around, Watch, asked_conditions, chain, described, parts, settings_of, solve_rows
+
+if TYPE_CHECKING:
+    from flowgen.runs.generator import Generator
+
+
+def make(generator: Generator, request: SampleRequest, watch: Watch) -> list[Clip]:
+    """The clips that a request asks for. Raises UsageError and FlowgenError, see `Generator.sample`."""
+    _refuse(generator, request, watch)
+    match request:
+        case FromNoise():
+            return _from_noise(generator, request, watch)
+        case Animate():
+            return _animate(generator, request, watch)
+        case Continue():
+            return _continue(generator, request, watch)
+        case Inpaint():
+            return _inpaint(generator, request, watch)
+        case Vary():
+            return _vary(generator, request, watch)
+        case Interpolate():
+            return _interpolate(generator, request)
+        case FromClips():
+            return _from_clips(generator, request, watch)
+    raise TypeError(f"no way of sampling for {type(request).__name__}")
+
+
+def _refuse(generator: Generator, request: SampleRequest, watch: Watch) -> None:
+    """What a request holds and this run could only ignore. UsageError."""
+    if generator.pairs == "clips" and not isinstance(request, FromClips):
+        raise UsageError(
+            f"this run is a bridge from clips to clips, and {request.way} wants one that starts from noise; ask for FromClips "
+            f"(--source FILE, or held-out clips of its source)"
+        )
+    if isinstance(request, FromClips) and generator.pairs != "clips":
+        raise UsageError("this run starts from noise and not from clips; --vary FILE makes variations of a clip")
+    if request.negative and not chain(settings_of(generator, request)):
+        raise UsageError(
+            "a negative condition says what guidance leads away from, and this sample has no guidance: "
+            "set one (--guidance SCALE, or sample.guidance), or leave it out"
+        )
+    if watch.on_state is not None and isinstance(request, (Vary, Interpolate, Continue)):
+        raise UsageError(
+            f"the way from noise to data cannot be shown for {request.way}: ask for it with a plain sample"
+        )
+    in_time = isinstance(request, (Animate, Continue)) or (isinstance(request, Inpaint) and request.mask is None)
+    if in_time and not isinstance(generator.modality, TimedModality):
+        raise UsageError(f"the modality {generator.config.modality.type!r} has no parts in time to give")
+
+
+# The ways
+
+
+def _from_noise(generator: Generator, request: FromNoise, watch: Watch) -> list[Clip]:
+    rows = request.chosen
+    asked: Sequence[Mapping[str, Any]] = asked_conditions(request)
+    seconds: Any = request.seconds
+    if isinstance(seconds, Sequence):
+        if len(seconds) != len(request.conditions):
+            raise UsageError(f"give one length, or one for each of {len(request.conditions)} clips; got {len(seconds)}")
+        seconds = seconds[rows.start : rows.stop]
+    lengths: Sequence[float | None] | None = None
+    if seconds is not None:
+        asked = told_lengths(generator.conditioners, asked, seconds)
+        lengths = seconds if isinstance(seconds, Sequence) else [seconds] * len(rows)
+    elif not request.given and generator.lengths.timed:
+        lengths = asked_lengths(generator.conditioners, asked)
+    return solve_rows(generator, request, asked, watch, Around(given=request.given), lengths)
+
+
+def _animate(generator: Generator, request: Animate, watch: Watch) -> list[Clip]:
+    lengths = generator.lengths
+    given = []
+    if request.first is not None:
+        given.append(Given([lengths.beginning_within(read(generator, request.first))], 0.0))
+    if request.last is not None:
+        last = read(generator, request.last)
+        if request.seconds is not None:  # what is cut off after sampling lies behind it
+            beyond = _quietly(lengths.at_least, request.seconds)[0] - request.seconds
+            last = lengths.held(last, generator.modality.seconds(last) + beyond)  # type: ignore[attr-defined]
+        given.append(Given([lengths.end_within(last, float("inf"))], None))
+    return _from_noise(generator, _plain(request, seconds=request.seconds, given=given), watch)
+
+
+def _continue(generator: Generator, request: Continue, watch: Watch) -> list[Clip]:
+    """Window by window: at most half a window is seen, the other half made."""
+    modality: Any = generator.modality
+    lengths, clip = generator.lengths, read(generator, request.clip)
+    window = lengths.window_s
+    end = lengths.end_within(clip, window / 2)
+    seen = modality.seconds(end)
+    if not 0 < seen < window:
+        raise UsageError(f"{clip.source or 'the clip'} is too short to continue: nothing of it fits half a window")
+    seconds = window - seen if request.seconds is None else request.seconds
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"a continuation takes more than 0 s, got {seconds:g}")
+    size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(clip.data)) / modality.seconds(clip)
+    lengths.check_memory(seconds, int(2 * size * min(seconds, 1e12)) * len(request.chosen))
+    turns = max(1, math.ceil(seconds / (window - seen) - 1e-6))
+    whole = [clip] * len(request.chosen)
+    made, turn = 0.0, 0
+    while made < seconds - 1e-6:
+        ends = [modality.cut(c, modality.seconds(c) - seen, modality.seconds(c)) for c in whole]
+        among = [ends[0]] if len({id(c) for c in whole}) == 1 else [ends[0]] * request.chosen.start + ends
+        asked = _plain(request, seed=request.seed + turn, given=[Given(among)])
+        clips = _from_noise(generator, asked, watch.part(min(turn, turns - 1), turns))
+        new = min(modality.seconds(clips[0]) - seen, seconds - made)  # a clip may be shorter than its latents
+        whole = [modality.join([w, modality.cut(c, seen, seen + new)]) for w, c in zip(whole, clips, strict=True)]
+        made, turn = made + new, turn + 1
+    return described(whole, asked_conditions(request))
+
+
+def _inpaint(generator: Generator, request: Inpaint, watch: Watch) -> list[Clip]:
+    clip = read(generator, request.clip)
+    if request.mask is not None:
+        return _inpaint_mask(generator, request, clip, read(generator, request.mask), watch)
+    modality: Any = generator.modality
+    lengths, length = generator.lengths, modality.seconds(clip)
+    start, end = request.start_s or 0.0, length if request.end_s is None else request.end_s
+    if not 0 <= start < end <= length + 1e-6 or (start == 0 and end >= length):
+        raise UsageError(
+            f"--inpaint takes a time range inside the {length:.2f} s of {clip.source}, got --from {start:g} --to {end:g}"
+        )
+    before = modality.cut(clip, 0, start) if start else None
+    after = modality.cut(clip, end, length) if end < length else None
+    given = [Given([lengths.beginning_within(before)], 0.0)] if before else []
+    if after:
+        padded, _ = _quietly(lengths.padded, clip)
+        tail = modality.cut(padded, end, modality.seconds(padded))
+        given.append(Given([lengths.end_within(tail, float("inf"))], None))
+    clips = _from_noise(generator, _plain(request, seconds=length, given=given), watch)
+    pieces = [[p for p in (before, modality.cut(c, start, end), after) if p is not None] for c in clips]
+    return described([modality.join(p) for p in pieces], asked_conditions(request))
+
+
+def _inpaint_mask(generator: Generator, request: Inpaint, clip: Clip, mask: Clip, watch: Watch) -> list[Clip]:
+    lengths, modality = generator.lengths, generator.modality
+    if not isinstance(modality, TimedModality) or not lengths.timed:
+        return _from_noise(generator, _plain(request, given=[Given([clip], 0.0, mask)]), watch)
+    seconds = modality.seconds(clip)
+    padded, _ = _quietly(lengths.padded, clip)
+    moving = modality.seconds(mask) == seconds  # a picture holds for all of the clip
+    hole = lengths.held(mask, modality.seconds(padded)) if moving else mask
+    return _from_noise(generator, _plain(request, seconds=seconds, given=[Given([padded], 0.0, hole)]), watch)
+
+
+def _vary(generator: Generator, request: Vary, watch: Watch) -> list[Clip]:
+    clip, seconds = generator.lengths.padded(read(generator, request.clip))
+    around = Around(varied=clip, from_t=1 - request.strength)
+    return solve_rows(generator, request, asked_conditions(request), watch, around, cut_to=seconds or None)
+
+
+def _interpolate(generator: Generator, request: Interpolate) -> list[Clip]:
+    modality, n = generator.modality, len(request.conditions)
+    ends = [read(generator, clip) for clip in (request.a, request.b)]
+    if isinstance(modality, TimedModality):
+        a_s, b_s = (modality.seconds(clip) for clip in ends)
+        if abs(a_s - b_s) > 1e-3:
+            raise UsageError(
+                f"an interpolation wants two clips of one length: {ends[0].source or 'a'} is {a_s:.2f} s and "
+                f"{ends[1].source or 'b'} {b_s:.2f} s; cut the longer one"
+            )
+    (a, seconds), (b, _) = generator.lengths.padded(ends[0]), _quietly(generator.lengths.padded, ends[1])
+    settings = settings_of(generator, request)
+    shares = torch.linspace(0, 1, n) if n > 1 else torch.tensor([0.5])
+    clips: list[Clip] = []
+    for part in parts(request.chosen, settings.batch_size):
+        asked = [request.conditions[i] for i in part]
+        cond = generator.on_device(encode_conditions(generator.conditioners, asked))
+        x, y = (_repeated(generator.encoder.encode([clip]).x, len(part)) for clip in (a, b))
+        with generator.refusals():
+            grid = generator.grid(settings, x)
+            if generator.loss.predicts == "data":  # its velocity is singular at t = 1, where the way back begins
+                grid[-1] = 1 - min(1e-3, float(1 - grid[-2]) / 2)
+            flow, solver = generator.loss.flow(generator.network), build("solver", settings.solver)
+            x = between(flow, x, y, shares[part.start : part.stop], grid, solver=solver, cond=cond)
+        clips += described(generator.encoder.decode(Latents(x)), asked)
+    return [generator.lengths.cut_back(clip, seconds or None) for clip in clips]
+
+
+def _from_clips(generator: Generator, request: FromClips, watch: Watch) -> list[Clip]:
+    rows = request.chosen
+    asked = asked_conditions(request)
+    if not request.sources:
+        return solve_rows(generator, request, asked, watch, Around(sources=_held_out_sources(generator, request)))
+    given = request.sources if len(request.sources) == 1 else [request.sources[i] for i in rows]
+    padded = [_quietly(generator.lengths.padded, read(generator, clip)) for clip in given]
+    if len(found := {seconds for _, seconds in padded}) > 1:
+        raise UsageError(
+            f"clips to start from, in one call, are of one length, and these are of {', '.join(f'{s:g}' for s in sorted(found))} s; "
+            f"give those of each length by themselves"
+        )
+    around = Around(sources=[clip for clip, _ in padded])
+    return solve_rows(generator, request, asked, watch, around, cut_to=padded[0][1] or None)
+
+
+def _held_out_sources(generator: Generator, request: FromClips) -> list[Clip]:
+    """What held-out clips of the data set start from, in the order of the seed."""
+    from flowgen.data.loader import Order, clips_at
+
+    dataset = generator.experiment.dataset.validation()
+    order = Order(request.seed, len(dataset))
+    return source_clips(clips_at(dataset, request.seed, [order[i] for i in request.chosen]))
+
+
+def read(generator: Generator, clip: Media) -> Clip:
+    """A clip, from its file where it is given by one. FlowgenError: the file cannot be read."""
+    if isinstance(clip, Clip):
+        return clip
+    if "\0" in str(clip) or not Path(clip).is_file():
+        raise FlowgenError(f"{clip}: there is no such file")
+    return generator.modality.read(Path(clip))
+
+
+def _repeated(x: State, n: int) -> State:
+    return tree_map(lambda v: v.expand(n, *v.shape[1:]), x)
+
+
+def _plain(request: SampleRequest, **options: Any) -> FromNoise:
+    """A plain request for the same clips."""
+    same = {name: getattr(request, name) for name in ("conditions", "seed", "settings", "negative", "rows")}
+    return FromNoise(**{**same, **options})
+
+
+def _quietly(call: Callable[..., Any], *arguments: Any) -> Any:
+    """A call whose warnings have been given, or will be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call(*arguments)
