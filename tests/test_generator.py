@@ -1,7 +1,11 @@
 """A trained run as an object: densities that are densities, grids and chains that the config names."""
 
+import math
+import re
+
 import pytest
 import torch
+from click.testing import CliRunner
 
 from flowgen.config import load
 from flowgen.errors import FlowgenError, UsageError
@@ -84,8 +88,6 @@ def test_a_setting_the_flow_cannot_follow_is_refused(folder):
 
 
 def test_the_field_and_the_way_are_drawn(folder, tmp_path):
-    from click.testing import CliRunner
-
     from flowgen.cli import cli
 
     out, field, way = tmp_path / "ring.png", tmp_path / "field.png", tmp_path / "way.gif"
@@ -102,3 +104,27 @@ def test_the_velocity_of_a_run_points_from_noise_to_the_ring(folder):
     far = [Clip(torch.tensor([x, y]) * 3 * ring.extent) for x, y in ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))]
     inwards = -(generator.velocity(far, 0.5) * generator.encoder.encode(far).x).sum(1)
     assert (inwards > 0).all()
+
+
+def test_the_likelihood_of_held_out_clips_is_the_mean_of_theirs(folder, tmp_path):
+    from flowgen.cli import cli
+    from flowgen.data.order import full_size
+    from flowgen.evaluation.evaluate import draw_sets
+
+    def said(*args):
+        done = CliRunner().invoke(cli, ["likelihood", str(folder), *map(str, args)], catch_exceptions=False)
+        return [float(n) for n in re.findall(r"-?\d+\.\d+", done.stdout.rpartition(": ")[2])]
+
+    nats, error, bits, _ = said("--data", "-n", 40, "--exact", "--seed", 3)
+    generator = Generator.load(folder)
+    clips = draw_sets(full_size(generator.experiment.dataset), 40, 3).real
+    asked = [{k: c.conditions[k] for k in generator.conditioners} for c in clips]
+    each = generator.log_prob(clips, asked, exact=True) / 2
+    assert nats == pytest.approx(float(each.mean()), abs=1e-3)
+    assert error == pytest.approx(float(each.std() / 40**0.5), abs=1e-3)
+    assert bits == pytest.approx(-nats / math.log(2), abs=1e-3)
+    generator.modality.write(clips[:1], tmp_path / "one.csv", {})
+    log_p, per_dim, _ = said(tmp_path / "one.csv", "--exact")
+    assert log_p == pytest.approx(2 * per_dim, abs=0.01)
+    with pytest.raises(UsageError, match="give FILES, or --data"):
+        said()

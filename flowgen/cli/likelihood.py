@@ -12,38 +12,78 @@ from flowgen.cli.options import SEED, File
 
 @click.command()
 @click.argument("run", type=File())
-@click.argument("files", nargs=-1, required=True, type=File())
+@click.argument("files", nargs=-1, type=File())
+@click.option("--data", is_flag=True, help="Held-out clips of the run's data set instead of files.")
+@click.option("-n", "count", type=click.IntRange(1, 1_000_000), help="For --data: number of clips (default 64).")
 @click.option(
-    "--cond", "-c", multiple=True, metavar="NAME=VALUE", help="A condition; without any, the unconditional model."
+    "--cond",
+    "-c",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A condition. Default: none (the unconditional model); for --data those of each clip.",
 )
 @click.option("--exact", is_flag=True, help="The exact trace: one backward pass for each dimension of a latent.")
 @click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Of the probe that estimates the trace otherwise."
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Of the probe that estimates the trace, and of the choice of clips.",
 )
 @click.option(
     "--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Averaged or last weights."
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one.")
 def likelihood(
-    run: Path, files: tuple[Path, ...], cond: tuple[str, ...], exact: bool, seed: int, weights: Any, device: str | None
+    run: Path,
+    files: tuple[Path, ...],
+    data: bool,
+    count: int | None,
+    cond: tuple[str, ...],
+    exact: bool,
+    seed: int,
+    weights: Any,
+    device: str | None,
 ) -> None:
-    """Log-likelihood of files under a trained model: log p of their latents, along its ODE.
+    """Log-likelihood of files or of held-out clips under a trained model: log p of their latents, along its ODE.
 
-    Printed for each file: log p in nats, and nats for each dimension of the latent. Clips compare within one run.
+    Printed: log p in nats, and for each dimension of the latent in nats and bits. Clips compare within one run.
 
     \b
     Examples:
       flowgen likelihood runs/notes a.wav b.wav
       flowgen likelihood runs/notes c4.wav --cond pitch=C4 --exact
+      flowgen likelihood runs/notes --data -n 32
     """
     from flowgen.cli.asked import pairs
-    from flowgen.core.tree import leaves
+    from flowgen.data.order import full_size
+    from flowgen.errors import UsageError
+    from flowgen.evaluation.evaluate import draw_sets
+    from flowgen.evaluation.likelihood import log_likelihoods, mean_and_error
     from flowgen.runs.generator import Generator
 
+    if data == bool(files):
+        raise UsageError("give FILES, or --data for the held-out clips of the run's data set")
+    if count is not None and not data:
+        raise UsageError("-n says how many clips of --data to take; give both, or leave out -n")
     generator = Generator.load(run, weights=weights, device=device)
-    clips = [generator.modality.read(path) for path in files]
     asked = {name: values[-1] for name, values in pairs(cond).items()}
-    for path, clip in zip(files, clips, strict=True):
-        value = float(generator.log_prob([clip], [asked], exact=exact, seed=seed)[0])
-        size = sum(leaf[0].numel() for leaf in leaves(generator.encoder.encode([clip]).x))
-        click.echo(f"{path}: log p = {value:.2f} nats, {value / size:.4f} a dimension ({size})")
+    if not data:
+        clips = [generator.modality.read(path) for path in files]
+        found = log_likelihoods(generator, clips, [asked] * len(clips), exact=exact, seed=seed)
+        for path, one in zip(files, found, strict=True):
+            click.echo(
+                f"{path}: log p = {one.nats:.2f} nats, {one.nats_per_dim:.4f} a dimension ({one.dimensions}), "
+                f"{one.bits_per_dim:.4f} bits a dimension"
+            )
+        return
+    dataset = full_size(generator.experiment.dataset)
+    clips = draw_sets(dataset, count or min(64, len(dataset.validation())), seed).real
+    own = [{k: clip.conditions.get(k) for k in generator.conditioners} | asked for clip in clips]
+    found = log_likelihoods(generator, clips, own, exact=exact, seed=seed)
+    nats, nats_error = mean_and_error([one.nats_per_dim for one in found])
+    bits, bits_error = mean_and_error([one.bits_per_dim for one in found])
+    click.echo(
+        f"{len(found)} held-out clips: {nats:.4f} +- {nats_error:.4f} nats a dimension, {bits:.4f} +- {bits_error:.4f} bits a "
+        f"dimension ({found[0].dimensions} dimensions)"
+    )

@@ -134,7 +134,7 @@ def test_a_video_without_sound_and_a_segment_past_the_end_are_refused(tmp_path: 
 
 
 def test_an_unknown_extension_and_several_clips_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FlowgenError, match="MP3 has no 10000 samples a second .*write .wav or .flac"):
+    with pytest.raises(FlowgenError, match=r"MP3 has no 10000 samples a second .*write .wav or .flac"):
         Audio(10000).write([Clip(tone(10000, 0.1), 10000)], tmp_path / "x.mp3", {})
     clip = Clip(tone(16000, 0.1), 16000)
     with pytest.raises(FlowgenError, match=r"\.xyz"):
