@@ -19,7 +19,7 @@ def data() -> None:
 @click.option("--held-out", is_flag=True, help="Show the held-out part instead of the training part.")
 @click.option("-o", "output", type=click.Path(path_type=Path), help="PNG to write (default NAME-data.png).")
 def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: bool, output: Path | None) -> None:
-    """Print what a data set contains and draw a sheet of examples.
+    """Print what a data set contains and draw a sheet of examples of every class.
 
     \b
     Examples:
@@ -27,9 +27,11 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
       flowgen data show my.yaml -n 32 -o examples.png
     """
     from flowgen.config import load
+    from flowgen.core.random import seed_of
+    from flowgen.data.balance import balanced
     from flowgen.errors import UsageError
+    from flowgen.media.interfaces import Keyed
     from flowgen.runs.experiment import Experiment
-    from flowgen.training.prepare import sample_clips
     from flowgen.training.watch import caption
 
     settings = load(config, overrides).config
@@ -43,8 +45,12 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
     path = output or Path(f"{settings.name}-data.png")
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: the sheet is a PNG; give a name that ends in .png")
-    clips = sample_clips(dataset, settings.train.seed, count or (16 if modality.clips_per_file else 5000))
+    picked = balanced(dataset, count or (16 if modality.clips_per_file else 5000))
+    clips = [dataset.clip(i, seed_of(settings.train.seed, "sheet", i)) for i in picked]
     modality.sheet(clips, path, [caption(c.conditions) for c in clips])
+    if isinstance(dataset, Keyed):
+        for index, clip in zip(picked, clips, strict=True):
+            click.echo(f"example: {dataset.key(index)}  {caption(clip.conditions)}".rstrip())
     click.echo(path)
 
 
@@ -54,19 +60,21 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
 @click.option("-o", "output", type=click.Path(path_type=Path), help="CSV or JSONL to write, with a row for every file.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="PNG of examples to write (default NAME-check.png).")
 @click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks to make batches for.")
+@click.option("--deep", is_flag=True, help="Decode the whole of every file.")
 @click.option("-n", "shown", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to print.")
 def check(
-    config: str, overrides: tuple[str, ...], output: Path | None, sheet: Path | None, gpus: int, shown: int
+    config: str, overrides: tuple[str, ...], output: Path | None, sheet: Path | None, gpus: int, deep: bool, shown: int
 ) -> None:
     """Look at every file before anything trains: what is kept, cropped, padded or left out, and why.
 
-    Lengths, rates, sizes, levels, copies, bad files, and the batches that training will make. The exit status is 1 where
-    more files are left out than the data set allows (data.max_bad_share).
+    Lengths, rates, sizes, levels, copies, bad files, and the batches that training will make. A clip is encoded and shown to
+    the network. The exit status is 1 where more files are left out than the data set allows (data.max_bad_share), and 2
+    where training would refuse for another reason.
 
     \b
     Examples:
       flowgen data check my.yaml
-      flowgen data check my.yaml -o files.csv
+      flowgen data check my.yaml --deep -o files.csv
       flowgen data check my.yaml data.buckets=4 train.batch_size=64 --gpus 8
     """
     from flowgen.config import load
@@ -77,4 +85,4 @@ def check(
     picture = sheet or Path(f"{settings.name}-check.png")
     if picture.suffix.lower() != ".png":
         raise UsageError(f"{picture}: the sheet is a PNG; give a name that ends in .png")
-    inspect(settings, gpus, output, picture, shown, click.echo)
+    inspect(settings, gpus, output, picture, shown, click.echo, deep)

@@ -17,7 +17,7 @@ import click
     "--allow",
     multiple=True,
     metavar="PATTERN",
-    help="Weights that --init-from may find missing, unexpected or of another shape.",
+    help="Weights that --init-from may find missing, unexpected or of another shape; with --resume, 'data' that changed.",
 )
 @click.option(
     "--gpus", type=click.IntRange(min=1), metavar="N", help="Train as N ranks on this machine (of each node)."
@@ -62,8 +62,10 @@ def train(
 
     if resume and init_from:
         raise UsageError("--resume continues a run and --init-from starts a new one; give one of them")
-    if allow and not init_from:
-        raise UsageError("--allow says what --init-from may let differ; give both")
+    if allow and not init_from and not (resume and allow == ("data",)):
+        raise UsageError(
+            "--allow says what --init-from may let differ, or with --resume: data; give it with one of them"
+        )
     if nodes > 1 and gpus is None:
         raise UsageError("--nodes needs --gpus, the number of ranks on each")
     resolved = load(config, overrides)

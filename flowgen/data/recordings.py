@@ -98,6 +98,10 @@ class Recordings(ABC):
     def decode(self, item: Item, window: int, rng: torch.Generator | None) -> Clip:
         """A clip of an item, cropped by `rng`, or in a fixed place. FlowgenError: it cannot be decoded."""
 
+    @abstractmethod
+    def decode_whole(self, path: Source) -> None:
+        """Decode a file from its beginning to its end. FlowgenError: it cannot be."""
+
     def prepare(self) -> None:
         """What rests on the training items; called once, after the survey."""
         return None
@@ -262,7 +266,7 @@ class Recordings(ABC):
         rows = [self._row(item, self._use(item, self.bucketed), self.part) for item in found]
         for row in rows:
             if row["file"] in self._failed:
-                row |= {"status": "left out", "why": self._failed[row["file"]]}
+                row.update(status="left out", why=self._failed[row["file"]], clips=0)
         if self.part == "training" and self.bucketed:
             rows += [self._row(item, use, "") for item, use in self.left_out]
         return rows
@@ -303,6 +307,26 @@ class Recordings(ABC):
         """What clip `index` is: the item, and which of its windows."""
         which, window = self._starts[index]
         return f"{self.items[which].key}#{window}" if window else self.items[which].key
+
+    def labels(self, index: int) -> dict[str, Any]:
+        """The conditions of clip `index`, without decoding it."""
+        return self.values(self.items[self._starts[index][0]])
+
+    def damaged(self) -> dict[str, str]:
+        """Decode the whole of every usable item: what is wrong with which. Their rows say so from now on."""
+        good = [item for part in self.survey for item in part]
+
+        def look(path: Source) -> str:
+            try:
+                self.decode_whole(path)
+            except FlowgenError as error:
+                return f"damaged: {error}"
+            return ""
+
+        threads = min(4, os.cpu_count() or 1)
+        found = cached(f"whole-{self.version}", (item.path for item in good), look, threads)
+        self._failed |= {item.key: found[item.path] for item in good if found[item.path]}
+        return dict(self._failed)
 
     @property
     def identity(self) -> str:

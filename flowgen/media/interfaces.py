@@ -199,6 +199,34 @@ class ToleratesBad(Protocol):
 
 
 @runtime_checkable
+class Fingerprinted(Protocol):
+    """A resume over changed data is refused with what changed, and one over data that have moved is not."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """By key of an item, a hash of what training takes from it. Where the data lie plays no part."""
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The options that say where the data lie, as absolute paths."""
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """Previews, validation and sheets show the classes equally often."""
+
+    def labels(self, index: int) -> dict[str, Any]:
+        """The conditions of clip `index`, without decoding it."""
+
+
+@runtime_checkable
+class DecodesWhole(Protocol):
+    """`flowgen data check --deep` decodes the whole of every file."""
+
+    def damaged(self) -> dict[str, str]:
+        """By key, what is wrong with the items that the survey passed; their rows say so from now on."""
+
+
+@runtime_checkable
 class Identified(Protocol):
     """What is measured on the data set is cached under its identity."""
 

@@ -45,7 +45,10 @@ KINDS = {
             "clips by index",
             "flowgen.media.interfaces:Dataset",
             ("modality",),
-            _abilities("Keyed", "ManyClips", "Bucketed", "FullSize", "Reports", "ToleratesBad", "Identified"),
+            _abilities(
+                *("Keyed", "ManyClips", "Bucketed", "FullSize", "Reports", "ToleratesBad", "Identified"),
+                *("Fingerprinted", "Labelled", "DecodesWhole"),
+            ),
         ),
         Kind(
             "encoder",

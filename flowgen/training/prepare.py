@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing, write_json
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder
-from flowgen.media.interfaces import Dataset, Extensible
+from flowgen.media.interfaces import Dataset, Extensible, Fingerprinted
 from flowgen.plugins import registry
 from flowgen.runs.run import Run
 from flowgen.training.deepspeed_config import user_config
+from flowgen.training.same_data import ALLOW, changes
 from flowgen.weights import load_allowing, write_tensors
 
 FIT_CLIPS = 256
@@ -59,14 +61,28 @@ def refuse_existing(run: Run) -> None:
         )
 
 
-def refuse_changes(run: Run, config: Config) -> None:
-    """A resumed run is the run that was begun: whatever bears on its result must be as it was."""
+def refuse_changes(run: Run, config: Config, dataset: Dataset | None = None, allow_data: bool = False) -> None:
+    """A resumed run is the run that was begun: whatever bears on its result must be as it was.
+
+    Data may lie elsewhere than they did, as far as it is known that they are the same. UsageError: something differs.
+    """
+    found = changes(run.folder, dataset) if dataset is not None else None
+    if found and not allow_data:
+        raise UsageError(
+            f"--resume continues {run.folder} exactly, but its data have changed since it began: {found}; put them back, start "
+            f"a new run from its weights with --init-from {run.folder}, or go on with other data by --resume --allow {ALLOW}"
+        )
+    places: dict[str, str] = dataset.places if isinstance(dataset, Fingerprinted) else {}
 
     def essence(config: Config) -> dict[str, Any]:
         values = config.model_dump(mode="json", exclude=set(_MAY_CHANGE))
         for key in _MAY_CHANGE_IN_TRAIN:
             del values["train"][key]
         values["deepspeed"] = {k: v for k, v in user_config(config).items() if k in _PRECISION}
+        for name in places:
+            written = values["data"].pop(name, None)
+            if found is None and written is not None:
+                values["data"][name] = os.path.abspath(os.path.expanduser(written))
         if config.train.schedule.decay == "constant":
             del values["train"]["steps"]  # no step before the end depends on where it is
         return values

@@ -12,6 +12,7 @@ from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets, has_buckets
 from flowgen.errors import UsageError
 from flowgen.media.encoder import Encoder
+from flowgen.media.interfaces import Dataset
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.runs.run import Checkpoint, Run
@@ -32,6 +33,7 @@ from flowgen.training.prepare import (
     write_config,
     write_run,
 )
+from flowgen.training.same_data import ALLOW, with_places, write_data
 from flowgen.training.watch import Validator
 
 __all__ = ["Result", "Trainer", "train"]
@@ -50,7 +52,7 @@ def train(
     Args:
         resume: continue the run folder of this config exactly; refused where the config differs in what matters.
         init_from: a run or an export whose averaged weights to start from; step, optimizer, schedule and EMA begin anew.
-        allow: patterns of the weights that may be missing from it, unexpected or of another shape.
+        allow: patterns of the weights that may be missing from it, unexpected or of another shape; with resume, "data".
 
     Raises UsageError and FlowgenError before the first step where something does not fit.
     """
@@ -64,7 +66,8 @@ def train(
     user = {"deepspeed": user_config(resolved.config)}  # the run folder describes the run by itself
     experiment = Experiment(resolved.config.model_copy(update=user)).complete()
     config, dataset = experiment.config, experiment.dataset
-    checkpoint = _checkpoint(run, config, ranks, resume, heading)
+    config = with_places(config, dataset)
+    checkpoint = _checkpoint(run, config, dataset, ranks, resume, ALLOW in allow, heading)
     heading("data", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in dataset.describe().items()))
     shared = config.train.sequence_parallel
     split = Split(
@@ -88,6 +91,8 @@ def train(
             write_run(run, config, resolved, encoder)
         elif ranks.first:
             write_config(run, config)
+        if ranks.first:
+            write_data(run.folder, dataset)
     if checkpoint is not None:
         load_before(checkpoint, network, loss)
 
@@ -121,12 +126,14 @@ class _Heading:
             self.console.print(f"[bold]{what:<8}[/bold] {text}", highlight=False, soft_wrap=True)
 
 
-def _checkpoint(run: Run, config: Config, ranks: Ranks, resume: bool, heading: _Heading) -> Checkpoint | None:
+def _checkpoint(
+    run: Run, config: Config, dataset: Dataset, ranks: Ranks, resume: bool, allow_data: bool, heading: _Heading
+) -> Checkpoint | None:
     """What to continue from; None: begin. UsageError: the run exists, or is another."""
     with together(ranks):
         begun = bool(run.checkpoints())
         if resume and begun:
-            refuse_changes(run, config)
+            refuse_changes(run, config, dataset, allow_data)
         elif not resume or not (run.folder / "config.yaml").is_file():
             refuse_existing(run)
     if not resume:

@@ -13,6 +13,7 @@ from torch import Tensor
 from flowgen.core.interfaces import MASK, SOURCE
 from flowgen.core.random import Randomness, seed_of
 from flowgen.core.tree import tree_map
+from flowgen.data.balance import balanced
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
@@ -34,15 +35,14 @@ class Validator:
 
     @classmethod
     def of(cls, generator: Generator, dataset: Dataset, clips: int, folder: Path) -> Validator:
-        """`clips` held-out clips, the same ones for the whole run. UsageError: nothing is held out."""
+        """`clips` held-out clips of all classes, the same ones for the whole run. UsageError: nothing is held out."""
         held_out = dataset.validation()
         if not len(held_out):
             raise UsageError(
                 "the data set holds out no clip to validate and preview with; hold some out (flowgen plugins show "
                 f"{generator.config.data.type}), or set train.validation.every=0 and train.preview.every=0"
             )
-        count = min(clips, len(held_out))
-        picked = [round(i * (len(held_out) - 1) / max(count - 1, 1)) for i in range(count)]
+        picked = balanced(held_out, clips)
         seed = generator.config.train.seed
         return cls(generator, [held_out.clip(i, seed_of(seed, "validation", i)) for i in picked], folder)
 

@@ -17,5 +17,6 @@ def loudness(samples: Tensor, rate: int) -> float:
     least = int(0.8 * rate)
     if samples.shape[1] < least:
         samples = samples.repeat(1, math.ceil(least / samples.shape[1]))
-    value = float(torchaudio.functional.loudness(samples.float(), rate))
+    scale = max(float(samples.abs().max()), 1.0)  # torchaudio's filters cut off what lies beyond full scale
+    value = float(torchaudio.functional.loudness(samples.float() / scale, rate)) + 20 * math.log10(scale)
     return value if value >= -70 else -70.0  # not-a-number where every block is gated away

@@ -35,6 +35,8 @@ SUFFIXES = (
 _EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg", "flac", "wav")
 """Containers (by ffmpeg's names) whose seeks and timestamps are exact. The others are read from their beginning."""
 _WARM_UP_S = 1.0  # decoded and dropped before a segment: frames of MP3 and AAC build on those before
+_JUNK = 3
+"""Packets of an MP3 file that may hold no sound."""
 _BLOCK = 1 << 16
 
 
@@ -130,17 +132,19 @@ def _frames(container: Any, stream: Any, start_s: float, path: Source) -> Iterat
     warm, exact = max(start_s - _WARM_UP_S, 0.0), container.format.name in _EXACT and not _is_chained(path)
     if warm > 0 and exact:
         container.seek(begin + int(warm / base), stream=stream)  # to the packet at or before
-    counted = warm == 0 or (not exact and container.format.name == "ogg")  # a chain begins its timestamps anew
-    started = False
+    # a chain begins its timestamps anew, and packets of WMA have none of their frames'
+    counted = warm == 0 or (not exact and container.format.name in ("ogg", "asf"))
+    started, junk = False, 0
     for packet in container.demux(stream):
         if not started and not counted and packet.pts is not None and (packet.pts - begin) * base < warm - 1e-9:
             continue
         try:
             decoded = packet.decode()
         except av.error.InvalidDataError:
-            if started or counted:
+            junk += container.format.name == "mp3"  # a tag in the middle, where files are one after the other
+            if (started or counted) and not 0 < junk <= _JUNK:
                 raise
-            continue  # it builds on frames that were not decoded
+            continue  # or it builds on frames that were not decoded
         for frame in decoded:
             if not started:
                 at = 0 if counted or frame.pts is None else (frame.pts - begin) * base

@@ -22,7 +22,7 @@ from flowgen.errors import UsageError, unknown
 from flowgen.media.clip import Clip
 from flowgen_audio import survey
 from flowgen_audio.levels import gain_of, onset
-from flowgen_audio.media import SUFFIXES
+from flowgen_audio.media import SUFFIXES, blocks
 from flowgen_audio.modality import Audio
 from flowgen_audio.reference import Excerpt
 
@@ -135,6 +135,10 @@ class AudioRecordings(Recordings):
         if self.pad and data.shape[1] < self.modality.samples:
             data = torch.nn.functional.pad(data, (0, self.modality.samples - data.shape[1]))
         return replace(clip, data=data, conditions=self.values(item), source=str(_excerpt(item)))
+
+    def decode_whole(self, path: Source) -> None:
+        for _ in blocks(path):
+            pass
 
     def _clip(self, item: Item, window: int, index: int, seed: int) -> Clip:
         clip = super()._clip(item, window, index, seed)

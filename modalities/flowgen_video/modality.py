@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,8 +52,10 @@ class Video:
 
     def read(self, path: Path) -> Clip:
         """The whole file in this rate and size; a clip of it is as long as the file, not `frames` frames."""
-        from flowgen_video.reading import read_frames
+        from flowgen_video.reading import has_sound, read_frames
 
+        if has_sound(Path(path)):
+            print(f"{path}: its sound track is not used", file=sys.stderr)
         data = read_frames(Path(path), self.fps, self.height, self.width, self.channels)
         return Clip(data=data, rate=self.fps, source=str(path))
 

@@ -110,10 +110,7 @@ def index_frames(path: Source, fps: float = 25.0) -> FrameIndex:
 
 def examine(path: Source, picture_rate: float) -> dict[str, Any]:
     """What is in a file, as JSON values: frame times, key frames, timestamps, size as shown, and whether it has sound."""
-    index, size, sound = index_frames(path, picture_rate), shown_size(path), False
-    if not _holds_pictures(path):
-        with _errors_of(path), _opened(path) as container:
-            sound = bool(container.streams.audio)
+    index, size, sound = index_frames(path, picture_rate), shown_size(path), has_sound(path)
     return {
         "times": index.times.tolist(),
         "keys": list(index.keys),
@@ -121,6 +118,14 @@ def examine(path: Source, picture_rate: float) -> dict[str, Any]:
         "size": list(size),
         "sound": sound,
     }
+
+
+def has_sound(path: Source) -> bool:
+    """Whether a file has a sound track."""
+    if _holds_pictures(path):
+        return False
+    with _errors_of(path), _opened(path) as container:
+        return bool(container.streams.audio)
 
 
 def shown_size(path: Source) -> tuple[int, int]:

@@ -4,7 +4,6 @@ Options are read from signatures, so this module does without postponed annotati
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -176,9 +175,7 @@ class VideoRecordings(Recordings):
         to, channels = parse_bucket(name), self.modality.channels
         return decode_frames(item.path, frames.tolist(), to.height, to.width, channels, index)
 
-    def decode_whole(self, item: Item) -> None:
-        """Decode every frame. FlowgenError: one cannot be decoded."""
-        facts: Mapping[str, Any] = self.facts[item.path]
-        index, _ = self._index(item, facts)
-        for start in range(0, len(index), 64):
-            decode_frames(item.path, list(range(start, min(start + 64, len(index)))), 8, 8, 1, index)
+    def decode_whole(self, path: Source) -> None:
+        times, keys, stamps = (self.facts[path][name] for name in ("times", "keys", "stamps"))
+        index = FrameIndex(torch.tensor(times, dtype=torch.float64), tuple(keys), tuple(stamps))
+        decode_frames(path, range(len(index)), 8, 8, 1, index)

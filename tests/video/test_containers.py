@@ -1,0 +1,152 @@
+"""Any frame on its own equals the frame in order, in whatever container; and pictures and tracks that are easily misread."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flowgen_video.folders import VideoFolder
+from flowgen_video.manifests import VideoManifest
+from flowgen_video.modality import Video
+from flowgen_video.reading import decode_frames, index_frames, read_frames
+from PIL import Image
+
+from flowgen.errors import BadData
+
+pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+FRAMES, VIDEO = 60, Video(fps=10, frames=8, height=16, width=16)
+CONTAINERS = {
+    "mpg": "-c:v mpeg2video -bf 2 -g 12",
+    "vob": "-c:v mpeg2video -g 15 -f vob",
+    "ts": "-c:v libx264 -bf 2 -g 12",
+    "m2ts.ts": "-c:v mpeg2video -g 12 -mpegts_m2ts_mode 1",
+    "flv": "-c:v flv1 -g 12",
+    "h264.flv": "-c:v libx264 -bf 2 -g 12",
+    "mp4": "-c:v libx264 -bf 3 -g 12",
+    "open.mp4": "-c:v libx264 -bf 3 -g 12 -x264-params open-gop=1",
+    "fragmented.mp4": "-c:v libx264 -g 12 -movflags frag_keyframe+empty_moov",
+    "mov": "-c:v mjpeg -q:v 3",
+    "mkv": "-c:v libx264 -g 12",
+    "webm": "-c:v libvpx -g 12 -deadline realtime",
+    "avi": "-c:v mpeg4 -bf 2 -g 12",
+    "ogv": "-c:v libtheora -g 12",
+}
+
+
+def ffmpeg(*arguments):
+    subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("containers")
+    source = "testsrc2=s=64x48:r=24,noise=alls=20:allf=t"
+    for suffix, options in CONTAINERS.items():
+        ffmpeg("-f", "lavfi", "-i", source, "-frames:v", FRAMES, *options.split(), folder / f"a.{suffix}")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_every_frame_alone_is_the_frame_in_order(clips, suffix):
+    path = clips / f"a.{suffix}"
+    index = index_frames(path)
+    assert abs(len(index) - FRAMES) <= 1
+    whole = decode_frames(path, range(len(index)), 48, 64, 3, index)
+    assert len({frame.numpy().tobytes() for frame in whole}) > FRAMES - 3
+    for i in range(len(index)):
+        assert torch.equal(decode_frames(path, [i], 48, 64, 3, index)[0], whole[i]), i
+    some = [0, 7, 8, 31, 33, len(index) - 1]
+    assert torch.equal(decode_frames(path, some, 48, 64, 3, index), whole[some])
+
+
+def test_a_video_damaged_in_its_middle_is_replaced_named_and_found_by_a_deep_look(clips, tmp_path, capsys):
+    folder = tmp_path / "v"
+    folder.mkdir()
+    for i in range(5):
+        ffmpeg("-i", clips / "a.mp4", "-vf", f"hue=h={60 * i}", "-g", 8, folder / f"{i}.mp4")
+    content = bytearray((folder / "2.mp4").read_bytes())
+    low, high = len(content) * 3 // 10, len(content) * 7 // 10
+    content[low:high] = np.random.default_rng(0).integers(0, 256, high - low, np.uint8).tobytes()
+    (folder / "2.mp4").write_bytes(content)
+
+    def made(**options):
+        return VideoFolder(VIDEO, str(folder), held_out=0, **options)
+
+    data, again = made(), made()
+    seeds = range(12)
+    clips_ = [data.clip(2, seed) for seed in seeds]
+    for seed in reversed(seeds):  # what takes its place is a function of the seed, whatever else was met before
+        assert clips_[seed].source == again.clip(2, seed).source or "2.mp4" in clips_[seed].source
+    assert any("2.mp4" not in clip.source for clip in clips_)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("left out: 2.mp4 (")
+    assert {row["file"]: row["status"] for row in data.report()}["2.mp4"] == "left out"
+    deep = made()
+    assert list(deep.damaged()) == ["2.mp4"]
+    assert {row["file"]: row["status"] for row in deep.report()}["2.mp4"] == "left out"
+    late = next(seed for seed in seeds if "2.mp4" not in clips_[seed].source)
+    with pytest.raises(BadData, match=r"1 of 5 recordings cannot be used, more than data\.max_bad_share=0"):
+        made(max_bad_share=0.0).clip(2, late)
+
+
+def pictures(folder, *images):
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        image.save(folder / f"{i}.png")
+    return folder
+
+
+def test_what_is_transparent_shows_black_and_sixteen_bits_keep_their_levels(tmp_path):
+    for hidden in ((255, 0, 0), (0, 0, 255)):
+        rgba = np.zeros((16, 16, 4), np.uint8)
+        rgba[..., :3] = hidden
+        rgba[4:12, 4:12] = (0, 200, 0, 255)
+        rgba[0, 0] = (100, 200, 50, 128)
+        found = read_frames(pictures(tmp_path / str(hidden), Image.fromarray(rgba)), 8, 16, 16, 3)[0]
+        assert found[15, 15].tolist() == [0, 0, 0]
+        assert found[8, 8].tolist() == [0, 200, 0]
+        assert found[0, 0].tolist() == pytest.approx([50, 100, 25], abs=2)
+    grey = (np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)).copy()
+    found = read_frames(pictures(tmp_path / "grey", Image.fromarray(grey)), 8, 16, 16, 1)[0, ..., 0]
+    assert np.abs(found.numpy().astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
+
+
+def test_pictures_have_a_rate_of_their_own(tmp_path):
+    pictures(tmp_path / "v" / "one", *(Image.new("L", (16, 16), 10 * i) for i in range(24)))
+    video = Video(fps=5, frames=8, height=16, width=16, channels=1)
+    data = VideoFolder(video, str(tmp_path / "v"), held_out=0, picture_rate=10.0, crop="start")
+    assert data.clip(0, 0).data[:, 0, 0, 0].tolist() == [20 * i for i in range(8)]
+    assert data.report()[0]["seconds"] == pytest.approx(2.4)
+
+
+def test_a_table_of_segments_gives_their_frames(tmp_path):
+    pictures(tmp_path / "one", *(Image.new("L", (16, 16), 10 * i) for i in range(24)))
+    (tmp_path / "t.csv").write_text("file,from,len\none,0,0.8\none,1.2,0.8\none,2.0,0.8\n")
+    video = Video(fps=10, frames=8, height=16, width=16, channels=1)
+    data = VideoManifest(video, str(tmp_path / "t.csv"), start="from", duration="len", held_out=0)
+    assert [data.clip(i, 0).data[0, 0, 0, 0].item() for i in range(2)] == [0, 120]
+    assert [item.key for item, _ in data.left_out] == ["one [2-2.8 s]"]
+
+
+def test_a_sound_track_that_is_not_used_is_named(tmp_path, capsys):
+    (tmp_path / "v").mkdir()
+    sine = ["-f", "lavfi", "-i", "sine=440:d=2"]
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=32x32:r=10:d=2", *sine, "-metadata", "title=XXXXX", tmp_path / "v" / "a.mp4")
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x32:r=10:d=2", tmp_path / "v" / "b.mp4")
+    data = VideoFolder(VIDEO, str(tmp_path / "v"), held_out=0)
+    assert data.describe()["sound tracks"].startswith("1 of 2 recordings have one")
+    assert [row["sound"] for row in data.report()] == ["yes", "no"]
+    VIDEO.read(tmp_path / "v" / "a.mp4")
+    assert "sound track is not used" in capsys.readouterr().err
+
+
+def test_tags_in_another_encoding_do_not_matter(tmp_path):
+    path = Path(tmp_path / "a.mp4")
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=32x32:r=10:d=1", "-metadata", "title=XXXXX", path)
+    content = path.read_bytes()
+    assert b"XXXXX" in content
+    path.write_bytes(content.replace(b"XXXXX", "äöüßé".encode("latin-1")))
+    assert len(read_frames(path, 10, 16, 16, 3)) == 10
