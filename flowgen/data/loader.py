@@ -50,7 +50,7 @@ class Split:
 
 def many_clips(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int]) -> list[Clip]:
     """Clips by index and seed, at once where the data set makes `ManyClips`."""
-    if isinstance(dataset, ManyClips):
+    if isinstance(dataset, ManyClips) and callable(dataset.clips):  # others have a number by that name
         return dataset.clips(indices, seeds)
     return [dataset.clip(index, seed) for index, seed in zip(indices, seeds, strict=True)]
 
