@@ -51,7 +51,7 @@ def make(generator: Generator, request: SampleRequest, watch: Watch) -> list[Cli
         case Vary():
             return _vary(generator, request, watch)
         case Interpolate():
-            return _interpolate(generator, request)
+            return _interpolate(generator, request, watch)
         case FromClips():
             return _from_clips(generator, request, watch)
     raise TypeError(f"no way of sampling for {type(request).__name__}")
@@ -71,6 +71,8 @@ def _refuse(generator: Generator, request: SampleRequest, watch: Watch) -> None:
             "a negative condition says what guidance leads away from, and this sample has no guidance: "
             "set one (--guidance SCALE, or sample.guidance), or leave it out"
         )
+    if isinstance(request, Interpolate) and settings_of(generator, request).path is not None:
+        raise UsageError("an interpolation inverts clips on the path trained on; leave out sample.path")
     if watch.on_state is not None and isinstance(request, (Vary, Interpolate, Continue)):
         raise UsageError(
             f"the way from noise to data cannot be shown for {request.way}: ask for it with a plain sample"
@@ -182,7 +184,7 @@ def _vary(generator: Generator, request: Vary, watch: Watch) -> list[Clip]:
     return solve_rows(generator, request, asked_conditions(request), watch, around, cut_to=seconds or None)
 
 
-def _interpolate(generator: Generator, request: Interpolate) -> list[Clip]:
+def _interpolate(generator: Generator, request: Interpolate, watch: Watch) -> list[Clip]:
     modality, n = generator.modality, len(request.conditions)
     ends = [read(generator, clip) for clip in (request.a, request.b)]
     if isinstance(modality, TimedModality):
@@ -207,6 +209,8 @@ def _interpolate(generator: Generator, request: Interpolate) -> list[Clip]:
             flow, solver = generator.loss.flow(generator.network), build("solver", settings.solver)
             x = between(flow, x, y, shares[part.start : part.stop], grid, solver=solver, cond=cond)
         clips += described(generator.encoder.decode(Latents(x)), asked)
+        if watch.on_step is not None:
+            watch.on_step(len(clips), len(request.chosen))
     return [generator.lengths.cut_back(clip, seconds or None) for clip in clips]
 
 

@@ -219,6 +219,11 @@ def test_a_nul_byte_is_no_path(digits, option):
     assert "NUL byte" in done.stderr
 
 
+def test_more_points_than_one_file_shows_are_refused(untrained_runs, tmp_path):
+    with pytest.raises(UsageError, match="-n 999999999: one file shows at most 10,000,000 clips"):
+        flowgen("sample", untrained_runs / "runs" / "checkerboard", "-n", 999_999_999, "-o", tmp_path / "x.png")
+
+
 def test_a_grid_is_every_combination(digits, tmp_path):
     out = tmp_path / "g.mp4"
     done = flowgen(
