@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +95,9 @@ def _times(t: Tensor, like: Tensor) -> Tensor:
     return t if t.ndim else t.expand(len(like))
 
 
+FORWARD_CONTEXTS: list[Callable[[], AbstractContextManager[Any]]] = []
+"""Entered as well: an engine that puts functions without a forward derivative in place of torch's takes them out here."""
+
 _DIFFERENTIATED: ContextVar[bool] = ContextVar("differentiated", default=False)
 
 
@@ -112,10 +115,13 @@ def forward_differentiable() -> Iterator[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     token = _DIFFERENTIATED.set(True)
-    # nothing is compiled where the compiler was never imported, and its import takes seconds
-    stance: Any = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        with sdpa_kernel(SDPBackend.MATH), stance:
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if "torch._dynamo" in sys.modules:  # its import takes seconds, and without it nothing is compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            for context in FORWARD_CONTEXTS:
+                stack.enter_context(context())
             yield
     finally:
         _DIFFERENTIATED.reset(token)

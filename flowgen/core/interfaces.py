@@ -163,6 +163,44 @@ class LossWithInputs(Protocol):
     def inputs(self) -> tuple[NetworkInput, ...]: ...
 
 
+@runtime_checkable
+class LossWithTeacher(Protocol):
+    """A loss that asks another run, which is loaded frozen; conditions and encoder must be those of this run."""
+
+    @property
+    def teacher(self) -> str:
+        """The folder of that run, an option of the loss."""
+
+    def with_teacher(self, flow: Flow, null: Cond) -> Loss:
+        """The loss that asks `flow`. `null`: null conditions [1, ...] by name, for guidance of the teacher."""
+
+
+@runtime_checkable
+class LossWithAverage(Protocol):
+    """A loss that asks the averaged weights of its own run (train.ema), as they are at the beginning of each step."""
+
+    def with_average(self, network: Callable[..., State]) -> Loss:
+        """The loss that asks `network(x, t, cond)`, which has no parameters to train."""
+
+
+class Group(NamedTuple):
+    """How a part of a loss is trained: at `rate` times the learning rate, and from step `start` on."""
+
+    rate: float = 1.0
+    start: int = 0
+
+
+@runtime_checkable
+class LossWithGroups(Protocol):
+    """An `nn.Module` of a loss whose own modules or parameters are trained otherwise than the network.
+
+    What it does not name is trained as the network is. All are saved and resumed with the run.
+    """
+
+    def groups(self) -> Mapping[str, Group]:
+        """By the name of a module or parameter of the loss."""
+
+
 Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]
 """noise(x, t, s): standard normal noise with the structure of x for the step from t to s; another one for every (t, s)."""
 

@@ -51,9 +51,10 @@ class InputEmbeddings(nn.Module):
 
     features = 256
 
-    def __init__(self, inputs: Sequence[NetworkInput], width: int) -> None:
+    def __init__(self, inputs: Sequence[NetworkInput], width: int, highest: float = 256.0) -> None:
+        """`highest`: the frequency above which the network is not shown its time, either."""
         super().__init__()
-        self.frequencies = {given.name: given.frequency for given in inputs}
+        self.frequencies = {given.name: min(given.frequency, highest) for given in inputs}
         self.mlps = nn.ModuleDict({given.name: _mlp(self.features, width) for given in inputs})
         for mlp in self.mlps.values():
             nn.init.zeros_(mlp[-1].weight)  # type: ignore[index]

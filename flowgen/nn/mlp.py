@@ -64,7 +64,9 @@ class MLP(nn.Module):
         self.conditions = ConditionEmbedding(conditions, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.out = nn.Linear(width, spec.channels)
-        self.inputs = InputEmbeddings(inputs, width)  # last, so that all else begins as it does without them
+        self.inputs = InputEmbeddings(
+            inputs, width, max_frequency
+        )  # last, so that all else begins as it does without them
 
     def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """x [B, channels] at times t [B]."""

@@ -7,9 +7,8 @@ from typing import Any, Literal
 from flowgen.core.guidance import AutoGuidance
 from flowgen.core.interfaces import Cond
 from flowgen.core.tree import State, first_leaf
-from flowgen.errors import FlowgenError
 from flowgen.media.encoder import Encoder
-from flowgen.runs.generator import Generator
+from flowgen.runs.teacher import load_frozen
 
 
 def autoguidance(
@@ -24,15 +23,7 @@ def autoguidance(
 
     Both see the same latents and conditions. ValueError: the run has another encoder, or cannot be loaded.
     """
-    try:
-        weak = Generator.load(run, weights=weights, device="cpu")
-    except FlowgenError as error:
-        raise ValueError(f"the weaker model cannot be loaded from {run}: {error}") from error
-    if encoder is not None and weak.encoder.identity != encoder.identity:
-        raise ValueError(
-            f"the run {run} was trained behind another encoder (identity {weak.encoder.identity}, here {encoder.identity}); "
-            f"take one with the same encoder section and data"
-        )
+    weak = load_frozen(run, encoder, weights)
 
     def network(x: State, t: Any, cond: Cond) -> State:
         return weak.network.to(first_leaf(x).device)(x, t, cond)

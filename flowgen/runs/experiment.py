@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -86,14 +88,22 @@ class Experiment:
     def loss(self) -> Loss:
         """The objective around path, times, coupling and shift; of these, one that the config sets and the loss does not
         take is refused when the config is read (see `flowgen.config.force`)."""
-        return build(
-            "loss",
-            self.config.loss,
-            path=build("path", self.config.path),
-            times=build("times", self.config.times),
-            coupling=self.coupling,
-            shift=self.shift,
-        )
+        with self._initial_weights("weights of the loss"):
+            return build(
+                "loss",
+                self.config.loss,
+                path=build("path", self.config.path),
+                times=build("times", self.config.times),
+                coupling=self.coupling,
+                shift=self.shift,
+            )
+
+    @contextmanager
+    def _initial_weights(self, of: str) -> Iterator[None]:
+        """A block in which what a module draws is a function of the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(self.config.train.seed, of).initial_seed())
+            yield
 
     @cached_property
     def network(self) -> nn.Module:
@@ -111,8 +121,7 @@ class Experiment:
                 f"the loss {self.config.loss.type!r} shows the network {', '.join(given.name for given in inputs)}, which the "
                 f"network {name!r} does not take; choose one with a parameter 'inputs', such as transformer or mlp"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(self.config.train.seed, "weights").initial_seed())
+        with self._initial_weights("weights"):
             given = {"spec": self.spec, "conditions": self.conditioners, "inputs": inputs}
             return build("network", self.config.network, **given)
 

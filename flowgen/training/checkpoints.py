@@ -241,7 +241,7 @@ def choose_checkpoint(run: Run, ranks: Ranks, on_damage: str, say: Callable[...,
 def load_before(checkpoint: Checkpoint, network: torch.nn.Module, loss: Any) -> None:
     """The weights, into the modules of which an engine is then made."""
     checkpoint.load_weights(network, "raw")
-    if isinstance(loss, torch.nn.Module) and (checkpoint.folder / "network.loss.safetensors").is_file():
+    if isinstance(loss, torch.nn.Module) and loss.state_dict():
         checkpoint.load_weights(loss, "raw", suffix=".loss")
 
 

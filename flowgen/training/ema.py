@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowgen.training.engine import Ranks
-from flowgen.training.shards import collect, fill, master_shards
+from flowgen.training.shards import collect, fill, master_shards, spread
 
 
 def ramped(decay: float) -> Callable[[int], float]:
@@ -65,6 +65,13 @@ class Average:
     def collect(self, kept: dict[int, Tensor] | None = None) -> dict[str, Tensor]:
         """Whole averaged parameters by name, on the first rank (see `shards.collect`). All ranks must call it."""
         return collect(self.engine, self.shards, self.ranks, kept)
+
+    def show(self, network: nn.Module) -> None:
+        """Copy the averaged weights into a network like the trained one, on every rank. All ranks must call it."""
+        own = {f"network.{name}": p.detach() for name, p in network.named_parameters()}
+        spread(self.engine, self.shards, self.ranks, own)
+        for name, buffer in self.engine.module.network.named_buffers():
+            network.get_buffer(name).copy_(buffer)
 
     def load(self, read: Callable[[str, int, int], Tensor]) -> None:
         """Set this rank's share from flat values (see `shards.fill`)."""

@@ -12,14 +12,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowgen.config.schema import Optimizer
-from flowgen.core.interfaces import Cond, Loss, LossOutput
+from flowgen.core.flow_map import FORWARD_CONTEXTS
+from flowgen.core.interfaces import Cond, Group, Loss, LossOutput, LossWithGroups
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State, first_leaf
 from flowgen.errors import FlowgenError, UsageError
@@ -173,14 +175,47 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise UsageError(f"deepspeed: {error}") from None
 
 
+class Part(NamedTuple):
+    """Parameters that are trained alike."""
+
+    parameters: list[nn.Parameter]
+    how: Group
+
+
+def parts(objective: Objective) -> list[Part]:
+    """The trained parameters: the network's with what the loss does not name, then each group of the loss.
+
+    UsageError: the loss names a module that it does not have, or one within another.
+    """
+    loss = objective.loss
+    named = loss.groups() if isinstance(loss, LossWithGroups) else {}
+    found: dict[str, list[nn.Parameter]] = {name: [] for name in named}
+    rest: list[nn.Parameter] = []
+    for path, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            owners = [name for name in named if f"{path}.".startswith(f"loss.{name}.")]
+            if len(owners) > 1:
+                raise UsageError(
+                    f"the groups {', '.join(owners)} of {type(loss).__name__} both hold {path}; name one of them"
+                )
+            (found[owners[0]] if owners else rest).append(parameter)
+    for name, parameters in found.items():
+        if not parameters:
+            raise UsageError(f"{type(loss).__name__} has a group {name!r}, but no trained parameters of that name")
+    return [Part(rest, Group()), *(Part(parameters, named[name]) for name, parameters in found.items())]
+
+
 def start_engine(
     objective: Objective, optimizer: Optimizer, config: Mapping[str, Any], timeout_s: float = 600.0
 ) -> Any:
     """A DeepSpeed engine for the objective with AdamW; weight decay spares biases, norms and embeddings of one dimension."""
     deepspeed = _deepspeed()
-    decayed = [p for p in objective.parameters() if p.requires_grad and p.ndim >= 2]
-    spared = [p for p in objective.parameters() if p.requires_grad and p.ndim < 2]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    for part in parts(objective):
+        decayed = [p for p in part.parameters if p.ndim >= 2]
+        spared = [p for p in part.parameters if p.ndim < 2]
+        how = part.how._asdict()
+        groups += [{"params": decayed, **how}, {"params": spared, "weight_decay": 0.0, **how}]
     adamw = torch.optim.AdamW(
         [g for g in groups if g["params"]],
         lr=optimizer.lr,
@@ -190,12 +225,41 @@ def start_engine(
         fused=True,  # one pass over memory, on the CPU as well
     )
     engine, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=dict(config))
+    if engine.zero_optimization_stage() == 3:
+        _differentiate_forward(engine.module)
     if torch.distributed.get_world_size() == 1 and engine.zero_optimization_stage() == 0:
         engine.enable_backward_allreduce = (
             False  # nobody to reduce with; DeepSpeed would copy the gradients there and back
         )
     _set_timeouts(datetime.timedelta(seconds=timeout_s))
     return engine
+
+
+_linear = F.linear
+
+
+@contextmanager
+def _plain_linear() -> Iterator[None]:
+    """torch's own linear function, in whose place ZeRO 3 puts one that keeps no gathered weights, for the whole process."""
+    current, F.linear = F.linear, _linear
+    try:
+        yield
+    finally:
+        F.linear = current
+
+
+def _differentiate_forward(module: nn.Module) -> None:
+    """Make what ZeRO 3 does to a module and to torch differentiable forward.
+
+    The functions that it puts around every module change nothing, and so pass on a derivative as it is.
+    """
+    if _plain_linear not in FORWARD_CONTEXTS:
+        FORWARD_CONTEXTS.append(_plain_linear)
+    for owner in module.modules():
+        for name in ("pre_bwd_fn", "post_bwd_fn"):
+            function = vars(owner).get(name)
+            if function is not None:
+                function.jvp = staticmethod(lambda ctx, tangent: tangent.clone())
 
 
 def share_sequences(network: nn.Module, ranks: Ranks, count: int) -> Ranks:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowgen.config import Config, build
 from flowgen.core.interfaces import MASK
@@ -65,6 +65,8 @@ class Trainer:
         self.averages = {"ema": Average(engine, ranks, ramped(ema.decay))}
         self.averages |= {f"ema-{width:g}": Average(engine, ranks, power(width)) for width in ema.profiles}
         self.validator: Validator | None = None
+        self.averaged: nn.Module | None = None
+        """A network that shows the averaged weights to a loss that asks them."""
         self.step = 0
         self._stop = False
         self._skipped_in_a_row = 0
@@ -140,9 +142,10 @@ class Trainer:
         """One optimizer step over all micro-batches; returns whether to stop after it."""
         seed, stages = self.config.train.seed, self._stages
         stages.step = self.step
-        rate = self._rate(self.step)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_rates()
+        if self.averaged is not None:
+            stages.enter("average")
+            self.averages["ema"].show(self.averaged)
         stop, seen = False, []
         for micro_step in range(split.accumulation):
             stages.enter("data")
@@ -248,6 +251,12 @@ class Trainer:
             for name, c in conditions.items()
         }
         return drop_conditions(cond, self._null, {name: d.to(self.ranks.device) for name, d in dropped.items()})
+
+    def _set_rates(self) -> None:
+        """The schedule owns the learning rate; a group has a factor, and a step before which it stands still."""
+        rate = self._rate(self.step)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate * group["rate"] if self.step >= group["start"] else 0.0
 
     def _rate(self, step: int) -> float:
         options = self.config.train

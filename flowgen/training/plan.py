@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from flowgen.config import ComponentConfig, Config
+from flowgen.core.interfaces import LossWithAverage, LossWithTeacher
 from flowgen.core.tree import leaves, tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.conditions import null_conditions
 from flowgen.media.streams import StreamSpec
 from flowgen.runs.experiment import Experiment, resolve_conditions
+from flowgen.runs.teacher import Frozen
 from flowgen.training.activations import Pretended, Shapes, peak_of_step
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.deepspeed_config import data_ranks, deepspeed_config, micro_batch_size, user_config
@@ -133,6 +135,11 @@ def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int]:
     loss = Experiment(config.model_copy(update={"coupling": ComponentConfig(type="independent")})).loss
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = experiment.new_network()
+        other = Frozen(experiment.new_network())  # of the size of this one
+        if isinstance(loss, LossWithTeacher):
+            loss = loss.with_teacher(loss.flow(other), null_conditions(experiment.conditioners, 1))
+        if isinstance(loss, LossWithAverage):
+            loss = loss.with_average(other)
         if config.train.sequence_parallel > 1:
             shard_sequence(network, Pretended(0, config.train.sequence_parallel))
         prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=None)

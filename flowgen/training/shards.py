@@ -6,7 +6,7 @@ in this module alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +97,7 @@ def collect(
 
     With `kept`, memory of the host that it left there is used again by the next call: pages that are new cost more than the copy.
     """
-    own: dict[str, list[Fragment]] = {}
-    for fragment in fragments(engine, ranks):
-        own.setdefault(fragment.name, []).append(fragment)
+    own = _by_name(engine, ranks)
     whole: dict[str, Tensor] = {}
     for i, bucket in enumerate(_buckets(shapes(engine))):
         size = sum(s.numel() for _, s in bucket)
@@ -108,10 +106,7 @@ def collect(
             buffer = own_memory if ranks.count == 1 else own_memory.zero_()
         else:
             buffer = torch.zeros(size, device=ranks.device)
-        parts = buffer.split([s.numel() for _, s in bucket])
-        for (name, _), part in zip(bucket, parts, strict=True):
-            for fragment in own.get(name, ()):
-                part.narrow(0, fragment.start, fragment.length).copy_(fragment.of(shards))
+        _write(buffer, bucket, own, shards)
         if ranks.count > 1:
             torch.distributed.reduce(buffer, 0)
         if ranks.first:
@@ -121,6 +116,40 @@ def collect(
             if kept is not None:
                 kept[i] = host
     return whole
+
+
+@torch.no_grad()
+def spread(engine: Any, shards: Sequence[Tensor], ranks: Ranks, into: Mapping[str, Tensor]) -> None:
+    """Copy whole float32 tensors out of shards into tensors by name, on every rank. All ranks must call it with the same names."""
+    own = _by_name(engine, ranks)
+    wanted = {name: shape for name, shape in shapes(engine).items() if name in into}
+    for bucket in _buckets(wanted):
+        sizes = [shape.numel() for _, shape in bucket]
+        buffer = torch.zeros(sum(sizes), device=ranks.device)
+        _write(buffer, bucket, own, shards)
+        if ranks.count > 1:
+            torch.distributed.all_reduce(buffer)
+        for (name, shape), part in zip(bucket, buffer.split(sizes), strict=True):
+            into[name].copy_(part.view(shape))
+
+
+def _by_name(engine: Any, ranks: Ranks) -> dict[str, list[Fragment]]:
+    own: dict[str, list[Fragment]] = {}
+    for fragment in fragments(engine, ranks):
+        own.setdefault(fragment.name, []).append(fragment)
+    return own
+
+
+def _write(
+    buffer: Tensor,
+    bucket: Sequence[tuple[str, torch.Size]],
+    own: Mapping[str, Sequence[Fragment]],
+    shards: Sequence[Tensor],
+) -> None:
+    """Put this rank's fragments of the parameters of a bucket into its flat buffer."""
+    for (name, _), part in zip(bucket, buffer.split([s.numel() for _, s in bucket]), strict=True):
+        for fragment in own.get(name, ()):
+            part.narrow(0, fragment.start, fragment.length).copy_(fragment.of(shards))
 
 
 def _buckets(sizes: dict[str, torch.Size]) -> list[list[tuple[str, torch.Size]]]:

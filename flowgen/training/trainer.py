@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import nn
 
 from flowgen.config import Config, Resolved
+from flowgen.core.interfaces import Loss, LossWithAverage
 from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets, has_buckets
 from flowgen.errors import UsageError
@@ -16,6 +19,7 @@ from flowgen.media.interfaces import Dataset
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.runs.run import Checkpoint, Run
+from flowgen.runs.teacher import Frozen, taught
 from flowgen.training.batches import check_buckets, resolve_schedule
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.checkpoints import choose_checkpoint, load_after, load_before
@@ -79,7 +83,8 @@ def train(
         heading("batches", f"{schedule.per_epoch} an epoch, each of one bucket: {sizes}")
     encoder = _fitted_encoder(experiment, run, checkpoint, ranks, heading)
 
-    loss, network = experiment.loss, experiment.network
+    loss, averaged = complete_loss(experiment, ranks.device)
+    network = experiment.network
     ranks = share_sequences(network, ranks, shared)
     shadow = experiment.new_network().to(ranks.device).requires_grad_(False)
     if init_from is not None:
@@ -101,6 +106,7 @@ def train(
     prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=config.train.compile)
     engine = start_engine(Objective(network, loss), config.train.optimizer, engine_config, config.train.timeout_s)
     trainer = Trainer(config, run, ranks, engine, generator, console)
+    trainer.averaged = averaged
     if config.train.validation.every or config.train.preview.every:
         wanted = max(config.train.validation.clips, config.train.preview.clips)
         trainer.validator = Validator.of(generator, dataset, wanted, run.folder / "previews")
@@ -113,6 +119,19 @@ def train(
         return trainer.fit(data, split)
     finally:
         engine.destroy()
+
+
+def complete_loss(experiment: Experiment, device: torch.device) -> tuple[Loss, nn.Module | None]:
+    """The loss of an experiment, from now on with the networks that it asks for; and the one that is to show averaged weights.
+
+    UsageError: it asks for a teacher that does not fit.
+    """
+    loss, averaged = taught(experiment.loss, experiment, device), None
+    if isinstance(loss, LossWithAverage):
+        averaged = experiment.new_network().to(device)
+        loss = loss.with_average(Frozen(averaged))
+    experiment.loss = loss
+    return loss, averaged
 
 
 class _Heading:

@@ -31,6 +31,7 @@ def flowgen_components() -> list[Component]:
         Component("encoder", "tiny", "flowgen_tiny:Scale"),
         Component("network", "tiny-blocks", "flowgen_tiny:Blocks"),
         Component("network", "tiny-branches", "flowgen_tiny:Branches"),
+        Component("loss", "tiny-asking", "flowgen_tiny_losses:Asking"),
         Component("logger", "clock", "flowgen_tiny:Clock"),
         Component("logger", "signal-at", "flowgen_tiny:SignalAt"),
     ]
