@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PLUGINS := $(patsubst %/setup.cfg,%,$(wildcard plugins/*/setup.cfg))
 PLUGIN_STAMP := $(VENV)/.plugins
 
-.PHONY: demo test lint docs clean help
+.PHONY: demo test fast exact lint clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,12 +24,21 @@ $(PLUGIN_STAMP): $(STAMP) $(PLUGINS:%=%/setup.cfg)
 demo: $(STAMP)  ## train small audio and video generators, sample them, write runs/demo/report.html
 	$(BIN)/flowgen demo
 
-test: $(PLUGIN_STAMP)  ## lint, types and all tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
-	set -e; for plugin in $(PLUGINS); do (cd $$plugin && ../../$(BIN)/python -m pytest -q); done
+test: $(PLUGIN_STAMP)  ## lint, types and all tests; what fails is named at the end
+	@failed=; \
+	run() { echo "--- $$1"; what=$$1; shift; "$$@" || failed="$$failed  $$what\n"; }; \
+	run "ruff check" $(BIN)/ruff check .; \
+	run "ruff format" $(BIN)/ruff format --check .; \
+	run "mypy" $(BIN)/mypy; \
+	run "tests" $(BIN)/python -m pytest -q -n 2 --dist loadfile; \
+	for plugin in $(PLUGINS); do run "$$plugin" sh -c "cd $$plugin && ../../$(BIN)/python -m pytest -q"; done; \
+	if [ -n "$$failed" ]; then printf "failed:\n$$failed"; exit 1; fi
+
+fast: $(STAMP)  ## unit tests, in under 90 seconds
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests/core tests/nn tests/config tests/data
+
+exact: $(STAMP)  ## the tests that promise exactness, with the plainest kernels that every processor has
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -q -n 2 --dist loadfile -m exact
 
 lint: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

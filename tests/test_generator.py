@@ -12,6 +12,8 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.runs.generator import Generator
 
+pytestmark = pytest.mark.exact
+
 CONFIG = """
 name: ring
 modality: points

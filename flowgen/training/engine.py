@@ -27,6 +27,7 @@ from flowgen.core.tree import State, first_leaf
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.interfaces import ShardsSequence
 from flowgen.nn.parallel import SequenceGroup
+from flowgen.training.machine import check_precision
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def free_port() -> int:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Let DeepSpeed read its config. UsageError: it refuses a key or a value."""
+    """Let DeepSpeed read its config. UsageError: it, or this machine, refuses a key or a value."""
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from pydantic import ValidationError
 
@@ -173,6 +174,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise UsageError(f"deepspeed: {error.title}: {where}: {first['msg']}, got {first['input']!r}") from None
     except (DeepSpeedConfigError, ValueError) as error:
         raise UsageError(f"deepspeed: {error}") from None
+    check_precision(config)
 
 
 class Part(NamedTuple):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -111,6 +112,7 @@ def test_a_sample_plays_and_carries_its_settings(run, tmp_path):
     assert (settings["seed"], settings["steps"], settings["guidance"]["scale"]) == (5, 3, 3.0)
 
 
+@pytest.mark.exact
 def test_the_same_seed_gives_the_same_clip_whatever_else_is_sampled(run, tmp_path):
     def sample(name, *args):
         done = here("sample", run, "-c", "pitch=C4", "-o", tmp_path / name, *args)
@@ -119,16 +121,19 @@ def test_the_same_seed_gives_the_same_clip_whatever_else_is_sampled(run, tmp_pat
     sample("one.wav")
     sample("two.wav", "-n", "2")
     sample("other.wav", "--seed", "1")
+    sample("again.wav")
     audio = {p.name: _samples(p) for p in tmp_path.glob("*.wav")}
-    assert audio["one.wav"] == audio["two-0.wav"]
-    assert audio["two-1.wav"] != audio["two-0.wav"]
-    assert audio["other.wav"] != audio["one.wav"]
+    assert np.array_equal(audio["one.wav"], audio["again.wav"])
+    # kernels depend on the shape of the batch: what is promised across batches is one step of 16 bits
+    assert np.abs(audio["one.wav"] - audio["two-0.wav"]).max() <= 1
+    assert np.abs(audio["two-1.wav"] - audio["two-0.wav"]).max() > 100
+    assert np.abs(audio["other.wav"] - audio["one.wav"]).max() > 100
     assert (tmp_path / "two-sheet.png").is_file()
 
 
 def _samples(path):
     done = subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-f", "s16le", "-"], capture_output=True, check=True)
-    return done.stdout
+    return np.frombuffer(done.stdout, "<i2").astype(int)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from flowgen.core.times import uniform_grid
 from flowgen.media.regions import KnownFlow
 from flowgen.testing.oracle import GaussianMixture
 
+pytestmark = pytest.mark.exact
+
 # two positions of one channel, whose modes tell one from the other
 TARGET = GaussianMixture(
     torch.tensor([[[-1.5], [1.0]], [[1.2], [-0.5]], [[0.9], [1.8]]], dtype=torch.float64),

@@ -7,6 +7,8 @@ from flowgen.core.random import Randomness
 from flowgen.media.regions import Ends, Gap, Outside, Prefix, Suffix, check_regions, draw_known
 from flowgen.media.streams import Axis, StreamSpec
 
+pytestmark = pytest.mark.exact
+
 SPEC = StreamSpec(3, (Axis("time", 12, 8.0), Axis("height", 6), Axis("width", 4)))
 RANDOM = Randomness(seed=1, step=0, batch=200)
 X = torch.zeros(200, *SPEC.shape)

@@ -14,6 +14,8 @@ from flowgen.data.order import InBuckets, InOneOrder, Order, fill_buckets, make_
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 
+pytestmark = pytest.mark.exact
+
 COSTS = {"long": 1.0, "half": 0.5, "third": 1 / 3}
 
 

@@ -23,7 +23,7 @@ from flowgen.media.interfaces import Dataset
 from flowgen.runs.generator import Generator
 from flowgen.runs.requests import FromClips
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exact]
 CONFIG = """
 name: ring
 modality: points

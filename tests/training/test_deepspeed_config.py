@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from flowgen.config import Document, resolve
 from flowgen.errors import UsageError
@@ -99,3 +100,18 @@ def test_a_batch_that_does_not_divide_is_refused(merged):
 def test_a_wrong_key_inside_a_section_is_refused_by_deepspeed_itself(fit, tiny, tmp_path):
     with pytest.raises(UsageError, match=r"stgae"):
         fit(tiny(tmp_path / "run", {"zero_optimization": {"stgae": 1}}))
+
+
+@pytest.mark.parametrize("section", ["fp16", "bf16"])
+def test_a_precision_that_the_machine_lacks_is_refused_before_anything_is_built(
+    fit, tiny, tmp_path, monkeypatch, section
+):
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(type(get_accelerator()), "supported_dtypes", lambda self: [torch.float32])
+    config = tiny(tmp_path / "run", {section: {"enabled": True}, "zero_optimization": {"stage": 1}})
+    with pytest.raises(
+        UsageError, match=rf"deepspeed\.{section}: this processor has no instructions for .*precision=bfloat16"
+    ):
+        fit(config)
+    assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from flowgen.training.loggers import read_log
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exact]
 
 STAGES = (0, 1, 2, 3)
 PRECISIONS = ("float32", "bfloat16")

@@ -16,6 +16,8 @@ from flowgen.errors import UsageError
 from flowgen.training.deepspeed_config import deepspeed_config
 from flowgen.training.loggers import read_log
 
+pytestmark = pytest.mark.exact
+
 STAGES = (0, 1, 2, 3)
 SEQUENCES = {
     "modality": {"type": "tiny", "channels": 3, "length": 12},
