@@ -49,7 +49,13 @@ if TYPE_CHECKING:
 )
 @part_options
 @sampling_options
-@click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed gives the same clips.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="The same seed gives the same clips; with another -n, up to one step of 16 bits.",
+)
 @click.option("-o", "output", type=File(), help="File to write; its extension sets the format.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--normalise", is_flag=True, help="Scale each clip to full loudness: peak at -1 dB of full scale.")

@@ -130,7 +130,8 @@ class Generator:
     ) -> list[Clip]:
         """The clips that a request asks for, see `flowgen.runs.requests`; a sequence of conditions asks for plain samples.
 
-        Clip i is a function of (seed, i, its conditions and length, settings), whatever else is sampled with it. Lengths
+        Clip i is a function of (seed, i, its conditions and length, settings): bit for bit in a batch of the same shape,
+        and up to the rounding of matrix kernels (1e-5 in the latent) whatever else is sampled with it. Lengths
         that the model does not take are rounded up, said, and cut back.
 
         Args:
