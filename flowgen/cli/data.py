@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from flowgen.cli.options import File
+
 
 @click.group()
 def data() -> None:
@@ -15,9 +17,9 @@ def data() -> None:
 @data.command()
 @click.argument("config")
 @click.argument("overrides", nargs=-1)
-@click.option("-n", "count", type=click.IntRange(min=1), help="Examples on the sheet (default 16; 5000 points).")
+@click.option("-n", "count", type=click.IntRange(1, 1_000_000), help="Examples on the sheet (default 16; 5000 points).")
 @click.option("--held-out", is_flag=True, help="Show the held-out part instead of the training part.")
-@click.option("-o", "output", type=click.Path(path_type=Path), help="PNG to write (default NAME-data.png).")
+@click.option("-o", "output", type=File(), help="PNG to write (default NAME-data.png).")
 def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: bool, output: Path | None) -> None:
     """Print what a data set contains and draw a sheet of examples of every class.
 
@@ -57,11 +59,13 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
 @data.command()
 @click.argument("config")
 @click.argument("overrides", nargs=-1)
-@click.option("-o", "output", type=click.Path(path_type=Path), help="CSV or JSONL to write, with a row for every file.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="PNG of examples to write (default NAME-check.png).")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks to make batches for.")
+@click.option("-o", "output", type=File(), help="CSV or JSONL to write, with a row for every file.")
+@click.option("--sheet", type=File(), help="PNG of examples to write (default NAME-check.png).")
+@click.option(
+    "--gpus", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Ranks to make batches for."
+)
 @click.option("--deep", is_flag=True, help="Decode the whole of every file.")
-@click.option("-n", "shown", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to print.")
+@click.option("-n", "shown", type=click.IntRange(0, 1_000_000), default=10, show_default=True, help="Rows to print.")
 def check(
     config: str, overrides: tuple[str, ...], output: Path | None, sheet: Path | None, gpus: int, deep: bool, shown: int
 ) -> None:

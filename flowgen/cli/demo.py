@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowgen.cli.options import File
+
 if TYPE_CHECKING:
     from flowgen.cli.jobs import Job
     from flowgen.config import Config
@@ -32,9 +34,7 @@ _QUICK = (
 
 
 @click.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder (default runs/demo; runs/demo-quick with --quick)."
-)
+@click.option("--out", type=File(), help="Folder (default runs/demo; runs/demo-quick with --quick).")
 @click.option("--quick", is_flag=True, help="A few steps of everything, to see that it works.")
 def demo(out: Path | None, quick: bool) -> None:
     """Train a small audio and a small video generator, sample from both, measure them, and write a report to open.

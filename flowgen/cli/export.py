@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
+from flowgen.cli.options import File, Number
+
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to write; it must not exist."
-)
+@click.argument("run", type=File())
+@click.option("-o", "--output", type=File(), required=True, help="The folder to write; it must not exist.")
 @click.option(
     "--weights", default="ema", show_default=True, help="ema, raw, or a further average of the run such as ema-0.1."
 )
 @click.option(
     "--ema-width",
-    type=float,
+    type=Number(min=0, max=1),
     metavar="WIDTH",
     help="An average of any relative width (0 to 0.28), combined from the train.ema.profiles in the checkpoints.",
 )

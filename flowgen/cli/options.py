@@ -13,7 +13,12 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class Number(click.FloatRange):
-    """A finite number in a range."""
+    """A finite number in a range, at most 1e12 where no other end is given."""
+
+    def __init__(
+        self, min: float | None = None, max: float = 1e12, min_open: bool = False, max_open: bool = False
+    ) -> None:
+        super().__init__(min, max, min_open, max_open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = super().convert(value, param, ctx)

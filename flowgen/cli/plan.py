@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import click
 
+from flowgen.cli.options import Number
+
 
 @click.command()
 @click.argument("config")
 @click.argument("overrides", nargs=-1)
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks, over all machines.")
 @click.option(
-    "--gpu-memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="Memory of each; says what fits."
+    "--gpus", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Ranks, over all machines."
 )
+@click.option("--gpu-memory", type=Number(min=0, min_open=True), metavar="GB", help="Memory of each; says what fits.")
 def plan(config: str, overrides: tuple[str, ...], gpus: int, gpu_memory: float | None) -> None:
     """Tell what a training run needs of each GPU, for every ZeRO stage, before there is any.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowgen.cli.options import File
+
 if TYPE_CHECKING:
     from flowgen.plugins import Plugin
 
@@ -153,7 +155,7 @@ def check(name: str, overrides: tuple[str, ...], configs: tuple[str, ...], fast:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where to write it (default: flowgen-NAME).")
+@click.option("--folder", type=File(), help="Where to write it (default: flowgen-NAME).")
 def new(name: str, folder: Path | None) -> None:
     """Write a new plugin that brings the modality NAME: it trains, samples and passes its tests as it is.
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowgen.cli.options import check_writable
+from flowgen.cli.options import SEED, File, check_writable
 
 if TYPE_CHECKING:
     from flowgen.training.progress import ProgressDisplay
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=File(), metavar="RUN...")
 @click.option(
-    "-n", "count", type=click.IntRange(min=1), default=12, show_default=True, help="Clips of each run to show."
+    "-n", "count", type=click.IntRange(1, 1_000_000), default=12, show_default=True, help="Clips of each run to show."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
-@click.option("-o", "output", type=click.Path(path_type=Path), help="Page to write (default: report.html in the run).")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed gives the same clips.")
+@click.option("-o", "output", type=File(), help="Page to write (default: report.html in the run).")
 def report(runs: tuple[Path, ...], count: int, seed: int, output: Path | None) -> None:
     """Write a page to look at and listen to: clips of runs with what was asked and what came out, loss curves, figures.
 

@@ -20,10 +20,18 @@ import click
     help="Weights that --init-from may find missing, unexpected or of another shape; with --resume, 'data' that changed.",
 )
 @click.option(
-    "--gpus", type=click.IntRange(min=1), metavar="N", help="Train as N ranks on this machine (of each node)."
+    "--gpus", type=click.IntRange(1, 1_000_000), metavar="N", help="Train as N ranks on this machine (of each node)."
 )
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines; run this on each.")
-@click.option("--node-rank", type=int, default=0, show_default=True, help="Which of the machines this is.")
+@click.option(
+    "--nodes", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Machines; run this on each."
+)
+@click.option(
+    "--node-rank",
+    type=click.IntRange(0, 1_000_000),
+    default=0,
+    show_default=True,
+    help="Which of the machines this is.",
+)
 @click.option("--master", default="", metavar="HOST:PORT", help="Where the machines meet: an address of node 0.")
 @click.option("--dry-run", is_flag=True, help="Check the config, print what would be run on which host, and stop.")
 @click.option("--quiet", is_flag=True, help="Do not print the resolved config.")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -81,6 +82,23 @@ def test_every_command_helps_with_examples(name):
     pages = [CliRunner().invoke(cli, [name, sub, "--help"]).output for sub in subcommands] or [result.output]
     for page in pages:
         assert f"flowgen {name}" in page.partition("Example")[2]
+
+
+def _options(name):
+    command = cli.get_command(None, name)
+    for page in getattr(command, "commands", {"": command}).values():
+        yield from page.params
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_number_and_path_is_within_reason(name):
+    """Not-a-number, infinity, numbers of 70 bits and NUL bytes are refused where the option is read, in every command."""
+    for option in _options(name):
+        numeric = isinstance(option.type, (click.types.IntParamType, click.types.FloatParamType))
+        path = isinstance(option.type, click.Path)
+        for value in ["nan", "inf", "-inf", "1e400", str(2**70)] if numeric else ["a\0b"] if path else []:
+            with pytest.raises(click.BadParameter):
+                option.type.convert(value, option, click.Context(cli))
 
 
 def test_the_run_folder_describes_the_run(run):
