@@ -244,4 +244,7 @@ def _fields(model: Any, loc: Key) -> list[str]:
 def _all_fields(model: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, info in getattr(model, "model_fields", {}).items():
         yield (*key, name)
+        slot = next((m for m in info.metadata if isinstance(m, Slot)), None)
+        if slot == "optimizer":  # the one component that all speak of by its options
+            yield from ((*key, name, option) for option in options_model(slot, info.default.type).model_fields)
         yield from _all_fields(info.annotation, (*key, name))

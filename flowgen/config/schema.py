@@ -49,15 +49,6 @@ class ConditionConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Optimizer(Section):
-    """AdamW."""
-
-    lr: Annotated[float, Field(gt=0)] = 3e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-
-
 class Schedule(Section):
     """Learning rate over the run: linear warm-up over `warmup` steps, then decay to `floor` times the peak."""
 
@@ -107,7 +98,8 @@ class Train(Section):
     micro_batch_size: PositiveInt | None = None
     """Clips in one forward pass of one rank; by default a rank's whole share."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    optimizer: Optimizer = Optimizer()
+    optimizer: Annotated[Named, Slot("optimizer")] = ComponentConfig(type="adamw")
+    """Its `lr` is the peak of the schedule."""
     schedule: Schedule = Schedule()
     clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient; 0: no clipping."""

@@ -39,6 +39,16 @@ def flowgen_components() -> list[Component]:
             "loss", "uncertainty", "flowgen.core.losses:Uncertainty", "flow matching with a learned weight of times"
         ),
         Component("loss", "likelihood", "flowgen.core.losses:Likelihood", "maximum likelihood through the ODE"),
+        Component("optimizer", "adamw", "flowgen.training.optimizers:adamw", "Adam with decoupled weight decay"),
+        Component(
+            "optimizer",
+            "muon",
+            "flowgen.training.optimizers:Muon",
+            "orthogonal updates of matrices, AdamW for the rest",
+        ),
+        Component(
+            "optimizer", "cpu-adam", "flowgen.training.optimizers:cpu_adam", "DeepSpeed's AdamW on the CPU, for offload"
+        ),
         Component("solver", "euler", "flowgen.core.solvers:Euler", "first order, 1 evaluation a step"),
         Component("solver", "midpoint", "flowgen.core.solvers:Midpoint", "second order, 2 evaluations a step"),
         Component("solver", "heun", "flowgen.core.solvers:Heun", "second order, 2 evaluations a step"),

@@ -79,7 +79,14 @@ KINDS = {
             "flowgen.core.interfaces:Coupling",
             abilities=("flowgen.core.interfaces:SourceCoupling",),
         ),
-        Kind("loss", "a training objective", "flowgen.core.interfaces:Loss", ("path", "times", "coupling", "shift")),
+        Kind(
+            "loss",
+            "a training objective",
+            "flowgen.core.interfaces:Loss",
+            ("path", "times", "coupling", "shift"),
+            tuple(f"flowgen.core.interfaces:LossWith{what}" for what in ("Inputs", "Teacher", "Average", "Groups")),
+        ),
+        Kind("optimizer", "what steps the weights", "flowgen.training.optimizers:MakeOptimizer", ("parts",)),
         Kind("solver", "one step of sampling", "flowgen.core.interfaces:Solver"),
         Kind("guidance", "a wrapper around a flow", "flowgen.core.interfaces:Guidance", ("encoder",)),
         Kind(

@@ -1,7 +1,7 @@
 """Checkpoints: written aside, completed by a manifest, renamed, rotated; read back on any number of ranks and ZeRO stage.
 
 network.safetensors, ema.safetensors   whole weights in float32, for sampling and for starting from
-optimizer/rank-0000.safetensors ...    AdamW's moments, each rank its own share, as pieces of named parameters
+optimizer/rank-0000.safetensors ...    the optimizer's state, each rank its own share, as pieces of named parameters
 manifest.json                          step, facts of the run, and size and checksum of every file
 
 DeepSpeed's own state files are not used: they are pickles, bound to a number of ranks and a stage, and hold nothing else.
@@ -33,7 +33,7 @@ from flowgen.training.shards import collect, fill, fragments, master_shards, opt
 from flowgen.weights import write_tensors
 
 _NETWORK, _LOSS = "network.", "loss."
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_STEP = "step"
 _turns = itertools.count()
 """Numbers what is saved while this process group lives, the same on all ranks: a run may follow a run."""
 
@@ -150,8 +150,9 @@ class Saver:
             state = states[fragment.shard]
             if state:
                 key = f"{fragment.name}@{fragment.start}"
-                held[f"{key}/step"] = torch.as_tensor(float(state["step"]))
-                for moment in _MOMENTS:
+                if _STEP in state:
+                    held[f"{key}/{_STEP}"] = torch.as_tensor(float(state[_STEP]))
+                for moment in _moments_in(state):
                     piece = state[moment].detach().view(-1).narrow(0, fragment.offset, fragment.length)
                     name = f"{key}/{moment}"
                     if name in self._kept_moments:
@@ -256,25 +257,42 @@ def load_after(checkpoint: Checkpoint, engine: Any, averages: Mapping[str, Avera
             )
         with _whole_reader(checkpoint.folder, name) as read:
             average.load(read)
-    pieces = _Pieces(checkpoint.folder)
-    for shard, state in zip(master_shards(engine), optimizer_states(engine), strict=True):
-        state["step"] = torch.tensor(0.0, device=shard.device if _steps_on_device(engine) else "cpu")
-        for moment in _MOMENTS:
-            state[moment] = torch.zeros_like(shard)
-    states = optimizer_states(engine)
+    _load_optimizer(_Pieces(checkpoint.folder), engine, ranks)
+
+
+def _load_optimizer(pieces: _Pieces, engine: Any, ranks: Ranks) -> None:
+    """The state of each shard anew: what the pieces of its parameters hold, 0 where there was no step yet."""
+    masters, states = master_shards(engine), optimizer_states(engine)
+    for state in states:
+        for moment in _moments_in(state):
+            state[moment].zero_()
+        if _STEP in state:
+            state[_STEP] = _count(engine, state, masters[0].device, 0.0)
     everyone = Ranks(0, 1, ranks.device) if engine.zero_optimization_stage() == 0 else ranks
     for fragment in fragments(engine, everyone):
         state, span = states[fragment.shard], (fragment.name, fragment.start, fragment.length)
-        state["step"].fill_(max(float(state["step"]), pieces.step(*span)))
-        for moment in _MOMENTS:
-            target = state[moment].view(-1).narrow(0, fragment.offset, fragment.length)
-            pieces.read(moment, *span, into=target)
+        shard = masters[fragment.shard]
+        for moment in pieces.moments(fragment.name):
+            if moment not in state:
+                state[moment] = torch.zeros_like(shard)
+            pieces.read(moment, *span, into=state[moment].view(-1).narrow(0, fragment.offset, fragment.length))
+        if pieces.counted(fragment.name):
+            before = float(state[_STEP]) if _STEP in state else 0.0
+            state[_STEP] = _count(engine, state, shard.device, max(before, pieces.step(*span)))
 
 
-def _steps_on_device(engine: Any) -> bool:
-    """A fused AdamW counts its steps where its moments are."""
+def _moments_in(state: Mapping[str, Any]) -> list[str]:
+    """What an optimizer keeps for each element of a shard."""
+    return [name for name, value in state.items() if name != _STEP and isinstance(value, Tensor)]
+
+
+def _count(engine: Any, state: Mapping[str, Any], device: torch.device, steps: float) -> Any:
+    """A number of steps as the optimizer counts them: a fused one where its moments are, DeepSpeed's own as an integer."""
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    return bool(optimizer.defaults.get("fused"))
+    if isinstance(state.get(_STEP), int) or type(optimizer).__module__.startswith("deepspeed.ops"):
+        return int(steps)
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    return torch.tensor(steps, device=device if fused else "cpu")
 
 
 @contextlib.contextmanager
@@ -293,7 +311,7 @@ def _whole_reader(folder: Path, name: str) -> Iterator[Callable[[str, int, int],
 
 
 class _Pieces:
-    """AdamW's moments, as the ranks of the run that saved them held them."""
+    """What the optimizer keeps, as the ranks of the run that saved them held them."""
 
     def __init__(self, folder: Path) -> None:
         self._found: dict[tuple[str, str], list[tuple[int, Any, str]]] = {}
@@ -304,8 +322,14 @@ class _Pieces:
                 start, _, moment = rest.partition("/")
                 self._found.setdefault((name, moment), []).append((int(start), file, key))
 
+    def moments(self, name: str) -> list[str]:
+        return [moment for owner, moment in self._found if owner == name and moment != _STEP]
+
+    def counted(self, name: str) -> bool:
+        return (name, _STEP) in self._found
+
     def step(self, name: str, start: int, length: int) -> float:
-        return max((float(file.get_tensor(key)) for _, file, key in self._found.get((name, "step"), ())), default=0.0)
+        return max((float(file.get_tensor(key)) for _, file, key in self._found.get((name, _STEP), ())), default=0.0)
 
     def read(self, moment: str, name: str, start: int, length: int, *, into: Tensor) -> None:
         """Copy elements [start, start + length) from the pieces that overlap it; zero where there was no step yet."""

@@ -12,14 +12,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowgen.config.schema import Optimizer
+from flowgen.config import ComponentConfig, build
 from flowgen.core.flow_map import FORWARD_CONTEXTS
 from flowgen.core.interfaces import Cond, Group, Loss, LossOutput, LossWithGroups
 from flowgen.core.random import Randomness
@@ -28,6 +28,7 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.interfaces import ShardsSequence
 from flowgen.nn.parallel import SequenceGroup
 from flowgen.training.machine import check_precision
+from flowgen.training.optimizers import OnHost, Part, WholeMatrices
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,6 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_precision(config)
 
 
-class Part(NamedTuple):
-    """Parameters that are trained alike."""
-
-    parameters: list[nn.Parameter]
-    how: Group
-
-
 def parts(objective: Objective) -> list[Part]:
     """The trained parameters: the network's with what the loss does not name, then each group of the loss.
 
@@ -208,25 +202,27 @@ def parts(objective: Objective) -> list[Part]:
 
 
 def start_engine(
-    objective: Objective, optimizer: Optimizer, config: Mapping[str, Any], timeout_s: float = 600.0
+    objective: Objective, optimizer: ComponentConfig, config: Mapping[str, Any], timeout_s: float = 600.0
 ) -> Any:
-    """A DeepSpeed engine for the objective with AdamW; weight decay spares biases, norms and embeddings of one dimension."""
+    """A DeepSpeed engine for the objective with its optimizer. UsageError: the two do not go together."""
     deepspeed = _deepspeed()
-    groups: list[dict[str, Any]] = []
-    for part in parts(objective):
-        decayed = [p for p in part.parameters if p.ndim >= 2]
-        spared = [p for p in part.parameters if p.ndim < 2]
-        how = part.how._asdict()
-        groups += [{"params": decayed, **how}, {"params": spared, "weight_decay": 0.0, **how}]
-    adamw = torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=optimizer.lr,
-        betas=optimizer.betas,
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        fused=True,  # one pass over memory, on the CPU as well
-    )
-    engine, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=dict(config))
+    made = build("optimizer", optimizer, parts=parts(objective))
+    stage = config["zero_optimization"].get("stage", 0)
+    if stage and isinstance(made, WholeMatrices):
+        raise UsageError(
+            f"train.optimizer: {optimizer.type!r} needs whole matrices, of which ZeRO {stage} gives each rank a piece; "
+            f"set deepspeed.zero_optimization.stage=0, or choose adamw"
+        )
+    if (
+        isinstance(made, OnHost)
+        and torch.cuda.is_available()
+        and "offload_optimizer" not in config["zero_optimization"]
+    ):
+        raise UsageError(
+            f"train.optimizer: {optimizer.type!r} steps weights on the CPU; set deepspeed.zero_optimization.stage=2 and "
+            f"offload_optimizer.device=cpu in it, or choose adamw"
+        )
+    engine, *_ = deepspeed.initialize(model=objective, optimizer=made, config=dict(config))
     if engine.zero_optimization_stage() == 3:
         _differentiate_forward(engine.module)
     if torch.distributed.get_world_size() == 1 and engine.zero_optimization_stage() == 0:

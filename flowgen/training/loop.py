@@ -36,6 +36,7 @@ from flowgen.training.engine import Ranks, gather_objects, load_scaler, scaler_s
 from flowgen.training.figures import Figures
 from flowgen.training.guard import Guard
 from flowgen.training.loggers import Logger
+from flowgen.training.optimizers import peak_rate
 from flowgen.training.progress import ProgressDisplay
 from flowgen.training.schedule import learning_rate
 from flowgen.training.shards import collect, master_shards
@@ -68,6 +69,7 @@ class Trainer:
         self.averaged: nn.Module | None = None
         """A network that shows the averaged weights to a loss that asks them."""
         self.step = 0
+        self._peak = peak_rate(config.train.optimizer)
         self._stop = False
         self._skipped_in_a_row = 0
         self._stage = engine.zero_optimization_stage()
@@ -260,7 +262,7 @@ class Trainer:
 
     def _rate(self, step: int) -> float:
         options = self.config.train
-        return learning_rate(options.schedule, options.optimizer.lr, step, options.steps)
+        return learning_rate(options.schedule, self._peak, step, options.steps)
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.train.steps)

@@ -77,6 +77,9 @@ def plan(config: Config, ranks: int) -> Plan:
     streams: list[StreamSpec] = list(leaves(experiment.spec))
     positions = config.train.batch_size * sum(math.prod(a.size for a in stream.axes) for stream in streams)
     sent = _communicated(count, ranks, accumulation, half)
+    if config.train.optimizer.type not in ("adamw", "cpu-adam"):
+        own = f"the state of the optimizer {config.train.optimizer.type!r} is counted as AdamW's: two numbers a weight"
+        remark = f"{remark}; {own}" if remark else own
     return Plan(count, ranks, micro, accumulation, positions, stages, sent, remark)
 
 

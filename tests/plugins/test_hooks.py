@@ -73,7 +73,7 @@ def test_defaults_are_set_below_the_config_and_say_where_they_are_from(config):
     with plugged("site", mine):
         resolved = load(config)
         assert (resolved.config.train.seed, resolved.config.train.steps) == (5, 3)
-        assert resolved.config.train.optimizer.lr == 0.5
+        assert resolved.config.train.optimizer.options["lr"] == 0.5
         sources = {key: source for key, _, source in resolved.rows()}
         assert sources["train.seed"] == "plugin site"
         assert sources["train.steps"].endswith("tiny.yaml:7")

@@ -125,7 +125,7 @@ def test_an_export_overwrites_nothing_and_refuses_damage(run, tmp_path):
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_the_plan_is_what_deepspeed_allocates(tiny, stage, half):
-    from flowgen.config.schema import Optimizer
+    from flowgen.config.schema import ComponentConfig
     from flowgen.training.engine import Objective, start_engine, start_ranks
     from flowgen.training.shards import master_shards, optimizer_states
 
@@ -143,7 +143,7 @@ def test_the_plan_is_what_deepspeed_allocates(tiny, stage, half):
     from flowgen.training.deepspeed_config import deepspeed_config
 
     engine = start_engine(
-        Objective(Blocks(StreamSpec(2), {}), FlowMatching()), Optimizer(), deepspeed_config(config, 1)
+        Objective(Blocks(StreamSpec(2), {}), FlowMatching()), ComponentConfig(type="adamw"), deepspeed_config(config, 1)
     )
     kind = {"kind": torch.zeros(8, dtype=torch.long)}
     engine.backward(engine(torch.randn(8, 2), kind, Randomness(0, 0, 8)).total.mean())

@@ -40,7 +40,8 @@ def plain_loop(values):
         {"params": [p for p in network.parameters() if p.ndim >= 2]},
         {"params": [p for p in network.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, betas=options.optimizer.betas, weight_decay=options.optimizer.weight_decay)
+    own = options.optimizer.options
+    adamw = torch.optim.AdamW(groups, betas=tuple(own["betas"]), weight_decay=own["weight_decay"])
     data = batches(dataset, 0, Split(options.batch_size, options.batch_size))
     seen, history = [], []
     for step in range(options.steps):
@@ -55,7 +56,7 @@ def plain_loop(values):
         total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip)
         for group in adamw.param_groups:
-            group["lr"] = learning_rate(options.schedule, options.optimizer.lr, step, options.steps)
+            group["lr"] = learning_rate(options.schedule, own["lr"], step, options.steps)
         adamw.step()
         seen.append(total.item())
         history.append({k: v.clone() for k, v in network.state_dict().items()})

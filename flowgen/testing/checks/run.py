@@ -25,6 +25,7 @@ from flowgen.media.encoder import Latents
 from flowgen.testing.checks.dataset import equal
 from flowgen.testing.contract import NotApplicable, check
 from flowgen.testing.subject import Subject, distance
+from flowgen.training.optimizers import peak_rate
 
 _STEPS = 20
 _ROUNDING = 1e-5
@@ -35,7 +36,7 @@ _PATIENCE_S = 600
 @check(f"{_STEPS} steps on one batch lower its loss", see="training")
 def training_lowers_the_loss(s: Subject) -> str | None:
     network = s.new_network().train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=max(s.config.train.optimizer.lr, 2e-3))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=max(peak_rate(s.config.train.optimizer), 2e-3))
     cond = s.conditions(s.clips)
     if s.latents.mask is not None:
         cond[MASK] = s.latents.mask

@@ -32,6 +32,7 @@ def flowgen_components() -> list[Component]:
         Component("network", "tiny-blocks", "flowgen_tiny:Blocks"),
         Component("network", "tiny-branches", "flowgen_tiny:Branches"),
         Component("loss", "tiny-asking", "flowgen_tiny_losses:Asking"),
+        Component("optimizer", "tiny-momentum", "flowgen_tiny_optimizer:Momentum"),
         Component("logger", "clock", "flowgen_tiny:Clock"),
         Component("logger", "signal-at", "flowgen_tiny:SignalAt"),
     ]
