@@ -15,7 +15,7 @@ from torch import Tensor
 from flowgen.core.estimate import Estimate
 from flowgen.core.interfaces import Cond, Flow, Noise, Paths, Prediction, Solver
 from flowgen.core.paths import interpolate, velocity
-from flowgen.core.sampler import check_grid, invert, sample
+from flowgen.core.sampler import check_grid, checked_flow, invert, sample
 from flowgen.core.tree import State, lincomb, tree_map
 
 
@@ -38,15 +38,15 @@ class Replaced:
     known: State
 
     @property
-    def path(self) -> Any:
-        return getattr(self.flow, "path", None)
+    def path(self) -> Paths:
+        return self.flow.path
 
     @property
-    def predicts(self) -> Prediction | None:
-        return getattr(self.flow, "predicts", None)
+    def predicts(self) -> Prediction:
+        return self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
-        paths = path_of(self.flow)
+        paths = self.flow.path
         seen = _where(self.known, interpolate(paths, self.x1, self.x0, t), x)
         said = self.flow(seen, t, cond)
 
@@ -84,7 +84,7 @@ def vary(
     rest = check_grid(grid)
     start = torch.tensor(t, dtype=torch.float64)
     rest = torch.cat([start[None], rest[rest > t + 1e-9]])
-    x = interpolate(path_of(flow), x1, noise, start)
+    x = interpolate(checked_flow(flow).path, x1, noise, start)
     return sample(flow, x, rest, solver=solver, cond=cond, noise=draws)
 
 
@@ -121,14 +121,6 @@ def slerp(x: Tensor, y: Tensor, share: float | Tensor) -> Tensor:
     wx = torch.where(straight, 1 - share, torch.sin((1 - share) * angle) / sine)
     wy = torch.where(straight, share, torch.sin(share * angle) / sine)
     return lincomb((wx, x), (wy, y))  # type: ignore[return-value]
-
-
-def path_of(flow: Flow) -> Paths:
-    """The path a flow tells. ValueError: it tells none."""
-    paths = getattr(flow, "path", None)
-    if paths is None:
-        raise ValueError("this wants a flow that tells its path; guidance and known regions keep the one they wrap")
-    return paths
 
 
 def _where(known: State, given: State, x: State) -> State:

@@ -94,15 +94,15 @@ class OnPath:
 
     @property
     def _trained(self) -> Path:
-        path = getattr(self.flow, "path", None)
-        if path is None or isinstance(path, Mapping):
+        path = self.flow.path
+        if isinstance(path, Mapping):
             raise ValueError(f"a change of path wants a flow with one path, got {path!r}")
         return path
 
     @property
     def predicts(self) -> Prediction:
         """What it is read from: a velocity is converted to the new path's, the others stay what they are."""
-        return self.flow.predicts  # type: ignore[attr-defined]
+        return self.flow.predicts
 
     def __call__(self, x: State, t: Tensor, cond: Cond | None = None) -> Estimate:
         if END_TIME in (cond or {}):

@@ -104,11 +104,20 @@ class SourceCoupling(Coupling, Protocol):
         """The sources [B, ...], from the conditions. ValueError: they are not there."""
 
 
+@runtime_checkable
 class Flow(Protocol):
-    """`flow(x, t, cond)` -> Estimate. Guidance wraps a Flow and is a Flow.
+    """`flow(x, t, cond)` -> Estimate. Guidance wraps a Flow and is a Flow; `flowgen.NetworkFlow` makes one of a network.
 
-    A flow that tells its `path` and what it `predicts` has singular readings refused before sampling begins.
+    `path` and `predicts` say how its estimates are read, so that singular readings are refused before sampling begins.
     """
+
+    @property
+    def path(self) -> Paths:
+        """The path it was trained on, one for all streams or one a stream."""
+
+    @property
+    def predicts(self) -> Prediction:
+        """What its estimates hold, wherever (t, x) it is asked."""
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate: ...
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Paths, Solver
+from flowgen.core.interfaces import Cond, Flow, Path, Prediction, Solver
 from flowgen.core.paths import coefficients
 from flowgen.core.random import Randomness
-from flowgen.core.sampler import check_grid, solve
+from flowgen.core.sampler import check_grid, checked_flow, solve
 from flowgen.core.solvers.adaptive import DormandPrince
 from flowgen.core.tree import State, batch_size, first_leaf, leaves, tree_map
 
@@ -47,7 +47,7 @@ def log_prob(
             backward pass for each dimension.
         gradient: keep what it takes to differentiate the result, by x1 or by the network's weights.
     """
-    augmented = _Augmented(flow, probe, gradient)
+    augmented = _Augmented(checked_flow(flow), probe, gradient)
     start: Any = {
         "x": x1,
         "log": torch.zeros(batch_size(x1), 1, dtype=first_leaf(x1).dtype, device=first_leaf(x1).device),
@@ -56,11 +56,11 @@ def log_prob(
     end: Any = solve(augmented, start, backwards, solver or DormandPrince(), cond, gradient=gradient)
     noise = end["x"]
 
-    def leaf(x: Tensor, path: Any) -> Tensor:
+    def leaf(x: Tensor, path: Path) -> Tensor:
         sigma = coefficients(path, grid[0].double().cpu()).sigma
         return -0.5 * ((x / sigma).square() + math.log(2 * math.pi * sigma**2)).flatten(1).sum(1)
 
-    prior = sum(leaves(tree_map(leaf, noise, augmented.paths[0])))
+    prior = sum(leaves(tree_map(leaf, noise, flow.path)))
     # solved backwards, the divergence has been integrated from 1 to 0
     return LogProb(prior + end["log"][:, 0], noise)
 
@@ -82,7 +82,15 @@ class _Augmented:
     flow: Flow
     probe: State | None
     gradient: bool
-    paths: list[Paths] = field(default_factory=list)
+
+    @property
+    def path(self) -> Any:
+        return {"x": self.flow.path, "log": next(leaves(self.flow.path))}
+
+    @property
+    def predicts(self) -> Prediction:
+        """That of the flow: where it has no velocity, there is no divergence either."""
+        return self.flow.predicts
 
     def __call__(self, x: Any, t: Any, cond: Cond | None = None) -> Estimate:
         with torch.enable_grad():
@@ -91,8 +99,6 @@ class _Augmented:
             y = tree_map(lambda v: v if keep and v.requires_grad else v.detach().requires_grad_(), leaf)
             estimate = self.flow(y, t, cond)
             velocity = estimate.velocity
-            if not self.paths:
-                self.paths.append(estimate.path)
             if self.probe is None:
                 each = tree_map(lambda v, y: _trace(v, y, keep), velocity, y)
             else:
@@ -105,7 +111,7 @@ class _Augmented:
         if not keep:
             velocity, divergence = tree_map(torch.Tensor.detach, velocity), divergence.detach()
         value: Any = {"x": velocity, "log": divergence}
-        return Estimate(estimate.path, x, t, "velocity", value)
+        return Estimate(self.path, x, t, "velocity", value)
 
 
 def _trace(v: Tensor, y: Tensor, keep: bool) -> Tensor:

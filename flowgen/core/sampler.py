@@ -79,6 +79,7 @@ def solve(
     gradient: bool = False,
 ) -> State:
     """Carry x along a checked grid, in either direction. `gradient`: let gradients through."""
+    checked_flow(flow)
     _check_state(x)
     noise = noise or _unseeded
     refuse_singular(flow, grid, solver)
@@ -125,19 +126,27 @@ def _check_state(x: State) -> None:
         raise ValueError(f"the streams of a state have one batch size, got {sorted(sizes)}")
 
 
+def checked_flow(flow: Flow) -> Flow:
+    """`flow`. ValueError: it is a network or a function, which says nothing of how it is read."""
+    if isinstance(flow, Flow):
+        return flow
+    raise ValueError(
+        f"a {type(flow).__name__} is no flow: it declares no `path` and no `predicts`; wrap a network or a function "
+        "network(x, t, cond) as NetworkFlow(network, path=Linear(), predicts='velocity')"
+    )
+
+
 def refuse_singular(flow: Flow, grid: Tensor, solver: Solver) -> None:
     """Take the first and the last step of the grid with a network that says 0, so that a singular reading is refused at once.
 
-    A flow that does not tell its path and prediction is not checked here; its readings are, when they are taken.
+    A ValueError names the solver, the step and what it could not read.
     """
-    paths, predicts = getattr(flow, "path", None), getattr(flow, "predicts", None)
-    if paths is None or predicts is None:
-        return
+    paths, predicts = flow.path, flow.predicts
     edges = {tuple(grid[:2].tolist()), tuple(grid[-2:].tolist())}
     for t, s in edges:
         if not (0.0 < t < 1.0 and 0.0 < s < 1.0):
             try:
-                _passed(paths, predicts, solver, t, s)  # type: ignore[arg-type]
+                _passed(paths, predicts, solver, t, s)
             except TypeError:  # a dict of paths, which cannot be remembered
                 _try_step(paths, predicts, solver, t, s)
 

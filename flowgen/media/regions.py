@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow
+from flowgen.core.interfaces import Cond, Flow, Paths, Prediction
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State, left, tree_map
 from flowgen.media.streams import Axis, Spec, StreamSpec
@@ -186,12 +186,12 @@ class KnownFlow:
     known: State
 
     @property
-    def path(self) -> Any:
-        return getattr(self.flow, "path", None)
+    def path(self) -> Paths:
+        return self.flow.path
 
     @property
-    def predicts(self) -> Any:
-        return getattr(self.flow, "predicts", None)
+    def predicts(self) -> Prediction:
+        return self.flow.predicts
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
         x1, known = (tree_map(lambda given, x: _rows(given, len(x)), given, x) for given in (self.x1, self.known))

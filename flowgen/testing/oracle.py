@@ -7,6 +7,7 @@ of the modes, `{"modes": bool [B, K]}`, so conditional and guided fields are exa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Path, Prediction
+from flowgen.core.interfaces import Cond, Path, Paths, Prediction
 from flowgen.core.paths import Linear, coefficients
-from flowgen.core.tree import left
+from flowgen.core.tree import State, left
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +161,18 @@ class MixtureFlowMap:
             below = torch.where(lower < upper, cdf(y, then, 1) < lower, cdf(y, then, -1) > upper)
             low, high = torch.where(below, y, low), torch.where(below, high, y)
         return ((low + high) / 2).reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class FunctionFlow:
+    """A function (x, t, cond) -> Estimate as a flow: to watch another flow, or to break one."""
+
+    function: Callable[..., Estimate]
+    path: Paths
+    predicts: Prediction = "velocity"
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        return self.function(x, t, cond)
 
 
 def _columns(c: Any, x: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 
 from flowgen.core.editing import Replaced, between, slerp, vary
 from flowgen.core.guidance import CFG
+from flowgen.core.likelihood import log_prob
 from flowgen.core.paths import VP, Cosine, Linear
-from flowgen.core.sampler import sample
+from flowgen.core.sampler import invert, sample
 from flowgen.core.solvers import RK4, AdamsMoulton, DPMSolverPP2M, Euler, EulerMaruyama
 from flowgen.core.times import uniform_grid
 from flowgen.media.regions import KnownFlow
@@ -140,9 +141,12 @@ def test_slerp_keeps_the_length_of_noise(g):
     )
 
 
-def test_editing_wants_a_flow_that_tells_its_path(mixture):
+def test_what_declares_no_path_is_refused_with_what_wraps_it(mixture):
     x = torch.zeros(2, 2, dtype=torch.float64)
     guided = CFG(2.0)(mixture.flow(Linear()), mixture.null(2))
     assert vary(guided, x, x, 0.5, uniform_grid(2), cond=mixture.only(0, 2)).isfinite().all()
-    with pytest.raises(ValueError, match="tells its path"):
+    with pytest.raises(ValueError, match=r"function is no flow.*NetworkFlow"):
         vary(lambda x, t, cond=None: None, x, x, 0.5, uniform_grid(2))
+    for call in (sample, invert, log_prob):
+        with pytest.raises(ValueError, match=r"Linear is no flow.*NetworkFlow"):
+            call(torch.nn.Linear(2, 2), x, uniform_grid(2))

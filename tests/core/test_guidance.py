@@ -12,7 +12,7 @@ from flowgen.core.paths import Cosine, Linear
 from flowgen.core.sampler import sample
 from flowgen.core.solvers import RK4, DormandPrince, DPMSolverPP2M, Heun
 from flowgen.core.times import uniform_grid
-from flowgen.testing.oracle import GaussianMixture
+from flowgen.testing.oracle import FunctionFlow, GaussianMixture
 
 B = 16
 PREDICTIONS = ["velocity", "data", "noise", "score"]
@@ -247,7 +247,7 @@ def test_the_state_of_a_wrapped_flow_is_kept(mixture, x):
     def elsewhere(y, t, cond=None):
         return Estimate(Linear(), y + 1, t, "velocity", torch.zeros_like(y))
 
-    torch.testing.assert_close(CFG(3.0)(elsewhere, {})(x, at(0.5), {}).data, x + 1)
+    torch.testing.assert_close(CFG(3.0)(FunctionFlow(elsewhere, Linear()), {})(x, at(0.5), {}).data, x + 1)
 
 
 @pytest.mark.parametrize(

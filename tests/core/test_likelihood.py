@@ -10,7 +10,7 @@ from flowgen.core.likelihood import bits_per_dim, log_prob, rademacher
 from flowgen.core.paths import VE, CondOT, Cosine, Linear
 from flowgen.core.solvers import RK4, AdamsMoulton, DormandPrince
 from flowgen.core.times import uniform_grid
-from flowgen.testing.oracle import GaussianMixture
+from flowgen.testing.oracle import FunctionFlow, GaussianMixture
 
 
 @pytest.mark.parametrize("path", [Linear(), CondOT(), Cosine()], ids=lambda p: type(p).__name__)
@@ -61,7 +61,7 @@ def test_streams_add_up():
         value = {k: m.flow(paths[k])(x[k], t).value for k, m in (("a", a), ("b", b))}
         return Estimate(paths, x, t, "velocity", value)
 
-    found = log_prob(flow, x1, uniform_grid(60), solver=RK4())
+    found = log_prob(FunctionFlow(flow, paths), x1, uniform_grid(60), solver=RK4())
     torch.testing.assert_close(found.log_prob, a.log_prob(x1["a"]) + b.log_prob(x1["b"]), rtol=0, atol=2e-4)
 
 
@@ -92,7 +92,7 @@ def test_one_probe_a_solve_keeps_the_field_smooth(mixture, g):
             calls.append(t)
             return flow(x, t, cond)
 
-        log_prob(counted, x1, uniform_grid(1), probe=probe, solver=DormandPrince(1e-3, 1e-3))
+        log_prob(FunctionFlow(counted, Linear()), x1, uniform_grid(1), probe=probe, solver=DormandPrince(1e-3, 1e-3))
         return len(calls)
 
     exact, once = evaluations(None), evaluations(rademacher(x1, 1))
@@ -128,7 +128,8 @@ def test_gradients_by_the_weights(probe, g):
             return Estimate(Linear(), x, t, "velocity", torch.tanh(x @ w + t) @ w.T)
 
         signs = rademacher(x1, 3) if probe else None
-        return log_prob(flow, x1, uniform_grid(5), solver=RK4(), probe=signs, gradient=True).log_prob.sum()
+        wrapped = FunctionFlow(flow, Linear())
+        return log_prob(wrapped, x1, uniform_grid(5), solver=RK4(), probe=signs, gradient=True).log_prob.sum()
 
     leaf = w.clone().requires_grad_()
     got = torch.autograd.grad(total(leaf), leaf)[0]
@@ -144,3 +145,13 @@ def test_bits_per_dimension_of_uniform_bytes():
     """Bytes of no structure cost 8 bits each: u/127.5 - 1 is uniform on [-1, 1.0078], whose log-density is -log(256/127.5)."""
     d = 12
     assert float(bits_per_dim(torch.tensor(-d * math.log(256 / 127.5)), d)) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("solver", [RK4(), DormandPrince(1e-3, 1e-3)], ids=["rk4", "dormand-prince"])
+def test_what_has_no_velocity_at_the_data_is_refused_before_anything_is_computed(mixture, solver):
+    def untouched(x, t, cond=None):
+        raise AssertionError("the flow was asked")
+
+    flow = FunctionFlow(untouched, Linear(), "data")
+    with pytest.raises(ValueError, match=r"data prediction cannot be read as velocity at t = 1.*end the grid before"):
+        log_prob(flow, torch.zeros(2, 2), uniform_grid(4), solver=solver)

@@ -21,7 +21,7 @@ from flowgen.core.solvers import (
     UniPC,
 )
 from flowgen.core.times import uniform_grid
-from flowgen.testing.oracle import GaussianMixture
+from flowgen.testing.oracle import FunctionFlow, GaussianMixture
 
 X = torch.zeros(2, 2, dtype=torch.float64)
 
@@ -110,9 +110,9 @@ def test_values_that_are_not_finite_are_reported(mixture):
         return Estimate(Linear(), x, t, "velocity", value)
 
     with pytest.raises(ValueError, match=r"not finite in the result \(1 of 2 samples\)"):
-        sample(broken, X, uniform_grid(2))
+        sample(FunctionFlow(broken, Linear()), X, uniform_grid(2))
     with pytest.raises(ValueError, match="sample 1 is not finite between t = 0"):
-        sample(broken, X, uniform_grid(2), solver=DormandPrince())
+        sample(FunctionFlow(broken, Linear()), X, uniform_grid(2), solver=DormandPrince())
 
 
 def test_stochastic_solvers_do_not_run_backwards(mixture):

@@ -27,8 +27,8 @@ class AutoGuidance:
         check_interval(self.start, self.end)
 
     def __call__(self, flow: Flow, null: Cond) -> Flow:
-        ours, theirs = getattr(flow, "path", None), getattr(self.weak, "path", None)
-        if ours is not None and theirs is not None and ours != theirs:
+        ours, theirs = flow.path, self.weak.path
+        if ours != theirs:
             raise ValueError(
                 f"the weaker flow is on {theirs}, this one on {ours}; bring it there with flowgen.core.flow.OnPath"
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Prediction
+from flowgen.core.interfaces import Cond, Flow, Paths, Prediction
 from flowgen.core.tree import State, batch_size, concat, first_leaf, left, tree_map
 
 
@@ -29,13 +29,13 @@ class Guided:
     predicts_guided: Prediction | None = None
 
     @property
-    def path(self) -> Any:
-        return getattr(self.flow, "path", None)
+    def path(self) -> Paths:
+        return self.flow.path
 
     @property
-    def predicts(self) -> Prediction | None:
+    def predicts(self) -> Prediction:
         """What the guided estimate is: the network's own prediction, or that of the rule's space."""
-        return self.predicts_guided or getattr(self.flow, "predicts", None)
+        return self.predicts_guided or self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         inside = tree_map(lambda t: (t >= self.start) & (t <= self.end), t)

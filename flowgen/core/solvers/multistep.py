@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Paths
+from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Paths, Prediction
 from flowgen.core.solvers.base import Stateless, at, combine, interpolatory
 from flowgen.core.solvers.ode import Ralston, RungeKutta, TableRungeKutta
 from flowgen.core.tree import State, leaves, lincomb, tree_map
@@ -51,18 +51,33 @@ class AdamsBashforth(Stateless):
     ) -> tuple[State, _Past]:
         past = state.seen if state else ()
         if len(past) + 1 < self.order - 1:
-            first: list[State] = []
-
-            def recorded(x: State, t: Any, cond: Cond | None = None) -> Estimate:
-                estimate = flow(x, t, cond)
-                first.append(estimate.velocity)
-                return estimate
-
+            recorded = _Recorded(flow, [])
             starter: RungeKutta = {2: Ralston, 3: TableRungeKutta}[self.order - 1]()
             x_s, _ = starter.step(recorded, x, t, s, None, noise, cond)
-            return x_s, _Past(((t.item(), first[0]), *past), x)
+            return x_s, _Past(((t.item(), recorded.velocities[0]), *past), x)
         seen = ((t.item(), flow(x, t, cond).velocity), *past[: self.order - 1])
         return _quadrature(x, t.item(), s.item(), seen), _Past(seen, x)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A flow that keeps the velocities it was asked for."""
+
+    flow: Flow
+    velocities: list[State]
+
+    @property
+    def path(self) -> Paths:
+        return self.flow.path
+
+    @property
+    def predicts(self) -> Prediction:
+        return self.flow.predicts
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        estimate = self.flow(x, t, cond)
+        self.velocities.append(estimate.velocity)
+        return estimate
 
 
 @dataclass(frozen=True)

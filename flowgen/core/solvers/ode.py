@@ -90,14 +90,11 @@ class RungeKutta(Stateless):
 
 
 def _has_velocity(flow: Flow, t: Tensor) -> bool:
-    """Whether what the flow predicts can be read as a velocity at t; True where the flow does not tell."""
-    predicts = getattr(flow, "predicts", None)
-    if predicts is None or predicts == "velocity" or 0 < t.item() < 1:
+    """Whether what the flow predicts can be read as a velocity at t."""
+    if flow.predicts == "velocity" or 0 < t.item() < 1:
         return True
     try:
-        at_all = [
-            reading(coefficients(path, t), predicts, "velocity") for path in leaves(getattr(flow, "path", None) or {})
-        ]
+        at_all = [reading(coefficients(path, t), flow.predicts, "velocity") for path in leaves(flow.path)]
     except ZeroDivisionError:
         return False
     return all(math.isfinite(a + b) for a, b in at_all)

@@ -175,7 +175,7 @@ class Langevin(Stateless):
         if self.predictor:
             x, _ = DDIM().step(flow, x, t, s, None, noise, cond)
         else:
-            x = self._scaled(flow, x, t, s, cond)
+            x = self._scaled(flow, x, t, s)
         a = self.rate
         for i in range(self.corrections):
             estimate = flow(x, s, cond)
@@ -187,9 +187,8 @@ class Langevin(Stateless):
             x = _add(moved, now, lambda c: a * c.sigma, noise, x, label, s)
         return x, None
 
-    def _scaled(self, flow: Flow, x: State, t: Tensor, s: Tensor, cond: Cond | None) -> State:
-        paths = getattr(flow, "path", None)
-        paths = flow(x, t, cond).path if paths is None else paths
+    def _scaled(self, flow: Flow, x: State, t: Tensor, s: Tensor) -> State:
+        paths = flow.path
 
         def leaf(x: Tensor, now: Coefficients, then: Coefficients) -> State:
             if now.alpha == 0:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flowgen.core.estimate import Estimate
 from flowgen.core.interfaces import Cond, Flow, Noise
+from flowgen.core.paths import Linear
 from flowgen.core.solvers.base import Stateless
 from flowgen.core.tree import State, lincomb
 
@@ -74,15 +75,19 @@ class NonStationary(Stateless):
         # symbolic run: coordinate 0 stands for the initial state, coordinate j + 1 for evaluation j
         size = 1 + len(grid) * 2 * solver.evaluations
 
-        def basis(x: Tensor, t: Tensor, cond: Cond | None = None) -> Estimate:
-            times.append(float(t))
-            states.append(x)
-            return Estimate(None, x, t, "velocity", torch.eye(size, dtype=torch.float64)[len(times)][None])  # type: ignore[arg-type]
+        class Basis:
+            path, predicts = Linear(), "velocity"
+
+            def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Estimate:
+                times.append(float(t))
+                states.append(x)
+                value = torch.eye(size, dtype=torch.float64)[len(times)][None]
+                return Estimate(self.path, x, t, "velocity", value)
 
         x = torch.eye(size, dtype=torch.float64)[:1]
         state = solver.init(x)
         for t, s in zip(grid[:-1].double(), grid[1:].double(), strict=True):
-            x, state = solver.step(basis, x, t, s, state, None, None)
+            x, state = solver.step(Basis(), x, t, s, state, None, None)
         rows = torch.cat([*states[1:], x])
         n = len(times)
         return cls(torch.tensor([*times, float(grid[-1])], dtype=torch.float64), rows[:, 0], rows[:, 1 : n + 1])
