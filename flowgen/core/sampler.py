@@ -146,7 +146,7 @@ def refuse_singular(flow: Flow, grid: Tensor, solver: Solver) -> None:
     for t, s in edges:
         if not (0.0 < t < 1.0 and 0.0 < s < 1.0):
             try:
-                _passed(paths, predicts, solver, t, s)
+                _passed(paths, predicts, solver, t, s)  # type: ignore[arg-type]
             except TypeError:  # a dict of paths, which cannot be remembered
                 _try_step(paths, predicts, solver, t, s)
 

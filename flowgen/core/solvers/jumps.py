@@ -41,7 +41,7 @@ class FlowMapSolver(Stateless):
             raise ValueError("a flow map is trained to go forward; invert with an ODE solver such as heun")
         if not self.gamma or s == 1:
             return jump(flow, x, t, s, cond), None
-        paths = flow.path  # type: ignore[attr-defined]
+        paths = flow.path
         beyond = tree_map(lambda path: self._beyond(path, s), paths)
         landed = jump(flow, x, t, beyond, cond)
 
