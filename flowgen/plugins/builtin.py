@@ -38,6 +38,9 @@ def flowgen_components() -> list[Component]:
         Component(
             "loss", "uncertainty", "flowgen.core.losses:Uncertainty", "flow matching with a learned weight of times"
         ),
+        Component(
+            "loss", "flow-map", "flowgen.core.losses:FlowMapMatching", "average velocities, for one evaluation or a few"
+        ),
         Component("loss", "likelihood", "flowgen.core.losses:Likelihood", "maximum likelihood through the ODE"),
         Component("optimizer", "adamw", "flowgen.training.optimizers:adamw", "Adam with decoupled weight decay"),
         Component(

@@ -156,7 +156,7 @@ class MixtureFlowMap:
         lower, upper = cdf(flat, now, 1), cdf(flat, now, -1)
         reach = float(flat.abs().max() + means.abs().max() + 10) * 10
         low, high = torch.full_like(flat, -reach), torch.full_like(flat, reach)
-        for _ in range(200):
+        for _ in range(70):  # of about 100 to the last digit
             y = (low + high) / 2
             below = torch.where(lower < upper, cdf(y, then, 1) < lower, cdf(y, then, -1) > upper)
             low, high = torch.where(below, y, low), torch.where(below, high, y)

@@ -2,6 +2,7 @@
 
 from flowgen.core.interfaces import Loss, LossOutput
 from flowgen.core.losses.edm import EDM, Preconditioned
+from flowgen.core.losses.flow_map import FlowMapMatching
 from flowgen.core.losses.likelihood import Likelihood
 from flowgen.core.losses.matching import FlowMatching
 from flowgen.core.losses.presets import ddpm, rectified_flow, score_matching
@@ -9,6 +10,7 @@ from flowgen.core.losses.uncertainty import Uncertainty
 
 __all__ = [
     "EDM",
+    "FlowMapMatching",
     "FlowMatching",
     "Likelihood",
     "Loss",
