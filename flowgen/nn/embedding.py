@@ -70,9 +70,9 @@ class InputEmbeddings(nn.Module):
         given = {name: left(cond.get(name, t), t).expand(t.shape) for name in self.mlps}
         return given, {k: v for k, v in cond.items() if k not in self.mlps}
 
-    def forward(self, given: Mapping[str, Tensor], t: Tensor) -> Tensor | float:
+    def forward(self, given: Mapping[str, Tensor], t: Tensor) -> Tensor:
         """[..., width] for values of the shape of t; 0 where there are no inputs."""
-        total: Tensor | float = 0.0
+        total = torch.zeros((), device=t.device)  # a tensor: ZeRO 3 takes no other output of a module
         with torch.autocast(t.device.type, enabled=False):
             for name, mlp in self.mlps.items():
                 value = given[name].float() - (t.float() if name == END_TIME else 0.0)
