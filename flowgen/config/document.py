@@ -60,7 +60,7 @@ def _read(path: Path, find: Callable[[str], Path | None], below: tuple[Path, ...
     other = beside if os.path.isfile(beside) else find(parent)
     if other is None:
         raise UsageError(
-            f"{where}: cannot read the config {shorten(str(beside))}: there is no such file, and no such recipe"
+            f"{where}: cannot read the config {shorten(str(beside), 400)}: there is no such file, and no such recipe"
         )
     base = _read(other, find, (*below, path.resolve()))
     _merge(base, here.values, here.sources, ())

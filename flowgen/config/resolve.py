@@ -99,7 +99,7 @@ def locate(name: str) -> Path:
         return recipe
     if path.suffix in (".yaml", ".yml") or os.path.exists(path):
         raise UsageError(
-            f"no config at {shorten(name)!r}; give a YAML file, a run folder, or a recipe ({', '.join(sorted(recipes()))})"
+            f"no config at {shorten(name, 400)!r}; give a YAML file, a run folder, or a recipe ({', '.join(sorted(recipes()))})"
         )
     raise UsageError(unknown("config or recipe", name, recipes()))
 

@@ -11,9 +11,9 @@ import soundfile
 pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
 
-from flowgen import text
 from flowgen.config import load
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media import text
 from flowgen.runs.run import Run
 from flowgen.testing.models import autoencoder, text_encoder, vocoder
 from tests.large_recipes import SMALL, flowgen, sounds
@@ -51,19 +51,19 @@ def test_speech_large_speaks_for_as_long_as_asked(tmp_path: Path) -> None:
     assert (info.samplerate, info.channels) == (24000, 1)
     assert info.frames / 24000 == pytest.approx(0.6, abs=256 / 24000)
     assert '"duration": 0.6' in soundfile.SoundFile(out).comment
-    flowgen("sample", run, "-c", "duration=0.8", "-o", out)
+    flowgen("sample", run, "-c", "duration=0.8", "-o", out, "--force")
     assert soundfile.info(out).frames / 24000 == pytest.approx(0.8, abs=256 / 24000)
-    flowgen("sample", run, "--prompt", "a bell", "--negative", "text=rain", "--seconds", 0.6, "-o", out)
+    flowgen("sample", run, "--prompt", "a bell", "--negative", "text=rain", "--seconds", 0.6, "-o", out, "--force")
     with pytest.raises(UsageError, match=r"'duration' is 0.9 and the clips are to be 0.6 s long"):
-        flowgen("sample", run, "-c", "duration=0.9", "--seconds", 0.6, "-o", out)
+        flowgen("sample", run, "-c", "duration=0.9", "--seconds", 0.6, "-o", out, "--force")
     with pytest.raises(UsageError, match="longer than max_tokens=40"):
-        flowgen("sample", run, "--prompt", "a bell " * 20, "-o", out)
+        flowgen("sample", run, "--prompt", "a bell " * 20, "-o", out, "--force")
 
     # an export says which encoder it wants, and takes no other
     first = soundfile.read(out)[0]
     flowgen("export", run, "-o", tmp_path / "exported")
     same = tmp_path / "same.wav"
-    asked = ("--prompt", "a bell", "--negative", "text=rain", "--seconds", 0.6, "-o", same)
+    asked = ("--prompt", "a bell", "--negative", "text=rain", "--seconds", 0.6, "--force", "-o", same)
     flowgen("sample", tmp_path / "exported", *asked)
     assert (soundfile.read(same)[0] == first).all()
     shutil.move(models / "google/byt5-small", tmp_path / "moved")

@@ -130,7 +130,7 @@ def test_the_order_does_not_depend_on_the_file_system(site):
 
 
 def test_a_target_that_is_no_import_string_is_refused():
-    with pytest.raises(UsageError, match=r"expected 'package.module:attribute', got 'flowgen\.paths\.Linear'"):
+    with pytest.raises(UsageError, match=r"expected 'package.module:attribute', got 'flowgen\.core\.paths\.Linear'"):
         Component("path", "x", "flowgen.core.paths.Linear")
 
 
