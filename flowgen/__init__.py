@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flowgen.core.couplings import Sinkhorn as Sinkhorn
     from flowgen.core.editing import Replaced as Replaced
     from flowgen.core.editing import between as between
+    from flowgen.core.editing import inverted as inverted
     from flowgen.core.editing import vary as vary
     from flowgen.core.estimate import Estimate as Estimate
     from flowgen.core.flow import NetworkFlow as NetworkFlow
@@ -178,6 +179,7 @@ _HOME = {
     "Replaced": "core.editing",
     "vary": "core.editing",
     "between": "core.editing",
+    "inverted": "core.editing",
     "log_prob": "core.likelihood",
     "bits_per_dim": "core.likelihood",
     "rademacher": "core.likelihood",

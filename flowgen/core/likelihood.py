@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Path, Prediction, Solver
-from flowgen.core.paths import coefficients
+from flowgen.core.interfaces import Cond, Flow, Path, Paths, Prediction, Solver
+from flowgen.core.paths import coefficients, interpolate
 from flowgen.core.random import Randomness
 from flowgen.core.sampler import check_grid, checked_flow, solve
 from flowgen.core.solvers.adaptive import DormandPrince
@@ -35,9 +35,14 @@ def log_prob(
     solver: Solver | None = None,
     cond: Cond | None = None,
     probe: State | None = None,
+    noise: State | None = None,
     gradient: bool = False,
 ) -> LogProb:
     """The log-density of x1 under the ODE of `flow` whose prior at grid[0] is N(0, sigma^2).
+
+    With `noise` it is a bound from below (in the mean over the noise), for flows whose velocity is singular at t = 1:
+    log p(x1) >= E log p_t(alpha x1 + sigma noise) + d log alpha at t = grid[-1] < 1, from the evidence bound with
+    p(x1|x_t) = N(x_t/alpha, sigma^2/alpha^2) (Song et al. 2021, "Maximum likelihood training", section 5).
 
     Args:
         grid: increasing, as for `sample`; two times suffice for an adaptive solver.
@@ -45,24 +50,36 @@ def log_prob(
         probe: signs or normal numbers with the structure of x1 for Hutchinson's estimate: one for the whole solve, as a
             new one for every evaluation would make the field rough (`rademacher` makes one). None: the exact trace, at one
             backward pass for each dimension.
+        noise: standard normal, of the structure of x1.
         gradient: keep what it takes to differentiate the result, by x1 or by the network's weights.
     """
     augmented = _Augmented(checked_flow(flow), probe, gradient)
+    seen = x1 if noise is None else interpolate(flow.path, x1, noise, grid[-1].double().cpu())
     start: Any = {
-        "x": x1,
+        "x": seen,
         "log": torch.zeros(batch_size(x1), 1, dtype=first_leaf(x1).dtype, device=first_leaf(x1).device),
     }
     backwards = check_grid(grid).flip(0)
     end: Any = solve(augmented, start, backwards, solver or DormandPrince(), cond, gradient=gradient)
-    noise = end["x"]
+    source = end["x"]
 
     def leaf(x: Tensor, path: Path) -> Tensor:
         sigma = coefficients(path, grid[0].double().cpu()).sigma
         return -0.5 * ((x / sigma).square() + math.log(2 * math.pi * sigma**2)).flatten(1).sum(1)
 
-    prior = sum(leaves(tree_map(leaf, noise, flow.path)))
+    prior = sum(leaves(tree_map(leaf, source, flow.path)))
     # solved backwards, the divergence has been integrated from 1 to 0
-    return LogProb(prior + end["log"][:, 0], noise)
+    total = prior + end["log"][:, 0]
+    return LogProb(total if noise is None else total + _volume(flow.path, x1, grid[-1]), source)
+
+
+def _volume(paths: Paths, x1: State, t: Tensor) -> float:
+    """d log alpha(t), over all streams."""
+
+    def leaf(x: Tensor, path: Path) -> float:
+        return x[0].numel() * math.log(coefficients(path, t.double().cpu()).alpha)
+
+    return float(sum(leaves(tree_map(leaf, x1, paths))))
 
 
 def rademacher(like: State, seed: int) -> State:

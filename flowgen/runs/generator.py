@@ -17,7 +17,9 @@ from flowgen.config import Config, build
 from flowgen.config.schema import Sample
 from flowgen.core.interfaces import Loss, Paths, SourceCoupling
 from flowgen.core.likelihood import log_prob, rademacher
+from flowgen.core.random import Randomness
 from flowgen.core.rows import Rows
+from flowgen.core.solvers.ode import has_velocity
 from flowgen.core.times import make_grid, shift_factor
 from flowgen.core.tree import State, tree_map
 from flowgen.errors import FlowgenError, UsageError
@@ -186,7 +188,8 @@ class Generator:
     ) -> Tensor:
         """log p of the latents of clips, in nats [B]: along the ODE of the flow, by its exact trace or one probe a clip.
 
-        Without conditions it is that of the unconditional model.
+        A network that predicts something else than a velocity gives a bound from below, at the noise of the last sampling
+        step (see `flowgen.log_prob`). Without conditions it is that of the unconditional model.
         """
         self._from_noise("a likelihood")
         asked = conditions or [{}] * len(clips)
@@ -195,10 +198,12 @@ class Generator:
         if mask is not None:
             raise UsageError("a likelihood compares latents of one size; give clips of one length")
         probe = None if exact else rademacher(x, seed)
-        end = 1.0 if self.loss.predicts == "velocity" else 0.999  # where the velocity of other predictions is singular
         with self.refusals():
-            grid = torch.tensor([0.0, end], dtype=torch.float64)
-            return log_prob(self.loss.flow(self.network), x, grid, cond=cond, probe=probe).log_prob
+            flow, times = self.loss.flow(self.network), self.grid(self.config.sample, x)
+            noise = None
+            if not has_velocity(flow, times[-1]):  # an error of its estimate would be divided by 1 - t
+                times, noise = times[:-1], Randomness(seed, 0, len(clips)).normal(x)
+            return log_prob(flow, x, times[[0, -1]], cond=cond, probe=probe, noise=noise).log_prob
 
     def _from_noise(self, what: str) -> None:
         if self.pairs == "clips":

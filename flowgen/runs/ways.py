@@ -12,6 +12,7 @@ import torch
 
 from flowgen.config import build
 from flowgen.core.editing import between
+from flowgen.core.rows import Rows
 from flowgen.core.tree import State, leaves, tree_map
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
@@ -204,10 +205,10 @@ def _interpolate(generator: Generator, request: Interpolate, watch: Watch) -> li
         x, y = (_repeated(generator.encoder.encode([clip]).x, len(part)) for clip in (a, b))
         with generator.refusals():
             grid = generator.grid(settings, x)
-            if generator.loss.predicts == "data":  # its velocity is singular at t = 1, where the way back begins
-                grid[-1] = 1 - min(1e-3, float(1 - grid[-2]) / 2)
             flow, solver = generator.loss.flow(generator.network), build("solver", settings.solver)
-            x = between(flow, x, y, shares[part.start : part.stop], grid, solver=solver, cond=cond)
+            one = tree_map(lambda v: tuple(v.shape[1:]), x)
+            noise = _repeated(Rows(0, range(1), [one], generator.device).noise("invert"), len(part))
+            x = between(flow, x, y, shares[part.start : part.stop], grid, solver=solver, cond=cond, noise=noise)
         clips += described(generator.encoder.decode(Latents(x)), asked)
         if watch.on_step is not None:
             watch.on_step(len(clips), len(request.chosen))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowgen.core.editing import Replaced, between, slerp, vary
+from flowgen.core.editing import Replaced, between, inverted, slerp, vary
 from flowgen.core.guidance import CFG
 from flowgen.core.likelihood import log_prob
 from flowgen.core.paths import VP, Cosine, Linear
@@ -150,3 +150,29 @@ def test_what_declares_no_path_is_refused_with_what_wraps_it(mixture):
     for call in (sample, invert, log_prob):
         with pytest.raises(ValueError, match=r"Linear is no flow.*NetworkFlow"):
             call(torch.nn.Linear(2, 2), x, uniform_grid(2))
+
+
+@pytest.mark.parametrize("predicts", ["velocity", "data"])
+@pytest.mark.parametrize("steps", [4, 16])
+def test_the_ends_of_an_interpolation_are_the_two_clips(mixture, g, predicts, steps):
+    a, b, noise = (torch.randn(3, 2, generator=g, dtype=torch.float64) for _ in range(3))  # not samples of the flow
+    share = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    x = between(mixture.flow(Linear(), predicts), a, b, share, uniform_grid(steps), solver=DPMSolverPP2M(), noise=noise)
+    torch.testing.assert_close(x[[0, 2]], torch.stack([a[0], b[2]]), rtol=0, atol=1e-12)
+    assert (x[1] - a[1]).abs().max() > 0.05
+    assert (x[1] - b[1]).abs().max() > 0.05
+
+
+def test_what_a_round_trip_leaves_is_small_where_the_flow_knows_the_clip(mixture, g):
+    x1, noise = mixture.sample(64, g), torch.randn(64, 2, generator=g, dtype=torch.float64)
+    for predicts in ("velocity", "data"):
+        lost = inverted(
+            mixture.flow(Linear(), predicts), x1, uniform_grid(16), solver=DPMSolverPP2M(), noise=noise
+        ).residual
+        assert float(lost.square().mean().sqrt()) < 0.1 * float(x1.std())
+
+
+def test_a_flow_without_a_velocity_at_the_data_wants_noise_to_be_inverted(mixture):
+    x = torch.zeros(2, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="inverted from noised data: give `noise`"):
+        between(mixture.flow(Linear(), "data"), x, x, 0.5, uniform_grid(2))

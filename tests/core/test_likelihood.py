@@ -155,3 +155,14 @@ def test_what_has_no_velocity_at_the_data_is_refused_before_anything_is_computed
     flow = FunctionFlow(untouched, Linear(), "data")
     with pytest.raises(ValueError, match=r"data prediction cannot be read as velocity at t = 1.*end the grid before"):
         log_prob(flow, torch.zeros(2, 2), uniform_grid(4), solver=solver)
+
+
+def test_noised_data_give_a_bound_that_tightens_towards_the_data(mixture, g):
+    x1 = mixture.sample(256, g)
+    exact = float(mixture.log_prob(x1).mean())
+    gaps = []
+    for end in (0.8, 0.95, 0.99):
+        grid, noise = torch.tensor([0.0, end], dtype=torch.float64), torch.randn(x1.shape, generator=g, dtype=x1.dtype)
+        gaps.append(exact - float(log_prob(mixture.flow(Linear(), "data"), x1, grid, noise=noise).log_prob.mean()))
+    assert gaps[0] > gaps[1] > gaps[2] > -0.05, gaps
+    assert gaps[2] < 0.1 * gaps[0]

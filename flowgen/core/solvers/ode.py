@@ -76,7 +76,7 @@ class RungeKutta(Stateless):
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
     ) -> tuple[State, Any]:
-        if 1.0 in self.tableau.c and not _has_velocity(flow, s):
+        if 1.0 in self.tableau.c and not has_velocity(flow, s):
             last: RungeKutta = Ralston() if self.order > 2 else Euler()
             return last.step(flow, x, t, s, state, noise, cond)
         h = s.item() - t.item()
@@ -89,7 +89,7 @@ class RungeKutta(Stateless):
         return _advance(x, h, self.tableau.result, slopes), None
 
 
-def _has_velocity(flow: Flow, t: Tensor) -> bool:
+def has_velocity(flow: Flow, t: Tensor) -> bool:
     """Whether what the flow predicts can be read as a velocity at t."""
     if flow.predicts == "velocity" or 0 < t.item() < 1:
         return True
