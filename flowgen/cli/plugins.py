@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import click
 from flowgen.cli.options import File
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from flowgen.plugins import Plugin
 
 
@@ -96,9 +99,8 @@ def _show_component(kind: str, name: str) -> None:
     click.echo(f"{kind} {click.style(name, bold=True)}: {component.summary}  ({component.target})")
     click.echo(inspect.cleandoc(component.load().__doc__ or ""))
     for option, info in options_model(kind, name).model_fields.items():
-        type_name = info.annotation.__name__ if isinstance(info.annotation, type) else str(info.annotation)
         default = "required" if info.is_required() else f"default {info.default!r}"
-        click.echo(f"  {option}: {type_name.replace('typing.', '')}, {default}")
+        click.echo(f"  {option}: {_type_words(info)}, {default}")
     _show_abilities(kind, component.load())
 
 
@@ -114,6 +116,16 @@ def _show_abilities(kind: str, target: Any) -> None:
             click.echo(f"  does not offer {ability.name}: {ability.gives}")
             for takes in ability.takes.values():
                 click.echo(f"      takes {takes}")
+
+
+def _type_words(info: FieldInfo) -> str:
+    """The type of an option and its range: "float above 0"."""
+    from flowgen.core.ranges import Range
+
+    name = info.annotation.__name__ if isinstance(info.annotation, type) else str(info.annotation)
+    name = re.sub(r"Annotated\[(\w+), ([^\]]*)\]", r"\1 \2", name.replace("typing.", "")).replace(" ,", ",")
+    ranges = [repr(mark) for mark in info.metadata if isinstance(mark, Range)]
+    return " ".join([name, *ranges]).strip()
 
 
 @plugins.command()

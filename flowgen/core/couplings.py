@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.interfaces import MASK, SOURCE
+from flowgen.core.ranges import Count, Positive
 from flowgen.core.tree import State, batch_size, leaves
 
 
@@ -46,8 +47,8 @@ class Sinkhorn:
     assignment and slower. ValueError: POT is not installed (pip install "flowgen[ot]").
     """
 
-    regularisation: float = 0.05
-    max_iterations: int = 1000
+    regularisation: Positive = 0.05
+    max_iterations: Count = 1000
 
     def __post_init__(self) -> None:
         if self.regularisation <= 0 or self.max_iterations < 1:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.interfaces import Coefficients, Path, Paths
+from flowgen.core.ranges import NonNegative, Positive
 from flowgen.core.tree import State, left, lincomb, tree_map
 
 
@@ -33,7 +34,7 @@ class Linear:
 class CondOT:
     """alpha = t, sigma = 1 - (1 - sigma_min) t: conditional optimal transport (Lipman et al. 2022, eq. 20)."""
 
-    sigma_min: float = 1e-4
+    sigma_min: NonNegative = 1e-4
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < 1:
@@ -69,8 +70,8 @@ class VP:
     quite a unit normal, alpha(0) = 0.0066 by default; dsigma is -inf at t = 1.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: NonNegative = 0.1
+    beta_max: Positive = 20.0
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
@@ -96,8 +97,8 @@ class VE:
     Sampling starts from noise of standard deviation sigma_max, see `flowgen.core.sampler.prior`.
     """
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 50.0
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:

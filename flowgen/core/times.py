@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.interfaces import Path
+from flowgen.core.ranges import Positive, Real
 from flowgen.core.tree import State, leaves, tree_map
 
 
@@ -35,8 +36,8 @@ class Uniform:
 class LogitNormal:
     """sigmoid(mean + std z), z standard normal (SD3, eq. 19; its mean has the other sign, as its time runs backwards)."""
 
-    mean: float = 0.0
-    std: float = 1.0
+    mean: Real = 0.0
+    std: Positive = 1.0
 
     def __post_init__(self) -> None:
         if self.std <= 0:
@@ -54,7 +55,7 @@ class LogitNormal:
 class Mode:
     """u + scale (cos^2(pi u/2) - 1 + u): more (scale > 0) or less of the middle, at any rate some of both ends (SD3, eq. 20)."""
 
-    scale: float = 1.29
+    scale: Real = 1.29
 
     def __post_init__(self) -> None:
         if not -1 <= self.scale <= 2 / (math.pi - 2):

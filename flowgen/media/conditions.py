@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from flowgen.core.ranges import Count, Real
 from flowgen.core.tree import concat, tree_map
 from flowgen.errors import UsageError, unknown
 
@@ -61,8 +62,8 @@ class NumberCondition:
     told to the network.
     """
 
-    low: float
-    high: float
+    low: Real
+    high: Real
     log: bool = False
     seconds: bool = False
     role = "vector"
@@ -92,7 +93,7 @@ class NumberCondition:
 class TextCondition:
     """A sentence as UTF-8 bytes plus one, zero-padded to `max_bytes`; the null value is all zeros."""
 
-    max_bytes: int = 64
+    max_bytes: Count = 64
     role = "sequence"
 
     def encode(self, value: Any) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from flowgen.core.estimate import Estimate
 from flowgen.core.interfaces import Cond, Flow, Paths, Prediction
 from flowgen.core.random import Randomness
+from flowgen.core.ranges import Share
 from flowgen.core.tree import State, left, tree_map
 from flowgen.media.streams import Axis, Spec, StreamSpec
 
@@ -40,9 +41,9 @@ class Region(Protocol):
 class _Ranged:
     """`low` to `high`: how much is known, in units of the axis (seconds for time)."""
 
-    probability: float
-    low: float
-    high: float
+    probability: Share
+    low: Share
+    high: Share
     axis: str = "time"
 
     def __post_init__(self) -> None:
@@ -100,9 +101,9 @@ class Gap(_Ranged):
 class Outside:
     """All but a box over the named axes is known; `low` to `high` is its side as a share of the axis: spatial inpainting."""
 
-    probability: float
-    low: float = 0.25
-    high: float = 0.75
+    probability: Share
+    low: Share = 0.25
+    high: Share = 0.75
     axes: tuple[str, ...] = ("height", "width")
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from flowgen.core.ranges import Count, NonNegative
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.pretrained import DTYPES, Frozen, Precision, find, fingerprint, weight_files
 
@@ -40,13 +41,13 @@ class TextEncoderCondition:
     """
 
     model: str
-    max_tokens: int = 128
+    max_tokens: Count = 128
     truncate: bool = False
     pooled: bool = False
     null_is: Literal["none", "empty"] = "none"
     precision: Precision = "float32"
     unused: tuple[str, ...] = _HEADS
-    cache_mb: float = 1024.0
+    cache_mb: NonNegative = 1024.0
     identity: str | None = None
 
     is_text = True

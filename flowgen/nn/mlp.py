@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowgen.core.interfaces import NetworkInput
+from flowgen.core.ranges import Count, Positive, Whole
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
 from flowgen.nn.embedding import ConditionEmbedding, InputEmbeddings
@@ -43,10 +44,10 @@ class MLP(nn.Module):
         conditions: Mapping[str, Conditioner],
         inputs: Sequence[NetworkInput] = (),
         *,
-        width: int = 512,
-        depth: int = 4,
-        max_frequency: float = 10_000.0,
-        octaves: int = 0,
+        width: Count = 512,
+        depth: Count = 4,
+        max_frequency: Positive = 10_000.0,
+        octaves: Whole = 0,
     ) -> None:
         super().__init__()
         if spec.axes:

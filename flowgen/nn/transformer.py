@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from flowgen.core.flow_map import differentiated
 from flowgen.core.interfaces import END_TIME, MASK, NetworkInput
+from flowgen.core.interfaces import MASK
+from flowgen.core.ranges import Count, Positive
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
 from flowgen.nn.attention import CrossAttention, SelfAttention
@@ -94,11 +96,11 @@ class Transformer(nn.Module):
         conditions: Mapping[str, Conditioner],
         inputs: Sequence[NetworkInput] = (),
         *,
-        width: int = 256,
-        depth: int = 6,
-        heads: int = 4,
-        patch: tuple[int, ...] | None = None,
-        mlp_ratio: float = 4.0,
+        width: Count = 256,
+        depth: Count = 6,
+        heads: Count = 4,
+        patch: tuple[Count, ...] | None = None,
+        mlp_ratio: Positive = 4.0,
         attention: Literal["full", "factorised"] = "full",
         checkpoint: bool = False,
     ) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from flowgen.core.guidance import AutoGuidance
 from flowgen.core.interfaces import Cond
+from flowgen.core.ranges import Real, Share
 from flowgen.core.tree import State, first_leaf
 from flowgen.media.encoder import Encoder
 from flowgen.runs.teacher import load_frozen
@@ -15,9 +16,9 @@ def autoguidance(
     run: str,
     encoder: Encoder | None = None,
     weights: Literal["ema", "raw"] = "raw",
-    scale: float = 2.0,
-    start: float = 0.0,
-    end: float = 1.0,
+    scale: Real = 2.0,
+    start: Share = 0.0,
+    end: Share = 1.0,
 ) -> AutoGuidance:
     """`AutoGuidance` by the newest checkpoint of a run folder: an early or small run, or the raw weights of the same one.
 

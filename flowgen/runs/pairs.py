@@ -13,6 +13,7 @@ from torch.utils.data import get_worker_info
 from flowgen.config import build
 from flowgen.config.schema import Named, Slot
 from flowgen.core.random import seed_of
+from flowgen.core.ranges import Count, Integer
 from flowgen.core.tree import tree_map
 from flowgen.data.loader import Order, clips_at, many_clips
 from flowgen.errors import UsageError
@@ -39,9 +40,9 @@ class Reflow:
 
     modality: Modality
     run: str
-    pairs: int = 10_000
-    steps: int | None = None
-    seed: int = 0
+    pairs: Count = 10_000
+    steps: Count | None = None
+    seed: Integer = 0
     held_out: bool = field(default=False, init=False)
     made: dict[int, list[Clip]] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowgen.core.ranges import Count, NonNegative, Positive, Real, Whole
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
@@ -116,7 +117,7 @@ class AudioEncoder(Encoder):
 class Waveform(AudioEncoder):
     """Patches of `patch` samples as they are."""
 
-    def __init__(self, modality: Audio, patch: int = 64, multiple: int = 1) -> None:
+    def __init__(self, modality: Audio, patch: Count = 64, multiple: Count = 1) -> None:
         super().__init__(modality, patch, patch * modality.channels, multiple)
 
     def features(self, samples: Tensor) -> Tensor:
@@ -169,11 +170,11 @@ class Spectrogram(_Transform):
     def __init__(
         self,
         modality: Audio,
-        window: int = 1024,
-        hop: int = 256,
-        floor_db: float = -80.0,
-        iterations: int = 32,
-        multiple: int = 1,
+        window: Count = 1024,
+        hop: Count = 256,
+        floor_db: Real = -80.0,
+        iterations: Whole = 32,
+        multiple: Count = 1,
     ) -> None:
         super().__init__(modality, window, hop, window // 2 + 1, multiple)
         self.settings = (window, floor_db)
@@ -209,13 +210,13 @@ class Mel(_Transform):
     def __init__(
         self,
         modality: Audio,
-        bands: int = 80,
-        window: int = 1024,
-        hop: int = 256,
-        low_hz: float = 20.0,
-        floor_db: float = -80.0,
-        iterations: int = 32,
-        multiple: int = 1,
+        bands: Count = 80,
+        window: Count = 1024,
+        hop: Count = 256,
+        low_hz: NonNegative = 20.0,
+        floor_db: Real = -80.0,
+        iterations: Whole = 32,
+        multiple: Count = 1,
     ) -> None:
         super().__init__(modality, window, hop, bands, multiple)
         if not 0 <= low_hz < modality.sample_rate / 2:
@@ -245,7 +246,7 @@ class ComplexSTFT(_Transform):
     """
 
     def __init__(
-        self, modality: Audio, window: int = 512, hop: int = 128, power: float = 0.5, multiple: int = 1
+        self, modality: Audio, window: Count = 512, hop: Count = 128, power: Positive = 0.5, multiple: Count = 1
     ) -> None:
         if not 0 < power <= 1:
             raise UsageError(f"encoder.power: expected 0 < power <= 1, got {power:g}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowgen.core.random import generator, seed_of
+from flowgen.core.ranges import Count, Integer
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset
@@ -39,8 +40,8 @@ class ClassifierAgreement:
 
     modality: Audio
     dataset: Dataset
-    epochs: int = 15
-    seed: int = 0
+    epochs: Count = 15
+    seed: Integer = 0
 
     @cached_property
     def recogniser(self) -> Recogniser:
@@ -71,8 +72,8 @@ class FrechetAudio:
 
     modality: Audio
     dataset: Dataset
-    epochs: int = 15
-    seed: int = 0
+    epochs: Count = 15
+    seed: Integer = 0
 
     @cached_property
     def recogniser(self) -> Recogniser:
@@ -105,8 +106,8 @@ class NearestRecording:
 
     modality: Audio
     dataset: Dataset
-    most: int = 10000
-    seed: int = 0
+    most: Count = 10000
+    seed: Integer = 0
 
     @cached_property
     def _training(self) -> Tensor:
@@ -146,8 +147,8 @@ class Diversity:
     modality: Audio
     dataset: Dataset
     features: Literal["log-mel", "recogniser"] = "log-mel"
-    epochs: int = 15
-    seed: int = 0
+    epochs: Count = 15
+    seed: Integer = 0
 
     def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
         n = min(len(clips), len(self.dataset.validation()))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowgen.core.ranges import Count, Positive
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder
@@ -33,8 +34,8 @@ class NoteAccuracy:
 
     modality: Audio
     dataset: Dataset
-    tolerance_cents: float = 50.0
-    examples: int = 400
+    tolerance_cents: Positive = 50.0
+    examples: Count = 400
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, Notes):
@@ -95,7 +96,7 @@ class SpectralConvergence:
 
     modality: Audio
     encoder: Encoder
-    window_s: float = 0.032
+    window_s: Positive = 0.032
 
     def __post_init__(self) -> None:
         if not 0.001 <= self.window_s <= 1:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowgen.core.ranges import Count, Positive
 from flowgen.data.shards import Source
 from flowgen.errors import UsageError
 from flowgen.files import replacing
@@ -24,9 +25,9 @@ from flowgen_audio.survey import scale_of
 class Audio:
     """Sound at `sample_rate` samples a second in 1 or 2 channels; `duration_s` is the length of a fixed-length clip."""
 
-    sample_rate: int = 16000
-    channels: int = 1
-    duration_s: float = 1.0
+    sample_rate: Count = 16000
+    channels: Count = 1
+    duration_s: Positive = 1.0
 
     formats = MEDIA_TYPES
     clips_per_file = 1

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowgen.core.ranges import Count
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Latents
@@ -32,7 +33,7 @@ class WaveformAutoencoder(AudioEncoder):
     context = 4
     """Convolutions reach further than a latent step; what is given is kept this far from a cut."""
 
-    def __init__(self, modality: Audio, model: str, precision: Precision = "float32", multiple: int = 1) -> None:
+    def __init__(self, modality: Audio, model: str, precision: Precision = "float32", multiple: Count = 1) -> None:
         self._autoencoder = Diffused(model, precision)
         autoencoder, name = self._autoencoder, self._autoencoder.config["_class_name"]
         if autoencoder.convolution_axes != 1:
@@ -84,10 +85,10 @@ class MelVocos(AudioEncoder):
         self,
         modality: Audio,
         model: str,
-        bands: int | None = None,
-        window: int | None = None,
-        hop: int | None = None,
-        multiple: int = 1,
+        bands: Count | None = None,
+        window: Count | None = None,
+        hop: Count | None = None,
+        multiple: Count = 1,
     ) -> None:
         import torchaudio
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from flowgen.core.random import seed_of
+from flowgen.core.ranges import Count, Whole
 from flowgen.errors import UsageError, unknown
 from flowgen.media.clip import Clip
 from flowgen_audio.modality import Audio
@@ -81,8 +82,8 @@ class Notes:
     low: str = "C4"
     high: str = "B5"
     timbres: tuple[str, ...] = tuple(TIMBRES)
-    size: int = 4096
-    validation_size: int = 256
+    size: Count = 4096
+    validation_size: Whole = 256
     held_out: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:

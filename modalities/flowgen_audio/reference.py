@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowgen.core.ranges import Count, Positive
 from flowgen.data.shards import Source
 from flowgen.errors import FlowgenError, UsageError
 from flowgen_audio.encoders import mel_filters
@@ -39,9 +40,9 @@ class Excerpt:
 class ReferenceCondition:
     """A sound file, of which the first `seconds` are heard, at `sample_rate`, in `bands` mel bands and whatever loudness."""
 
-    sample_rate: int
-    seconds: float = 2.0
-    bands: int = 48
+    sample_rate: Count
+    seconds: Positive = 2.0
+    bands: Count = 48
     role = "vector"
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.random import uniform_rows
+from flowgen.core.ranges import NonNegative, Positive
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen_points.modality import Points, read_points
@@ -64,7 +65,7 @@ class Checkerboard(Density):
     """Every other square of a 4x4 board on [-half, half]^2; the square at the lower left is empty."""
 
     modality: Points
-    half: float = 4.0
+    half: Positive = 4.0
 
     def __post_init__(self) -> None:
         if self.half <= 0:
@@ -85,8 +86,8 @@ class Ring(Density):
     """Eight Gaussians on a circle, by class: 0 (to the right) to 7, counter-clockwise."""
 
     modality: Points
-    radius: float = 3.5
-    std: float = 0.3
+    radius: NonNegative = 3.5
+    std: NonNegative = 0.3
     classes = tuple(map(str, range(8)))
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:

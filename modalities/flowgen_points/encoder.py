@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowgen.core.ranges import NonNegative
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
 from flowgen.media.streams import StreamSpec
@@ -18,7 +19,7 @@ class ScaledPoints(Encoder):
 
     scale: Tensor
 
-    def __init__(self, modality: Points, *, std: float = 0.0) -> None:
+    def __init__(self, modality: Points, *, std: NonNegative = 0.0) -> None:
         super().__init__()
         self.spec = StreamSpec(channels=2)
         self.measured = std == 0

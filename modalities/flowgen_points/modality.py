@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowgen.core.ranges import Positive
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
 from flowgen.media.clip import Clip
@@ -29,7 +30,7 @@ class Points:
     }
     clips_per_file: ClassVar[int | None] = None
 
-    extent: float = 5.0
+    extent: Positive = 5.0
 
     def __post_init__(self) -> None:
         if self.extent <= 0:

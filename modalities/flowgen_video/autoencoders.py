@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from flowgen.core.ranges import Count
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
@@ -164,7 +165,7 @@ class ImageAutoencoder(FrozenAutoencoder):
         model: str,
         precision: Precision = "float32",
         tiling: bool = False,
-        batch: int = 8,
+        batch: Count = 8,
     ) -> None:
         super().__init__(modality, model, precision, tiling, batch)
 
@@ -207,7 +208,7 @@ class VideoAutoencoder(FrozenAutoencoder):
         model: str,
         precision: Precision = "float32",
         tiling: bool = False,
-        batch: int = 1,
+        batch: Count = 1,
     ) -> None:
         super().__init__(modality, model, precision, tiling, batch)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.random import seed_of
+from flowgen.core.ranges import Count
 from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
@@ -42,8 +43,8 @@ class FrechetDistance:
         modality: Video,
         dataset: Dataset,
         embedding: str = "random-convolution",
-        dimensions: int = 32,
-        clips: int = 256,
+        dimensions: Count = 32,
+        clips: Count = 256,
         against: Literal["held-out", "training"] = "held-out",
     ) -> None:
         self.embedding, self.against = embedding, against
@@ -102,7 +103,7 @@ class LabelAgreement:
         dataset: Dataset,
         condition: str = "label",
         embedding: str = "random-convolution",
-        clips: int = 512,
+        clips: Count = 512,
     ) -> None:
         kind = dataset.conditions.get(condition, {}).get("type")
         if kind != "class":
@@ -160,7 +161,7 @@ class NearestTraining:
     well below 1 means that training clips are repeated by heart.
     """
 
-    def __init__(self, modality: Video, dataset: Dataset, clips: int = 1000) -> None:
+    def __init__(self, modality: Video, dataset: Dataset, clips: Count = 1000) -> None:
         self.training = torch.stack([clip.data.flatten() for clip in training_clips(dataset, clips)]).float()  # type: ignore[union-attr]
 
     def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:

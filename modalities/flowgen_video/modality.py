@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from flowgen.core.ranges import Count, Positive, Whole
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 
@@ -32,12 +33,12 @@ class Video:
     """The last holds numbered PNG files, which lose nothing."""
     clips_per_file: ClassVar[int | None] = 1
 
-    fps: float = 8.0
-    frames: int = 16
-    height: int = 32
-    width: int = 32
+    fps: Positive = 8.0
+    frames: Count = 16
+    height: Count = 32
+    width: Count = 32
     channels: Literal[1, 3] = 3
-    enlarge: int = 0
+    enlarge: Whole = 0
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width"):

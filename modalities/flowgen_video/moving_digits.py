@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.random import generator
+from flowgen.core.ranges import NonNegative, Whole
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen_video.modality import Video
@@ -69,9 +70,9 @@ class MovingDigits:
     """
 
     modality: Video
-    digit_size: int = 0
+    digit_size: Whole = 0
     directions: Literal[4, 8] = 8
-    travel: float = 1.0
+    travel: NonNegative = 1.0
     held_out: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:

@@ -61,6 +61,14 @@ def test_every_value_says_where_it_came_from(config):
         ("train.steps=0", "train.steps: input should be greater than 0, got 0"),
         ("conditions.digit.dropout=2", "conditions.digit.dropout: input should be less than or equal to 1"),
         ("train=5", "train: input should be a valid dictionary"),
+        ("network.width=0", "network.width: input should be greater than or equal to 1, got 0"),
+        ("times={type: logit-normal, std: -1}", "times.std: input should be greater than 0, got -1"),
+        (
+            "sample.guidance={type: multi-cfg, scales: {a: .nan}}",
+            "sample.guidance.scales.a: input should be a finite number",
+        ),
+        ("coupling={type: sinkhorn, regularisation: 0}", "coupling.regularisation: input should be greater than 0"),
+        ("data={type: ring, radius: -2}", "data.radius: input should be greater than or equal to 0"),
         ("name=a/b", "name: string should match pattern"),
         ("name='..'", "name: string should match pattern"),
         ("run=../elsewhere", r"run: .*a run folder is written without '\.\.'"),
@@ -165,9 +173,9 @@ def test_build_gives_only_what_a_signature_asks_for(config):
 
 
 def test_a_value_that_the_component_refuses_is_named(config):
-    resolved = config(GOOD, "times={type: logit-normal, std: -1}").config
-    with pytest.raises(UsageError, match="times 'logit-normal': std must be positive"):
-        build("times", resolved.times)
+    resolved = config(GOOD, "path={type: ve, sigma_min: 3, sigma_max: 2}").config
+    with pytest.raises(UsageError, match="path 've': "):
+        build("path", resolved.path)
 
 
 def test_options_leave_out_what_flowgen_gives():

@@ -1,10 +1,14 @@
 """Every component of this environment loads, can be configured, and can be shown."""
 
+import inspect
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
 import pytest
 from click.testing import CliRunner
 
 from flowgen.cli import cli
 from flowgen.config import options_model
+from flowgen.core.ranges import Range
 from flowgen.errors import UsageError
 from flowgen.plugins import KINDS, registry
 
@@ -21,6 +25,23 @@ def test_it_loads_and_its_options_are_typed(component):
     assert component.load().__doc__, "a component says what it is"
     for name, field in options_model(component.kind, component.name).model_fields.items():
         assert field.annotation is not None, name
+
+
+def without_range(hint):
+    """The numbers within a type that do not say their range; scalars of any kind (labels of a table) have none."""
+    if get_origin(hint) is Annotated:
+        return [] if any(isinstance(mark, Range) for mark in get_args(hint)) else without_range(get_args(hint)[0])
+    if get_origin(hint) is Literal or (str in get_args(hint) and bool in get_args(hint)):
+        return []
+    return [hint] if hint in (int, float) else [t for part in get_args(hint) for t in without_range(part)]
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=IDS)
+def test_its_numbers_say_their_range(component):
+    target = component.load()
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    for name in options_model(component.kind, component.name).model_fields:
+        assert not without_range(hints[name]), f"{name}: use a type of flowgen.core.ranges"
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=IDS)

@@ -8,6 +8,7 @@ from typing import Any
 from flowgen.core.estimate import Estimate
 from flowgen.core.guidance.base import Guided, branches, check_interval, for_batch
 from flowgen.core.interfaces import Cond, Flow
+from flowgen.core.ranges import Real, Share
 from flowgen.core.tree import State, lincomb
 
 
@@ -19,9 +20,9 @@ class CFG:
     default. Both branches run as one batch.
     """
 
-    scale: float = 2.0
-    start: float = 0.1
-    end: float = 1.0
+    scale: Real = 2.0
+    start: Share = 0.1
+    end: Share = 1.0
 
     def __post_init__(self) -> None:
         check_interval(self.start, self.end)
@@ -48,9 +49,9 @@ class MultiCFG:
         scales: by name of the condition, the first being what the others build on.
     """
 
-    scales: dict[str, float] = field(default_factory=dict)
-    start: float = 0.1
-    end: float = 1.0
+    scales: dict[str, Real] = field(default_factory=dict)
+    start: Share = 0.1
+    end: Share = 1.0
 
     def __post_init__(self) -> None:
         check_interval(self.start, self.end)

@@ -12,6 +12,7 @@ from flowgen.core.estimate import Estimate, reading
 from flowgen.core.guidance.base import Guided, branches, check_interval, for_batch, inner
 from flowgen.core.interfaces import Cond, Flow, Path, Prediction
 from flowgen.core.paths import coefficients
+from flowgen.core.ranges import NonNegative, Real, Share
 from flowgen.core.tree import State, left, lincomb, tree_map
 
 
@@ -23,10 +24,10 @@ class CFGZeroStar:
     `zero_until` the velocity is zero: an early, badly learned push is worse than none.
     """
 
-    scale: float = 2.0
-    start: float = 0.0
-    end: float = 1.0
-    zero_until: float = 0.0
+    scale: Real = 2.0
+    start: Share = 0.0
+    end: Share = 1.0
+    zero_until: Share = 0.0
 
     def __post_init__(self) -> None:
         check_interval(self.start, self.end)
@@ -57,11 +58,11 @@ class CFGRescale:
     solvers of `flowgen.core.solvers.ode` therefore do not evaluate.
     """
 
-    scale: float = 2.0
-    rescale: float = 0.7
+    scale: Real = 2.0
+    rescale: Share = 0.7
     space: Prediction = "data"
-    start: float = 0.1
-    end: float = 1.0
+    start: Share = 0.1
+    end: Share = 1.0
 
     def __post_init__(self) -> None:
         check_interval(self.start, self.end)
@@ -95,12 +96,12 @@ class APG:
     function of (x, t) has.
     """
 
-    scale: float = 4.0
-    parallel: float = 0.0
-    norm: float = 0.0
+    scale: Real = 4.0
+    parallel: Real = 0.0
+    norm: NonNegative = 0.0
     space: Prediction = "data"
-    start: float = 0.1
-    end: float = 1.0
+    start: Share = 0.1
+    end: Share = 1.0
 
     def __post_init__(self) -> None:
         check_interval(self.start, self.end)

@@ -15,6 +15,7 @@ from flowgen.core.interfaces import Coefficients, Cond, Coupling, Flow, LossOutp
 from flowgen.core.losses.base import draw, mean_error, output, valid_in
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
+from flowgen.core.ranges import Positive
 from flowgen.core.times import Shift, Uniform
 from flowgen.core.tree import State, lincomb, tree_map
 
@@ -72,7 +73,7 @@ class EDM:
     times: Times = field(default_factory=Uniform)
     coupling: Coupling = field(default_factory=Independent)
     shift: Shift = 1.0
-    data_std: float = 1.0
+    data_std: Positive = 1.0
     output: Literal["velocity", "data"] = "velocity"
 
     def __post_init__(self) -> None:

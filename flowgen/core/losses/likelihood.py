@@ -13,6 +13,7 @@ from flowgen.core.interfaces import MASK, Cond, Flow, LossOutput, Paths, Predict
 from flowgen.core.likelihood import log_prob
 from flowgen.core.paths import Linear
 from flowgen.core.random import Randomness
+from flowgen.core.ranges import Count
 from flowgen.core.solvers import RK4, Midpoint
 from flowgen.core.times import Shift, shift_factor, uniform_grid
 from flowgen.core.tree import State, first_leaf, leaves
@@ -32,7 +33,7 @@ class Likelihood:
 
     path: Paths = field(default_factory=Linear)
     shift: Shift = 1.0
-    steps: int = 8
+    steps: Count = 8
     solver: Literal["midpoint", "rk4"] = "midpoint"
     divergence: Literal["exact", "hutchinson"] = "hutchinson"
     predicts: Prediction = "velocity"

@@ -27,6 +27,7 @@ from flowgen.core.interfaces import (
 from flowgen.core.losses.base import draw, mean_error, output, valid_in
 from flowgen.core.paths import Linear, interpolate, noised
 from flowgen.core.random import Randomness
+from flowgen.core.ranges import Positive, Real
 from flowgen.core.times import Shift, Uniform
 from flowgen.core.tree import State, left, tree_map
 
@@ -54,12 +55,12 @@ class FlowMatching:
     shift: Shift = 1.0
     predicts: Prediction = "velocity"
     space: Prediction | None = None
-    max_ratio: float = 20.0
+    max_ratio: Positive = 20.0
     weighting: Weighting = "uniform"
-    snr_cap: float = 5.0
-    density_mean: float = 0.0
-    density_std: float = 1.0
-    huber: float | None = None
+    snr_cap: Positive = 5.0
+    density_mean: Real = 0.0
+    density_std: Positive = 1.0
+    huber: Positive | None = None
 
     def __post_init__(self) -> None:
         for kind in (self.predicts, self.space or self.predicts):

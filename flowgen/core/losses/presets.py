@@ -6,6 +6,7 @@ from flowgen.core.couplings import Independent
 from flowgen.core.interfaces import Coupling, Times
 from flowgen.core.losses.matching import FlowMatching, Weighting
 from flowgen.core.paths import VE, VP, Linear
+from flowgen.core.ranges import NonNegative, Positive, Real
 from flowgen.core.times import LogitNormal, Shift, Uniform
 
 
@@ -13,10 +14,10 @@ def ddpm(
     times: Times = Uniform(),
     coupling: Coupling = Independent(),
     shift: Shift = 1.0,
-    beta_min: float = 0.1,
-    beta_max: float = 20.0,
+    beta_min: NonNegative = 0.1,
+    beta_max: Positive = 20.0,
     weighting: Weighting = "uniform",
-    snr_cap: float = 5.0,
+    snr_cap: Positive = 5.0,
 ) -> FlowMatching:
     """Denoising diffusion (Ho et al. 2020, eq. 14, in continuous time): the VP path, noise prediction, squared error."""
     return FlowMatching(
@@ -28,8 +29,8 @@ def score_matching(
     times: Times = Uniform(),
     coupling: Coupling = Independent(),
     shift: Shift = 1.0,
-    sigma_min: float = 0.01,
-    sigma_max: float = 50.0,
+    sigma_min: Positive = 0.01,
+    sigma_max: Positive = 50.0,
 ) -> FlowMatching:
     """Denoising score matching (Song and Ermon 2019, eq. 6): the VE path, score prediction, weighted by sigma^2."""
     return FlowMatching(VE(sigma_min, sigma_max), times, coupling, shift, predicts="score", space="noise")
@@ -39,8 +40,8 @@ def rectified_flow(
     times: Times | None = None,
     coupling: Coupling = Independent(),
     shift: Shift = 1.0,
-    mean: float = 0.0,
-    std: float = 1.0,
+    mean: Real = 0.0,
+    std: Positive = 1.0,
 ) -> FlowMatching:
     """Rectified flow as SD3 trains it (Esser et al. 2024): straight path, velocity, times LogitNormal(mean, std)."""
     return FlowMatching(Linear(), LogitNormal(mean, std) if times is None else times, coupling, shift)

@@ -12,6 +12,7 @@ from flowgen.core.interfaces import Cond, Coupling, Flow, LossOutput, Paths, Pre
 from flowgen.core.losses.matching import FlowMatching
 from flowgen.core.paths import Linear
 from flowgen.core.random import Randomness
+from flowgen.core.ranges import Count, Positive
 from flowgen.core.times import Shift, Uniform
 from flowgen.core.tree import State
 
@@ -31,8 +32,8 @@ class Uncertainty(nn.Module):
         shift: Shift = 1.0,
         predicts: Prediction = "velocity",
         space: Prediction | None = None,
-        huber: float | None = None,
-        knots: int = 16,
+        huber: Positive | None = None,
+        knots: Count = 16,
     ) -> None:
         super().__init__()
         if knots < 2:

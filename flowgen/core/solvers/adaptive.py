@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.interfaces import Cond, Flow, Noise
+from flowgen.core.ranges import Count, Positive
 from flowgen.core.solvers.base import Stateless
 from flowgen.core.tree import State, batch_size, first_leaf, leaves, left, lincomb, tree_map
 
@@ -42,9 +43,9 @@ class DormandPrince(Stateless):
     reach the flow as [B]. ValueError: a sample takes more than `max_steps` steps between two points of the grid.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_steps: int = 1000
+    rtol: Positive = 1e-5
+    atol: Positive = 1e-5
+    max_steps: Count = 1000
     order = 5
     evaluations = 6
     """For each step it tries; a grid point is reached in as many as the tolerance takes."""

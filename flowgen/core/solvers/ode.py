@@ -13,6 +13,7 @@ from torch import Tensor
 from flowgen.core.estimate import reading
 from flowgen.core.interfaces import Cond, Flow, Noise
 from flowgen.core.paths import coefficients
+from flowgen.core.ranges import Count, Real
 from flowgen.core.solvers.base import Stateless
 from flowgen.core.tree import State, leaves, lincomb
 
@@ -146,8 +147,8 @@ class TableRungeKutta(RungeKutta):
 
     def __init__(
         self,
-        a: tuple[tuple[float, ...], ...] = ((), (0.5,), (0.0, 0.75)),
-        b: tuple[float, ...] = (2 / 9, 1 / 3, 4 / 9),
-        order: int = 3,
+        a: tuple[tuple[Real, ...], ...] = ((), (0.5,), (0.0, 0.75)),
+        b: tuple[Real, ...] = (2 / 9, 1 / 3, 4 / 9),
+        order: Count = 3,
     ) -> None:
         self.tableau = Tableau(tuple(map(tuple, a)), tuple(b), order)

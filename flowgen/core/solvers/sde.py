@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise
+from flowgen.core.ranges import Count, NonNegative, Positive
 from flowgen.core.solvers.base import Stateless, at, combine
 from flowgen.core.solvers.multistep import Progress, Seen, ends, extrapolation
 from flowgen.core.tree import State, lincomb, tree_map
@@ -21,7 +22,7 @@ from flowgen.core.tree import State, lincomb, tree_map
 class EulerMaruyama(Stateless):
     """x + h (v - churn x0hat) + sqrt(2 churn sigma h) z. churn 0 is Euler's method on the ODE."""
 
-    churn: float = 1.0
+    churn: NonNegative = 1.0
     order = 1
     evaluations = 1
 
@@ -42,7 +43,7 @@ class EulerMaruyama(Stateless):
 class HeunSDE(Stateless):
     """The mean of the drifts at both ends, with one noise for both (stochastic Heun): second order in expectations."""
 
-    churn: float = 1.0
+    churn: NonNegative = 1.0
     order = 2
     evaluations = 2
 
@@ -73,7 +74,7 @@ class HeunSDE(Stateless):
 class Ancestral(Stateless):
     """alpha_s x1hat + sqrt(sigma_s^2 - tau^2) x0hat + tau z. eta 0 is DDIM, eta 1 on VP is DDPM (Song et al. 2020, eq. 16)."""
 
-    eta: float = 1.0
+    eta: NonNegative = 1.0
     order = 1
     evaluations = 1
 
@@ -115,7 +116,7 @@ class DPMSolverPPSDE(Stateless):
     eta 1 is the reverse SDE, 0 is DPM-Solver++(2M).
     """
 
-    eta: float = 1.0
+    eta: NonNegative = 1.0
     order = 1
     evaluations = 1
 
@@ -155,8 +156,8 @@ class Langevin(Stateless):
     scaling alone, as in the original on VE.
     """
 
-    corrections: int = 4
-    rate: float = 0.3
+    corrections: Count = 4
+    rate: Positive = 0.3
     predictor: bool = True
     order = 1
 

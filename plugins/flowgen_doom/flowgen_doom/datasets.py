@@ -11,6 +11,7 @@ from flowgen_audio.modality import Audio
 from flowgen_video.modality import Video
 
 from flowgen.core.random import seed_of
+from flowgen.core.ranges import Count, Whole
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen_doom.game import RATE, TICS, Played, Scenario, actions, play
@@ -44,8 +45,8 @@ class Doom(_Episodes):
 
     modality: Video
     scenario: Scenario = "health_gathering"
-    size: int = 2048
-    validation_size: int = 128
+    size: Count = 2048
+    validation_size: Whole = 128
     held_out: bool = False
 
     def __post_init__(self) -> None:
@@ -83,8 +84,8 @@ class DoomSound(_Episodes):
 
     modality: Audio
     scenario: Scenario = "defend_the_center"
-    size: int = 2048
-    validation_size: int = 128
+    size: Count = 2048
+    validation_size: Whole = 128
     held_out: bool = False
 
     def clip(self, index: int, seed: int) -> Clip:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowgen.core.ranges import Count
 from flowgen.media.clip import Clip
 from flowgen_motion.mocap import Mocap
 from flowgen_motion.modality import Motion
@@ -43,7 +44,7 @@ class Bodies:
 class Action:
     """The share of clips whose nearest recording, among `recordings` training clips, is of the asked action."""
 
-    def __init__(self, modality: Motion, dataset: Mocap, *, recordings: int = 512) -> None:
+    def __init__(self, modality: Motion, dataset: Mocap, *, recordings: Count = 512) -> None:
         clips = [dataset.clip(i % len(dataset), i) for i in range(recordings)]
         self.known, self.actions = stack(clips).flatten(1), [clip.conditions["action"] for clip in clips]
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from flowgen.core.random import generator
+from flowgen.core.ranges import Count
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen_motion.modality import Motion
@@ -48,7 +49,7 @@ class Mocap:
     """
 
     modality: Motion
-    size: int = 2048
+    size: Count = 2048
     held_out: bool = False
 
     def __post_init__(self) -> None:

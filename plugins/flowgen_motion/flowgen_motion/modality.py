@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from flowgen.core.ranges import Count, Positive
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
 from flowgen.media.clip import Clip
@@ -32,8 +33,8 @@ class Motion:
     formats: ClassVar[Mapping[str, str]] = {".gif": "image/gif"}
     clips_per_file: ClassVar[int | None] = 1
 
-    frames: int = 20
-    fps: float = 25.0
+    frames: Count = 20
+    fps: Positive = 25.0
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.fps <= 0:

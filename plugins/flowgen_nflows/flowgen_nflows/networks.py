@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import zuko
 from torch import Tensor, nn
 
+from flowgen.core.ranges import Count
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
 from flowgen.nn import ConditionEmbedding
@@ -73,9 +74,9 @@ class Coupling(_Zuko):
         spec: StreamSpec,
         conditions: Mapping[str, Conditioner],
         *,
-        transforms: int = 8,
-        width: int = 128,
-        depth: int = 2,
+        transforms: Count = 8,
+        width: Count = 128,
+        depth: Count = 2,
     ) -> None:
         super().__init__(spec, conditions)
         if self.size < 2:
@@ -96,10 +97,10 @@ class Autoregressive(_Zuko):
         spec: StreamSpec,
         conditions: Mapping[str, Conditioner],
         *,
-        transforms: int = 4,
-        bins: int = 12,
-        width: int = 128,
-        depth: int = 2,
+        transforms: Count = 4,
+        bins: Count = 12,
+        width: Count = 128,
+        depth: Count = 2,
     ) -> None:
         super().__init__(spec, conditions)
         self.flow = zuko.flows.NSF(

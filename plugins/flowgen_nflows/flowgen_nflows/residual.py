@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
+from flowgen.core.ranges import Count, Positive
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
 from flowgen_nflows.networks import Invertible
@@ -54,10 +55,10 @@ class Residual(Invertible):
         spec: StreamSpec,
         conditions: Mapping[str, Conditioner],
         *,
-        blocks: int = 12,
-        width: int = 64,
-        depth: int = 2,
-        bound: float = 0.95,
+        blocks: Count = 12,
+        width: Count = 64,
+        depth: Count = 2,
+        bound: Positive = 0.95,
     ) -> None:
         super().__init__(spec, conditions)
         if self.size > 64:
