@@ -43,6 +43,8 @@ Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 """From 0 to 1, both included."""
+Decay = Annotated[float, Range(0, 1, below=True)]
+"""From 0 to below 1."""
 Integer = Annotated[int, Range()]
 Count = Annotated[int, Range(1)]
 """1 or more."""

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from flowgen.core.random import seed_of
+from flowgen.core.ranges import Decay
 from flowgen.data.facts import cached
 from flowgen.data.shards import Source
 from flowgen.errors import UsageError, unknown
 
 Kind: TypeAlias = Literal["class", "number", "text", "recording"]
 """Of a column that is a condition. A recording is a sound file to sound like."""
-HeldOut: TypeAlias = float | dict[str, list[str | int | float | bool]]
+HeldOut: TypeAlias = Decay | dict[str, list[str | int | float | bool]]
 """A share of the items, or values by column: held out are those that have one of the values in every column."""
 LABEL, CAPTION = "label", "caption"
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 
 from flowgen.core.random import generator, seed_of
+from flowgen.core.ranges import Share
 from flowgen.data.facts import cached
 from flowgen.data.items import Found, HeldOut, Item, Kind, check_held_out, lacking, named, number, split, typed
 from flowgen.data.shards import Source, located
@@ -54,7 +55,7 @@ class Recordings(ABC):
     modality: Any
     columns: dict[str, Kind] | None = field(default=None, kw_only=True)
     held_out: HeldOut = field(default=0.1, kw_only=True)
-    max_bad_share: float = field(default=0.02, kw_only=True)
+    max_bad_share: Share = field(default=0.02, kw_only=True)
     buckets: Any = field(default=None, init=False)
     """By name, what a clip costs relative to one of the modality's full size; none in a part of full size."""
     locations: ClassVar[tuple[str, ...]] = ()

@@ -17,7 +17,7 @@ from torch import Tensor
 from flowgen.core.estimate import Estimate
 from flowgen.core.interfaces import Cond, Flow, Paths, Prediction
 from flowgen.core.random import Randomness
-from flowgen.core.ranges import Share
+from flowgen.core.ranges import NonNegative, Share
 from flowgen.core.tree import State, left, tree_map
 from flowgen.media.streams import Axis, Spec, StreamSpec
 
@@ -42,8 +42,8 @@ class _Ranged:
     """`low` to `high`: how much is known, in units of the axis (seconds for time)."""
 
     probability: Share
-    low: Share
-    high: Share
+    low: NonNegative
+    high: NonNegative
     axis: str = "time"
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from flowgen.core.flow_map import differentiated
 from flowgen.core.interfaces import END_TIME, MASK, NetworkInput
-from flowgen.core.interfaces import MASK
 from flowgen.core.ranges import Count, Positive
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec

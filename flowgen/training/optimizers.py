@@ -7,18 +7,15 @@ times its own factor "rate", from its step "start" on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from flowgen.config import ComponentConfig, options_model
 from flowgen.core.interfaces import Group
+from flowgen.core.ranges import Decay, NonNegative, Positive
 from flowgen.errors import FlowgenError
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Part(NamedTuple):
@@ -78,9 +75,9 @@ def groups(
 def adamw(
     parts: Sequence[Part],
     lr: Positive = 3e-4,
-    betas: tuple[float, float] = (0.9, 0.99),
+    betas: tuple[Decay, Decay] = (0.9, 0.99),
     eps: Positive = 1e-8,
-    weight_decay: NotNegative = 0.0,
+    weight_decay: NonNegative = 0.0,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2017), in one pass over memory, on the CPU as well."""
     return torch.optim.AdamW(groups(parts), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
@@ -89,9 +86,9 @@ def adamw(
 def cpu_adam(
     parts: Sequence[Part],
     lr: Positive = 3e-4,
-    betas: tuple[float, float] = (0.9, 0.99),
+    betas: tuple[Decay, Decay] = (0.9, 0.99),
     eps: Positive = 1e-8,
-    weight_decay: NotNegative = 0.0,
+    weight_decay: NonNegative = 0.0,
 ) -> torch.optim.Optimizer:
     """DeepSpeed's AdamW for parameters on the CPU, as under offload_optimizer. It is compiled when first used (a minute)."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -118,10 +115,10 @@ class Muon(torch.optim.Optimizer):
         self,
         parts: Sequence[Part],
         lr: Positive = 1e-3,
-        momentum: NotNegative = 0.95,
-        weight_decay: NotNegative = 0.0,
+        momentum: NonNegative = 0.95,
+        weight_decay: NonNegative = 0.0,
         adamw_rate: Positive = 1.0,
-        betas: tuple[float, float] = (0.9, 0.99),
+        betas: tuple[Decay, Decay] = (0.9, 0.99),
         eps: Positive = 1e-8,
     ) -> None:
         matrices = groups(parts, lambda p: p.ndim == 2)

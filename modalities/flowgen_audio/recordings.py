@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from flowgen.core.random import generator
+from flowgen.core.ranges import NonNegative, Real, Whole
 from flowgen.data.items import Item, Kind
 from flowgen.data.recordings import Facts, Recordings, Use, spare
 from flowgen.data.shards import Source
@@ -53,14 +54,14 @@ class AudioRecordings(Recordings):
     """
 
     modality: Audio
-    silence_db: float = field(default=-60.0, kw_only=True)
-    min_duration_s: float = field(default=0.05, kw_only=True)
-    loudness: float | None = field(default=None, kw_only=True)
+    silence_db: Real = field(default=-60.0, kw_only=True)
+    min_duration_s: NonNegative = field(default=0.05, kw_only=True)
+    loudness: Real | None = field(default=None, kw_only=True)
     crop: Literal["random", "start", "centre", "onset"] = field(default="random", kw_only=True)
     pad: bool = field(default=False, kw_only=True)
     duration_condition: bool = field(default=False, kw_only=True)
     reference_by: str | None = field(default=None, kw_only=True)
-    buckets: int = field(default=0, kw_only=True)
+    buckets: Whole = field(default=0, kw_only=True)
     medium: ClassVar[Medium] = Medium("sound files", frozenset(SUFFIXES))
 
     def __post_init__(self) -> None:

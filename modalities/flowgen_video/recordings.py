@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from flowgen.core.ranges import Positive, Share, Whole
 from flowgen.data.items import Item
 from flowgen.data.recordings import Facts, Recordings, Use, spare
 from flowgen.data.shards import Source
@@ -31,8 +32,8 @@ class Windows:
     """
 
     frames: int
-    stride: int
-    tolerance: int
+    stride: Whole
+    tolerance: Whole
     crop: str = "random"
 
     def __post_init__(self) -> None:
@@ -66,11 +67,11 @@ class VideoRecordings(Recordings):
     """What `video-folder`, `video-manifest` and `video-shards` have in common; their options are described at the first."""
 
     modality: Video
-    max_bad_share: float = field(default=0.5, kw_only=True)
-    stride: int = field(default=0, kw_only=True)
-    tolerance: int = field(default=1, kw_only=True)
+    max_bad_share: Share = field(default=0.5, kw_only=True)
+    stride: Whole = field(default=0, kw_only=True)
+    tolerance: Whole = field(default=1, kw_only=True)
     crop: Literal["random", "start", "centre"] = field(default="random", kw_only=True)
-    picture_rate: float | None = field(default=None, kw_only=True)
+    picture_rate: Positive | None = field(default=None, kw_only=True)
     cache: bool = field(default=False, kw_only=True)
     buckets: tuple[str, ...] = field(default=(), kw_only=True)
     medium: ClassVar[Medium] = Medium("video", VIDEO_SUFFIXES, IMAGE_SUFFIXES)

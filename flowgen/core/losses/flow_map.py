@@ -27,6 +27,7 @@ from flowgen.core.interfaces import (
 from flowgen.core.losses.base import draw, mean_error, output, valid_in
 from flowgen.core.paths import Linear, noised
 from flowgen.core.random import Randomness
+from flowgen.core.ranges import NonNegative, Positive, Share
 from flowgen.core.times import Shift, Uniform, row_factors, shift
 from flowgen.core.tree import State, lincomb, tree_map
 
@@ -59,10 +60,10 @@ class FlowMapMatching:
     shift: Shift = 1.0
     target: Literal["mean-flow", "improved-mean-flow", "lagrangian", "semigroup"] = "lagrangian"
     derivative: Literal["difference", "jvp"] = "difference"
-    epsilon: float = 1e-3
-    still: float = 0.5
-    power: float | None = None
-    floor: float = 1e-2
+    epsilon: Positive = 1e-3
+    still: Share = 0.5
+    power: NonNegative | None = None
+    floor: Positive = 1e-2
     predicts: ClassVar[Prediction] = "velocity"
     inputs: ClassVar[tuple[NetworkInput, ...]] = (SECOND_TIME,)
 

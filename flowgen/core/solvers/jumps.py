@@ -11,6 +11,7 @@ from torch import Tensor
 from flowgen.core.flow_map import jump
 from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Path
 from flowgen.core.paths import coefficients
+from flowgen.core.ranges import Share
 from flowgen.core.solvers.base import Stateless, at
 from flowgen.core.tree import State, lincomb, tree_map
 
@@ -26,7 +27,7 @@ class FlowMapSolver(Stateless):
     The steps of an exact map add no error; that of a network that knows its velocity alone is Euler's.
     """
 
-    gamma: float = 0.0
+    gamma: Share = 0.0
     order = 1
     evaluations = 1
 
