@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Noise, Paths, Prediction, Solver
+from flowgen.core.interfaces import Cond, Flow, Noise, Path, Paths, Prediction, Predictions, Solver
 from flowgen.core.paths import interpolate, velocity
 from flowgen.core.sampler import check_grid, checked_flow, invert, sample
 from flowgen.core.solvers.ode import has_velocity
@@ -43,7 +43,7 @@ class Replaced:
         return self.flow.path
 
     @property
-    def predicts(self) -> Prediction:
+    def predicts(self) -> Predictions:
         return self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
@@ -51,12 +51,14 @@ class Replaced:
         seen = _where(self.known, interpolate(paths, self.x1, self.x0, t), x)
         said = self.flow(seen, t, cond)
 
-        if said.prediction == "data":
-            truth = self.x1
-        elif said.prediction == "velocity":
-            truth = velocity(paths, self.x1, self.x0, t)
-        else:
-            truth = Estimate(paths, seen, t, "noise", self.x0).read(said.prediction)
+        def leaf(x1: Tensor, x0: Tensor, seen: Tensor, path: Path, t: Any, prediction: Prediction) -> State:
+            if prediction == "data":
+                return x1
+            if prediction == "velocity":
+                return velocity(path, x1, x0, t)
+            return Estimate(path, seen, t, "noise", x0).read(prediction)
+
+        truth = tree_map(leaf, self.x1, self.x0, seen, paths, t, said.prediction)
         return Estimate(said.path, seen, t, said.prediction, _where(self.known, truth, said.value))
 
     def restore(self, x: State) -> State:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flowgen.core.interfaces import PREDICTIONS, Coefficients, Path, Paths, Prediction
+from flowgen.core.interfaces import PREDICTIONS, Coefficients, Path, Paths, Prediction, Predictions
 from flowgen.core.paths import coefficients
 from flowgen.core.tree import State, lincomb, tree_map
 
@@ -57,32 +57,36 @@ def convert(value: Tensor, x: Tensor, c: Coefficients, source: str, target: str)
 
 @dataclass(frozen=True, init=False, eq=False)
 class Estimate:
-    """A network's output `value` of kind `prediction` about the state `x` at time `t` on `path`."""
+    """A network's output `value` of kind `prediction` about the state `x` at time `t` on `path`.
+
+    Of a state of several streams, each of path, time and prediction is one for all or a dict with one a stream.
+    """
 
     path: Paths
     x: State
     t: Tensor | dict[str, Tensor]
-    prediction: Prediction
+    prediction: Predictions
     value: State
 
     def __init__(
-        self, path: Paths, x: State, t: Tensor | dict[str, Tensor], prediction: Prediction, value: State
+        self, path: Paths, x: State, t: Tensor | dict[str, Tensor], prediction: Predictions, value: State
     ) -> None:
         # one is made in every evaluation; the own reading is put where the others will be cached
-        self.__dict__.update(
-            {"path": path, "x": x, "t": t, "prediction": prediction, "value": value, prediction: value}
-        )
+        own: dict[str, Any] = {prediction: value} if isinstance(prediction, str) else {}
+        self.__dict__.update({"path": path, "x": x, "t": t, "prediction": prediction, "value": value, **own})
 
-    def read(self, target: Prediction) -> State:
-        """The estimate in another parameterisation. ValueError: it is singular at this (single) time."""
+    def read(self, target: Predictions) -> State:
+        """The estimate in another parameterisation, or one a stream. ValueError: it is singular at this (single) time."""
         if target == self.prediction:
             return self.value
 
-        def leaf(value: Tensor, x: Tensor, path: Path, t: Tensor) -> State:
-            a, b = safe_reading(path, t, coefficients(path, t), self.prediction, target)
+        def leaf(value: Tensor, x: Tensor, path: Path, t: Tensor, source: Prediction, target: Prediction) -> State:
+            if source == target:
+                return value
+            a, b = safe_reading(path, t, coefficients(path, t), source, target)
             return lincomb((a, x), (b, value))
 
-        return tree_map(leaf, self.value, self.x, self.path, self.t)
+        return tree_map(leaf, self.value, self.x, self.path, self.t, self.prediction, target)
 
     @cached_property
     def velocity(self) -> State:

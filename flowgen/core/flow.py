@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import END_TIME, Coefficients, Cond, Flow, Path, Paths, Prediction
+from flowgen.core.interfaces import END_TIME, Coefficients, Cond, Flow, Path, Paths, Prediction, Predictions
 from flowgen.core.paths import coefficients
-from flowgen.core.tree import State, first_leaf, lincomb, tree_map
+from flowgen.core.times import shift, shift_rate
+from flowgen.core.tree import State, alike, first_leaf, lincomb, tree_map
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class NetworkFlow:
 
     network: Callable[..., State]
     path: Paths
-    predicts: Prediction = "velocity"
+    predicts: Predictions = "velocity"
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
         given = dict(cond) if cond else {}
@@ -44,7 +46,7 @@ class NetworkFlow:
             like = first_leaf(state)
             value = self.network(state, tree_map(lambda t: _times(t, like), t), given)
         _same_structure(value, x)
-        return Estimate(self.path, x, t, self.predicts, tree_map(lambda v, x: v.to(x.dtype), value, x))
+        return Estimate(self.path, x, t, self.predicts, tree_map(lambda x, v: v.to(x.dtype), x, value))
 
 
 def _same_structure(value: State, x: State) -> None:
@@ -65,6 +67,68 @@ def _times(t: Tensor, like: Tensor) -> Tensor:
         return like.new_full((len(like),), t.item())
     t = t.to(like.device, torch.float32)
     return t if t.ndim else t.expand(len(like))
+
+
+@dataclass(frozen=True)
+class ShiftedPath:
+    """A path by another clock: at time t it is where `path` is at `shift(t, k)`."""
+
+    path: Path
+    k: float
+
+    def __call__(self, t: Tensor) -> Coefficients:
+        c, rate = self.path(shift(t, self.k)), shift_rate(t, self.k)
+        return Coefficients(c.alpha, c.sigma, c.dalpha * rate, c.dsigma * rate)
+
+    def time_of_snr(self, rho: Tensor) -> Tensor:
+        return shift(self.path.time_of_snr(rho), 1 / self.k)
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """A flow of several streams by one clock: when it strikes t, stream i is at its own time shift(t, k_i).
+
+    A change of clock is a change of path, so solvers, guidance, known regions and likelihoods go by the one clock and
+    need not know of it; the network is shown a time for each stream. Both ends, 0 and 1, stay where they are.
+
+    Args:
+        flow: one that takes a dict of times.
+        factors: k of each stream, see `flowgen.core.times.shift`.
+    """
+
+    flow: PathFlow
+    factors: Mapping[str, float]
+
+    @cached_property
+    def path(self) -> dict[str, Path]:
+        paths, factors = alike(self.flow.path, self.factors)
+        return {name: path if factors[name] == 1 else ShiftedPath(path, factors[name]) for name, path in paths.items()}
+
+    @property
+    def predicts(self) -> Predictions:
+        return self.flow.predicts
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        clock = t if isinstance(t, Mapping) else dict.fromkeys(self.factors, t)
+        said = self.flow(x, {name: shift(clock[name], k) for name, k in self.factors.items()}, cond)
+
+        def leaf(value: Tensor, t: Tensor, k: float, prediction: Prediction) -> State:
+            return lincomb((shift_rate(t, k), value)) if prediction == "velocity" and k != 1 else value
+
+        value = tree_map(leaf, said.value, clock, dict(self.factors), said.prediction)
+        return Estimate(self.path, said.x, t, said.prediction, value)
+
+
+class PathFlow(Protocol):
+    """A flow that tells its path and prediction."""
+
+    @property
+    def path(self) -> Paths: ...
+
+    @property
+    def predicts(self) -> Predictions: ...
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +164,7 @@ class OnPath:
         return path
 
     @property
-    def predicts(self) -> Prediction:
+    def predicts(self) -> Predictions:
         """What it is read from: a velocity is converted to the new path's, the others stay what they are."""
         return self.flow.predicts
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Prediction: TypeAlias = Literal["velocity", "data", "noise", "score"]
 """What a network outputs."""
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+Predictions: TypeAlias = Prediction | Mapping[str, Prediction]
+"""One prediction, or one a stream."""
 
 Cond: TypeAlias = Mapping[str, Any]
 """Conditions as a network takes them: batch-first tensors (or trees of them) by name. See `flowgen.media.conditions`."""
@@ -116,7 +118,7 @@ class Flow(Protocol):
         """The path it was trained on, one for all streams or one a stream."""
 
     @property
-    def predicts(self) -> Prediction:
+    def predicts(self) -> Predictions:
         """What its estimates hold, wherever (t, x) it is asked."""
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate: ...
@@ -140,16 +142,20 @@ class FlowMap(Protocol):
 
 
 class LossOutput(NamedTuple):
-    """Per-sample losses: `total` [B], the times [B] they were taken at, and one [B] for each stream."""
+    """Per-sample losses: `total` [B], the times [B] they were taken at, and one [B] for each stream.
+
+    The times are a dict by stream where streams have times of their own. A loss by stream is not-a-number for a clip in
+    which nothing of that stream counts (it is absent, or given); `total` takes it for 0.
+    """
 
     total: Tensor
-    t: Tensor
+    t: Tensor | dict[str, Tensor]
     by_stream: dict[str, Tensor]
 
 
 class Loss(Protocol):
     path: Paths
-    predicts: Prediction
+    predicts: Predictions
 
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None

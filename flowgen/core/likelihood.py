@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Path, Paths, Prediction, Solver
+from flowgen.core.interfaces import Cond, Flow, Path, Paths, Predictions, Solver
 from flowgen.core.paths import coefficients, interpolate
 from flowgen.core.random import Randomness
 from flowgen.core.sampler import check_grid, checked_flow, solve
@@ -105,7 +105,7 @@ class _Augmented:
         return {"x": self.flow.path, "log": next(leaves(self.flow.path))}
 
     @property
-    def predicts(self) -> Prediction:
+    def predicts(self) -> Predictions:
         """That of the flow: where it has no velocity, there is no divergence either."""
         return self.flow.predicts
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from flowgen.core.estimate import Estimate
 from flowgen.core.flow_map import MapFlow
-from flowgen.core.interfaces import Cond, Flow, FlowMap, Noise, Paths, Prediction, Solver
+from flowgen.core.interfaces import Cond, Flow, FlowMap, Noise, Paths, Predictions, Solver
 from flowgen.core.solvers.jumps import FlowMapSolver
 from flowgen.core.solvers.ode import Euler
-from flowgen.core.tree import State, leaves, lincomb, tree_map
+from flowgen.core.tree import State, alike, leaves, lincomb, tree_map
 
 
 def sample(
@@ -156,14 +156,15 @@ class _Silent:
     """A flow that says the state itself."""
 
     path: Paths
-    predicts: Prediction
+    predicts: Predictions
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         single = tree_map(lambda t: t.flatten()[0].cpu() if t.ndim else t, t)
         return Estimate(self.path, x, single, self.predicts, x)
 
 
-def _try_step(paths: Paths, predicts: Prediction, solver: Solver, t: float, s: float) -> None:
+def _try_step(paths: Paths, predicts: Predictions, solver: Solver, t: float, s: float) -> None:
+    paths, predicts = alike(paths, predicts)
     x: Any = tree_map(lambda path: torch.zeros(1, 1, dtype=torch.float64), paths)
     start, end = torch.tensor([t, s], dtype=torch.float64).unbind()
     try:
@@ -172,7 +173,7 @@ def _try_step(paths: Paths, predicts: Prediction, solver: Solver, t: float, s: f
         ways = (
             "; heun, ralston, unipc and dpm++2m do, and a guidance that measures in data space may have space=velocity"
         )
-        hint = ways if predicts == "data" and s == 1 else ""
+        hint = ways if "data" in leaves(predicts) and s == 1 else ""
         raise ValueError(f"the solver {type(solver).__name__}, from t = {t:g} to {s:g}: {error}{hint}") from error
 
 

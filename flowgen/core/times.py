@@ -7,7 +7,7 @@ validation and shifting need no code of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +22,11 @@ from flowgen.core.tree import State, leaves, tree_map
 def shift(t: Tensor, k: float | Tensor) -> Tensor:
     """t/(t + k(1 - t)), that is logit t - log k: k > 1 spends more time near the noise (SD3, section 5.3.2, mirrored)."""
     return t if isinstance(k, float | int) and k == 1 else t / (t + k * (1 - t))
+
+
+def shift_rate(t: Tensor, k: float) -> Tensor:
+    """The derivative of `shift` by t."""
+    return k / (t + k * (1 - t)) ** 2
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class TokenShift:
 
 
 Shift: TypeAlias = float | TokenShift
+Shifts: TypeAlias = Shift | Mapping[str, Shift]
+"""One shift of the times, or one a stream."""
 
 
 def shift_factor(shift: Shift, state: Any) -> float:
@@ -94,13 +101,21 @@ def shift_factor(shift: Shift, state: Any) -> float:
     return shift.factor(tokens)
 
 
+def stream_factors(shift: Shifts, state: Any) -> dict[str, float] | None:
+    """The k of each stream, where streams have shifts of their own: a `TokenShift` there counts those of its stream."""
+    if not isinstance(shift, Mapping):
+        return None
+    return {name: shift_factor(one, state[name]) for name, one in shift.items()}
+
+
 def row_factors(shift: Shift, state: State, mask: State | None) -> float | Tensor:
     """The k of a shift for each row, by its own positions where a mask (bool [B, *axes]) tells them: float64 [B]."""
     if mask is None or not isinstance(shift, TokenShift):
         return shift_factor(shift, state)
     counts: list[Tensor] = []
     tree_map(lambda x, m: counts.append(m.flatten(1).sum(1) * math.prod(x.shape[m.ndim : -1])), state, mask)
-    return (torch.stack(counts).sum(0).double().cpu() / shift.base) ** shift.power
+    tokens = torch.stack(counts).sum(0).clamp(min=1)  # of a stream that a clip lacks, none
+    return (tokens.double().cpu() / shift.base) ** shift.power
 
 
 def uniform_grid(steps: int, k: float = 1.0) -> Tensor:

@@ -23,6 +23,14 @@ def tree_map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return {k: tree_map(fn, v, *(r[k] if isinstance(r, Mapping) else r for r in rest)) for k, v in tree.items()}
 
 
+def alike(*trees: Any) -> list[Any]:
+    """Each as a dict by stream, where one of them is."""
+    streams = next((tree for tree in trees if isinstance(tree, Mapping)), None)
+    if streams is None:
+        return list(trees)
+    return [tree if isinstance(tree, Mapping) else dict.fromkeys(streams, tree) for tree in trees]
+
+
 def leaves(tree: Any) -> Iterator[Any]:
     """The leaves of a tree, in the order of its keys."""
     if isinstance(tree, Mapping):

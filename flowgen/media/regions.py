@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Paths, Prediction
+from flowgen.core.interfaces import Cond, Flow, Paths, Prediction, Predictions
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Share
 from flowgen.core.tree import State, left, tree_map
@@ -191,7 +191,7 @@ class KnownFlow:
         return self.flow.path
 
     @property
-    def predicts(self) -> Prediction:
+    def predicts(self) -> Predictions:
         return self.flow.predicts
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
@@ -200,15 +200,11 @@ class KnownFlow:
         times = tree_map(lambda known, t: torch.where(known, 1.0, left(t.float().to(known.device), known)), known, t)
         said = self.flow(seen, times, cond)
 
-        def leaf(value: Tensor, x1: Tensor, known: Tensor) -> Tensor:
-            still = (
-                x1.to(value.dtype)
-                if said.prediction == "data"
-                else torch.zeros((), dtype=value.dtype, device=value.device)
-            )
+        def leaf(value: Tensor, x1: Tensor, known: Tensor, prediction: Prediction) -> Tensor:
+            still = x1.to(value.dtype) if prediction == "data" else value.new_zeros(())
             return torch.where(known[..., None], still, value)
 
-        return Estimate(said.path, seen, t, said.prediction, tree_map(leaf, said.value, x1, known))
+        return Estimate(said.path, seen, t, said.prediction, tree_map(leaf, said.value, x1, known, said.prediction))
 
     def restore(self, x: State) -> State:
         """x with the given positions exactly as they were given."""

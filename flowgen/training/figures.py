@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.interfaces import LossOutput
+from flowgen.core.tree import tree_map
 from flowgen.training.engine import Ranks, gather_objects
 from flowgen.training.stages import Stages
 
@@ -58,15 +59,23 @@ class Figures:
         self._positions += sum(float(positions) for positions, _ in extents)
         self._seconds += sum(float(seconds) for _, seconds in extents)
         losses = torch.cat([k.total for k in kept]).double().cpu()
-        bins = (torch.cat([k.t for k in kept]).cpu() * _BINS).long().clamp(0, _BINS - 1)
         each = {name: torch.cat([k.by_stream[name] for k in kept]).double().cpu() for name in kept[0].by_stream}
         good = losses.isfinite()
         self._clips += len(losses)
         self._sum("loss", losses[good])
-        for i in range(_BINS):
-            self._sum(f"loss_by_time/{i / _BINS:.1f}-{(i + 1) / _BINS:.1f}", losses[good & (bins == i)])
+        times = tree_map(lambda *parts: torch.cat(parts), *(k.t for k in kept))
+        if isinstance(times, Tensor):
+            self._by_time("loss_by_time", losses, times, good)
         for name, values in each.items():
-            self._sum(f"loss_by_stream/{name}", values[good])
+            there = good & ~values.isnan()  # without the clips that lack this stream
+            self._sum(f"loss_by_stream/{name}", values[there])
+            if not isinstance(times, Tensor):
+                self._by_time(f"loss_by_time/{name}", values, times[name], there)
+
+    def _by_time(self, name: str, losses: Tensor, times: Tensor, good: Tensor) -> None:
+        bins = (times.cpu() * _BINS).long().clamp(0, _BINS - 1)
+        for i in range(_BINS):
+            self._sum(f"{name}/{i / _BINS:.1f}-{(i + 1) / _BINS:.1f}", losses[good & (bins == i)])
 
     def _sum(self, name: str, values: Tensor) -> None:
         new = torch.stack([values.sum(), torch.tensor(float(len(values)), dtype=torch.float64)])

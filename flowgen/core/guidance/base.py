@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Paths, Prediction
+from flowgen.core.interfaces import Cond, Flow, Paths, Predictions
 from flowgen.core.tree import State, batch_size, concat, first_leaf, left, tree_map
 
 
@@ -26,14 +26,14 @@ class Guided:
     start: float
     end: float
     rule: Callable[[State, Any, Cond], tuple[Estimate, Estimate]]
-    predicts_guided: Prediction | None = None
+    predicts_guided: Predictions | None = None
 
     @property
     def path(self) -> Paths:
         return self.flow.path
 
     @property
-    def predicts(self) -> Prediction:
+    def predicts(self) -> Predictions:
         """What the guided estimate is: the network's own prediction, or that of the rule's space."""
         return self.predicts_guided or self.flow.predicts
 

@@ -115,9 +115,9 @@ class APG:
         def rule(x: State, t: Any, cond: Cond) -> tuple[Estimate, Estimate]:
             c, u = branches(flow, x, t, [cond, {**cond, **for_batch(null, x)}])
 
-            def leaf(c_own: Tensor, u_own: Tensor, along: Tensor, path: Path, t: Tensor) -> State:
+            def leaf(c_own: Tensor, u_own: Tensor, along: Tensor, path: Path, t: Tensor, said: Prediction) -> State:
                 # pushes in different spaces are proportional, so the result stays regular where the space is not
-                push, ratio = c_own - u_own, reading(coefficients(path, t), c.prediction, self.space)[1]
+                push, ratio = c_own - u_own, reading(coefficients(path, t), said, self.space)[1]
                 if self.norm:
                     seen = push * left(torch.as_tensor(ratio, dtype=push.dtype, device=push.device), push)
                     length = inner(seen, seen).sqrt()
@@ -128,7 +128,7 @@ class APG:
                     (1.0, c_own), (self.scale - 1, push), ((self.scale - 1) * (self.parallel - 1) * share, along)
                 )
 
-            value = tree_map(leaf, c.value, u.value, c.read(self.space), c.path, t)
+            value = tree_map(leaf, c.value, u.value, c.read(self.space), c.path, t, c.prediction)
             return c, replace(c, value=value)
 
         return Guided(flow, self.start, self.end, rule)

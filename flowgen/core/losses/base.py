@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from flowgen.core.couplings import Independent, condition_groups
-from flowgen.core.interfaces import MASK, SOURCE, Cond, Coupling, LossOutput, Times
+from flowgen.core.interfaces import MASK, SOURCE, Cond, Coupling, LossOutput, SourceCoupling, Times
 from flowgen.core.random import Randomness
-from flowgen.core.times import Shift, row_factors, shift
+from flowgen.core.times import Shifts, row_factors, shift
 from flowgen.core.tree import State, first_leaf, leaves, left, tree_map
+
+NoiseLevels: TypeAlias = Literal["shared", "independent"] | Mapping[str, str]
+"""Whether streams are equally noisy in training: one level for all, one for each, or the name of each stream's level."""
 
 
 class Draw(NamedTuple):
-    """Noise paired with the data, times [B], the times the network is shown, and the conditions it is shown."""
+    """Noise paired with the data, times [B] (or by stream), the times the network is shown, and the conditions it is shown."""
 
     x0: State
-    t: Tensor
+    t: Any
     times: Any
     cond: Cond
 
@@ -30,24 +33,89 @@ def draw(
     cond: Cond,
     random: Randomness,
     known: State | None,
-    times: Times,
+    times: Times | Mapping[str, Times],
     coupling: Coupling,
-    warp: Shift,
+    warp: Shifts,
+    levels: NoiseLevels = "shared",
 ) -> Draw:
-    """What a training step on x1 starts from. ValueError: x1 holds what is not a number, or the coupling refuses."""
-    source = getattr(coupling, "source", None)
-    if source is None:
+    """What a training step on x1 starts from. ValueError: x1 holds what is not a number, or the coupling refuses.
+
+    Streams are at one time, unless one of times, shift and noise levels is given by stream. Streams of one noise level
+    are at one quantile of their times; the quantiles of different levels are independent.
+    """
+    if not isinstance(coupling, SourceCoupling):
         x0 = random.normal(x1)
         order = None if isinstance(coupling, Independent) else coupling(x0, x1, condition_groups(cond))
         if order is not None:
             x0 = tree_map(lambda x: x[order.to(x.device)], x0)
     else:
-        x0 = source(cond)
+        x0 = coupling.source(cond)
         cond = {k: v for k, v in cond.items() if k != SOURCE}
-    t = times(random.uniform(stratified=True))
-    t = shift(t, row_factors(warp, x1, cond.get(MASK))).float().to(first_leaf(x1).device)
-    shown = t if known is None else tree_map(lambda k: torch.where(k, 1.0, left(t, k)), known)
+    device = first_leaf(x1).device
+    t: Any
+    if levels == "shared" and not isinstance(times, Mapping) and not isinstance(warp, Mapping):
+        t = times(random.uniform(stratified=True))
+        t = shift(t, row_factors(warp, x1, cond.get(MASK))).float().to(device)
+    else:
+        t = _times_by_stream(x1, cond.get(MASK), random, times, warp, levels)
+    shown = t if known is None else tree_map(lambda k, t: torch.where(k, 1.0, left(t, k)), known, t)
     return Draw(x0, t, shown, cond)
+
+
+def _times_by_stream(
+    x1: State,
+    mask: State | None,
+    random: Randomness,
+    times: Times | Mapping[str, Times],
+    warp: Shifts,
+    levels: NoiseLevels,
+) -> dict[str, Tensor]:
+    if not isinstance(x1, Mapping):
+        raise ValueError("times, shift or noise levels are given by stream, and the latents are one stream; give one")
+    found = {}
+    for name, leaf in x1.items():
+        level = level_of(levels, name)
+        u = random.uniform(f"times/{level}" if level else "times", stratified=True)
+        t = (times[name] if isinstance(times, Mapping) else times)(u)
+        own = (leaf, None if mask is None else mask[name]) if isinstance(warp, Mapping) else (x1, mask)  # type: ignore[index]
+        k = row_factors(warp[name] if isinstance(warp, Mapping) else warp, *own)
+        found[name] = shift(t, k).float().to(leaf.device)
+    return found
+
+
+def level_of(levels: NoiseLevels, stream: str) -> str:
+    """The name of a stream's noise level; "" is the one that all share."""
+    if isinstance(levels, Mapping):
+        return levels[stream]
+    return stream if levels == "independent" else ""
+
+
+def refuse_by_stream(loss: str, **settings: Any) -> None:
+    """ValueError: one of the settings is given by stream, and this loss has one time for all."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            raise ValueError(f"{loss} has one time for all streams: give one {name} instead of one a stream")
+
+
+def check_streams(weights: Mapping[str, float] | None, levels: NoiseLevels, times: Times | Mapping[str, Times]) -> None:
+    """ValueError: weights or noise levels that are none, or streams of one level with different distributions of times.
+
+    Sampling takes such streams through the same times, which training would never show together.
+    """
+    if weights is not None and not (min(weights.values(), default=0) >= 0 < sum(weights.values())):
+        raise ValueError(f"weights must be positive, or 0 for some streams, got {weights}")
+    if isinstance(levels, str) and levels not in ("shared", "independent"):
+        raise ValueError(f"noise_levels is shared, independent or a name for each stream, got {levels!r}")
+    if not isinstance(times, Mapping):
+        return
+    seen: dict[str, tuple[str, Times]] = {}
+    for name, own in times.items():
+        other, theirs = seen.setdefault(level_of(levels, name), (name, own))
+        if theirs != own:
+            raise ValueError(
+                f"the streams {other} and {name} share a noise level and have different times; give them one "
+                f"distribution, or noise levels of their own (noise_levels: independent)"
+            )
 
 
 def valid(mask: State | None, known: State | None, x1: State) -> Any:
@@ -93,8 +161,23 @@ def mean_error(
     return each if ratio is None else each * ratio.square()
 
 
-def output(each: Any, t: Tensor) -> LossOutput:
-    """Per-sample losses, one leaf a stream, as a `LossOutput`: the streams count alike."""
+def output(each: Any, t: Any, counts: Any = None, weights: Mapping[str, float] | None = None) -> LossOutput:
+    """Per-sample losses, one leaf a stream, as a `LossOutput`.
+
+    `total` is the mean over the streams, weighted by `weights` where given. A stream that a clip lacks adds 0 to it and
+    leaves the share of the others as it is, so a clip counts for as much as is known of it.
+
+    Args:
+        counts: what `valid` says, a leaf for each stream.
+    """
     if isinstance(each, Tensor):
         return LossOutput(each, t, {})
-    return LossOutput(torch.stack(list(leaves(each))).mean(0), t, each)
+    if weights is None:
+        total = torch.stack(list(leaves(each))).mean(0)
+    else:
+        total = sum(w * each[name] for name, w in weights.items()) / sum(weights.values())
+
+    def leaf(each: Tensor, counts: Tensor | None) -> Tensor:
+        return each if counts is None else torch.where(counts.flatten(1).any(1), each, torch.nan)
+
+    return LossOutput(total, t, tree_map(leaf, each, counts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from flowgen.core.couplings import Independent
 from flowgen.core.flow import NetworkFlow
 from flowgen.core.interfaces import Coefficients, Cond, Coupling, Flow, LossOutput, Path, Paths, Times
-from flowgen.core.losses.base import draw, mean_error, output, valid_in
+from flowgen.core.losses.base import check_streams, draw, mean_error, output, valid_in
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import Positive
-from flowgen.core.times import Shift, Uniform
+from flowgen.core.times import Shifts, Uniform
 from flowgen.core.tree import State, lincomb, tree_map
 
 
@@ -67,18 +67,27 @@ class EDM:
         data_std: standard deviation of the data; 1 for latents of unit variance.
         output: what the assembled network counts as. The velocity is regular at both ends of the linear and cosine
             paths; data suits the VP path, whose velocity is singular at t = 1.
+        weights, noise_levels: of several streams, as for `FlowMatching`.
     """
 
     path: Paths = field(default_factory=Linear)
-    times: Times = field(default_factory=Uniform)
+    times: Times | Mapping[str, Times] = field(default_factory=Uniform)
     coupling: Coupling = field(default_factory=Independent)
-    shift: Shift = 1.0
+    shift: Shifts = 1.0
     data_std: Positive = 1.0
     output: Literal["velocity", "data"] = "velocity"
+    weights: dict[str, float] | None = None
+    noise_levels: Literal["shared", "independent"] | dict[str, str] = "shared"
 
     def __post_init__(self) -> None:
+        check_streams(self.weights, self.noise_levels, self.times)
         if self.data_std <= 0:
             raise ValueError(f"data_std must be positive, got {self.data_std}")
+
+    def streams_named(self) -> dict[str, Collection[str]]:
+        """The streams that options name, by option."""
+        options: dict[str, Any] = {"weights": self.weights, "noise_levels": self.noise_levels}
+        return {name: value.keys() for name, value in options.items() if isinstance(value, Mapping)}
 
     @property
     def predicts(self) -> Literal["velocity", "data"]:
@@ -91,14 +100,16 @@ class EDM:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift)
+        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
         xt = interpolate(self.path, x1, x0, times)
         value = network(scaled_input(self.path, xt, times, self.data_std), times, cond)
 
-        def leaf(value: Tensor, x1: Tensor, x0: Tensor, weight: Tensor | None, path: Path) -> Tensor:
+        weights = valid_in(cond, known, x1)
+
+        def leaf(x1: Tensor, value: Tensor, x0: Tensor, weight: Tensor | None, path: Path, t: Tensor) -> Tensor:
             c, s = path(t), self.data_std
             root = torch.sqrt(_width(c, s))
             target = lincomb((c.sigma / (s * root), x1), (-c.alpha * s / root, x0))
             return mean_error(value, target, weight)  # type: ignore[arg-type]
 
-        return output(tree_map(leaf, value, x1, x0, valid_in(cond, known, x1), self.path), t)
+        return output(tree_map(leaf, x1, value, x0, weights, self.path, t), t, weights, self.weights)

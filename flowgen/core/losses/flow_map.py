@@ -24,7 +24,7 @@ from flowgen.core.interfaces import (
     Prediction,
     Times,
 )
-from flowgen.core.losses.base import draw, mean_error, output, valid_in
+from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, valid_in
 from flowgen.core.paths import Linear, noised
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Positive, Share
@@ -68,6 +68,7 @@ class FlowMapMatching:
     inputs: ClassVar[tuple[NetworkInput, ...]] = (SECOND_TIME,)
 
     def __post_init__(self) -> None:
+        refuse_by_stream("the flow-map loss", times=self.times, shift=self.shift)
         if not 0 <= self.still <= 1:
             raise ValueError(f"still is a share in [0, 1], got {self.still}")
         if self.epsilon <= 0 or self.floor <= 0:

@@ -11,6 +11,7 @@ import torch
 from flowgen.core.flow import NetworkFlow
 from flowgen.core.interfaces import MASK, Cond, Flow, LossOutput, Paths, Prediction
 from flowgen.core.likelihood import log_prob
+from flowgen.core.losses.base import refuse_by_stream
 from flowgen.core.paths import Linear
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import Count
@@ -39,6 +40,7 @@ class Likelihood:
     predicts: Prediction = "velocity"
 
     def __post_init__(self) -> None:
+        refuse_by_stream("maximum likelihood", shift=self.shift)
         if self.steps < 1:
             raise ValueError(f"expected at least 1 step, got {self.steps}")
 

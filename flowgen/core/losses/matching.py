@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,12 +24,12 @@ from flowgen.core.interfaces import (
     Prediction,
     Times,
 )
-from flowgen.core.losses.base import draw, mean_error, output, valid_in
-from flowgen.core.paths import Linear, interpolate, noised
+from flowgen.core.losses.base import check_streams, draw, mean_error, output, valid_in
+from flowgen.core.paths import Linear, interpolate, noised, velocity
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import Positive, Real
-from flowgen.core.times import Shift, Uniform
-from flowgen.core.tree import State, left, tree_map
+from flowgen.core.times import Shifts, Uniform
+from flowgen.core.tree import State, leaves, left, tree_map
 
 Weighting: TypeAlias = Literal["uniform", "min-snr", "logit-normal"]
 
@@ -47,13 +47,19 @@ class FlowMatching:
             the network predicts; it takes the place of `space`. "logit-normal": the density of LogitNormal(density_mean,
             density_std), in the mean the same as drawing times from it (SD3, section 3.1).
         huber: errors beyond it count linearly.
+        weights: of several streams, what the loss of each counts relative to the others; all alike by default.
+        noise_levels: of several streams, whether their times in training are those of one draw ("shared"), drawn for each
+            ("independent": any stream can be given to generate another, at any times), or by stream the name of a level
+            that it shares with the streams of that name.
+
+    Of several streams, `path`, `times`, `shift` and `predicts` may be one for all or a dict with one a stream.
     """
 
     path: Paths = field(default_factory=Linear)
-    times: Times = field(default_factory=Uniform)
+    times: Times | Mapping[str, Times] = field(default_factory=Uniform)
     coupling: Coupling = field(default_factory=Independent)
-    shift: Shift = 1.0
-    predicts: Prediction = "velocity"
+    shift: Shifts = 1.0
+    predicts: Prediction | dict[str, Prediction] = "velocity"
     space: Prediction | None = None
     max_ratio: Positive = 20.0
     weighting: Weighting = "uniform"
@@ -61,11 +67,14 @@ class FlowMatching:
     density_mean: Real = 0.0
     density_std: Positive = 1.0
     huber: Positive | None = None
+    weights: dict[str, float] | None = None
+    noise_levels: Literal["shared", "independent"] | dict[str, str] = "shared"
 
     def __post_init__(self) -> None:
-        for kind in (self.predicts, self.space or self.predicts):
+        for kind in (*leaves(self.predicts), *leaves(self.space or self.predicts)):
             if kind not in PREDICTIONS:
                 raise ValueError(f"unknown prediction {kind!r}; expected one of {', '.join(PREDICTIONS)}")
+        check_streams(self.weights, self.noise_levels, self.times)
         if self.weighting == "min-snr" and self.space is not None:
             raise ValueError("min-snr weighting measures the error of the data: leave `space` unset")
         for name in ("max_ratio", "snr_cap", "density_std", "huber"):
@@ -76,39 +85,53 @@ class FlowMatching:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift)
+        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
         xt, target = self.pair(x1, x0, t)
         if known is not None:
             xt = interpolate(self.path, x1, x0, times)
         prediction = network(xt, times, cond)
         weights = valid_in(cond, known, x1)
 
-        def leaf(predicted: Tensor, target: Tensor, weight: Tensor | None, path: Path) -> Tensor:
+        def leaf(
+            target: Tensor, predicted: Tensor, weight: Tensor | None, path: Path, t: Tensor, predicts: Prediction
+        ) -> Tensor:
             c = path(t)
-            if self.predicts == "score":  # measured as noise, x0 = -sigma score: regular up to the data
+            if predicts == "score":  # measured as noise, x0 = -sigma score: regular up to the data
                 predicted = -left(c.sigma, predicted) * predicted.float()
-            each = mean_error(predicted, target, weight, self._ratio(c), self.huber)
-            w = self._weight(c, t)
+            each = mean_error(predicted, target, weight, self._ratio(c, predicts), self.huber)
+            w = self._weight(c, t, predicts)
             return each if w is None else each * w
 
-        return output(tree_map(leaf, prediction, target, weights, self.path), t)
+        each = tree_map(leaf, target, prediction, weights, self.path, t, self.predicts)
+        return output(each, t, weights, self.weights)
 
     def flow(self, network: Callable[..., State]) -> Flow:
         """The flow of `network`, bound to the path and prediction it is trained on."""
         return NetworkFlow(network, self.path, self.predicts)
 
-    def pair(self, x1: State, x0: State, t: Tensor) -> tuple[State, State]:
+    def streams_named(self) -> dict[str, Collection[str]]:
+        """The streams that options name, by option."""
+        options = {name: getattr(self, name) for name in ("predicts", "weights", "noise_levels")}
+        return {name: value.keys() for name, value in options.items() if isinstance(value, Mapping)}
+
+    def pair(self, x1: State, x0: State, t: Any) -> tuple[State, State]:
         """x_t, and what the network is compared with: the velocity, the data, or the noise (for the score, too)."""
         if self.predicts == "velocity":
             return noised(self.path, x1, x0, t)
-        return interpolate(self.path, x1, x0, t), x1 if self.predicts == "data" else x0
+        target = tree_map(
+            lambda x1, x0, path, t, predicts: (
+                velocity(path, x1, x0, t) if predicts == "velocity" else x1 if predicts == "data" else x0
+            ),
+            *(x1, x0, self.path, t, self.predicts),
+        )
+        return interpolate(self.path, x1, x0, t), target
 
-    def _ratio(self, c: Coefficients) -> Tensor | None:
+    def _ratio(self, c: Coefficients, predicts: Prediction) -> Tensor | None:
         """|error in `space`| / |error as compared|, capped; None for 1."""
-        own = "noise" if self.predicts == "score" else self.predicts
+        own = "noise" if predicts == "score" else predicts
         if self.weighting == "min-snr":
             return None
-        space = self.space or self.predicts
+        space = self.space or predicts
         if space == own:
             return None
         # the size of each parameterisation's error for a unit error of the velocity; alpha/D of the noise over sigma is
@@ -119,7 +142,7 @@ class FlowMatching:
             return (1 / c.sigma).clamp(max=self.max_ratio)
         return (unit[space] / unit[own]).nan_to_num(nan=0.0).clamp(max=self.max_ratio)
 
-    def _weight(self, c: Coefficients, t: Tensor) -> Tensor | None:
+    def _weight(self, c: Coefficients, t: Tensor, predicts: Prediction) -> Tensor | None:
         if self.weighting == "uniform":
             return None
         if self.weighting == "logit-normal":
@@ -129,7 +152,7 @@ class FlowMatching:
             )
             return density.nan_to_num(nan=0.0).float()  # 0 at both ends
         a2, s2 = c.alpha.square(), c.sigma.square()
-        match self.predicts:  # min(snr, cap) |dx1|^2, in terms of the error as compared; no division by what may be 0
+        match predicts:  # min(snr, cap) |dx1|^2, in terms of the error as compared; no division by what may be 0
             case "velocity":
                 return torch.minimum(a2, self.snr_cap * s2) / c.det.square()
             case "data":

@@ -2,46 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
 from flowgen.core.couplings import Independent
 from flowgen.core.interfaces import Coupling, Times
 from flowgen.core.losses.matching import FlowMatching, Weighting
 from flowgen.core.paths import VE, VP, Linear
 from flowgen.core.ranges import NonNegative, Positive, Real
-from flowgen.core.times import LogitNormal, Shift, Uniform
+from flowgen.core.times import LogitNormal, Shifts, Uniform
+
+Levels: TypeAlias = Literal["shared", "independent"] | dict[str, str]
 
 
 def ddpm(
-    times: Times = Uniform(),
+    times: Times | Mapping[str, Times] = Uniform(),
     coupling: Coupling = Independent(),
-    shift: Shift = 1.0,
+    shift: Shifts = 1.0,
     beta_min: NonNegative = 0.1,
     beta_max: Positive = 20.0,
     weighting: Weighting = "uniform",
     snr_cap: Positive = 5.0,
+    weights: dict[str, float] | None = None,
+    noise_levels: Levels = "shared",
 ) -> FlowMatching:
     """Denoising diffusion (Ho et al. 2020, eq. 14, in continuous time): the VP path, noise prediction, squared error."""
     return FlowMatching(
-        VP(beta_min, beta_max), times, coupling, shift, predicts="noise", weighting=weighting, snr_cap=snr_cap
+        VP(beta_min, beta_max),
+        times,
+        coupling,
+        shift,
+        predicts="noise",
+        weighting=weighting,
+        snr_cap=snr_cap,
+        weights=weights,
+        noise_levels=noise_levels,
     )
 
 
 def score_matching(
-    times: Times = Uniform(),
+    times: Times | Mapping[str, Times] = Uniform(),
     coupling: Coupling = Independent(),
-    shift: Shift = 1.0,
+    shift: Shifts = 1.0,
     sigma_min: Positive = 0.01,
     sigma_max: Positive = 50.0,
+    weights: dict[str, float] | None = None,
+    noise_levels: Levels = "shared",
 ) -> FlowMatching:
     """Denoising score matching (Song and Ermon 2019, eq. 6): the VE path, score prediction, weighted by sigma^2."""
-    return FlowMatching(VE(sigma_min, sigma_max), times, coupling, shift, predicts="score", space="noise")
+    return FlowMatching(
+        VE(sigma_min, sigma_max),
+        times,
+        coupling,
+        shift,
+        predicts="score",
+        space="noise",
+        weights=weights,
+        noise_levels=noise_levels,
+    )
 
 
 def rectified_flow(
-    times: Times | None = None,
+    times: Times | Mapping[str, Times] | None = None,
     coupling: Coupling = Independent(),
-    shift: Shift = 1.0,
+    shift: Shifts = 1.0,
     mean: Real = 0.0,
     std: Positive = 1.0,
+    weights: dict[str, float] | None = None,
+    noise_levels: Levels = "shared",
 ) -> FlowMatching:
     """Rectified flow as SD3 trains it (Esser et al. 2024): straight path, velocity, times LogitNormal(mean, std)."""
-    return FlowMatching(Linear(), LogitNormal(mean, std) if times is None else times, coupling, shift)
+    times = LogitNormal(mean, std) if times is None else times
+    return FlowMatching(Linear(), times, coupling, shift, weights=weights, noise_levels=noise_levels)

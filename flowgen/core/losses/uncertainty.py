@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
 
 from flowgen.core.couplings import Independent
-from flowgen.core.interfaces import Cond, Coupling, Flow, LossOutput, Paths, Prediction, Times
+from flowgen.core.interfaces import Cond, Coupling, Flow, LossOutput, Paths, Prediction, Predictions, Times
+from flowgen.core.losses.base import refuse_by_stream
 from flowgen.core.losses.matching import FlowMatching
 from flowgen.core.paths import Linear
 from flowgen.core.random import Randomness
@@ -30,15 +31,17 @@ class Uncertainty(nn.Module):
         times: Times = Uniform(),
         coupling: Coupling = Independent(),
         shift: Shift = 1.0,
-        predicts: Prediction = "velocity",
+        predicts: Prediction | dict[str, Prediction] = "velocity",
         space: Prediction | None = None,
         huber: Positive | None = None,
         knots: Count = 16,
+        weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
+        refuse_by_stream("the uncertainty loss", times=times, shift=shift)
         if knots < 2:
             raise ValueError(f"expected at least 2 knots, got {knots}")
-        self.matching = FlowMatching(path, times, coupling, shift, predicts, space, huber=huber)
+        self.matching = FlowMatching(path, times, coupling, shift, predicts, space, huber=huber, weights=weights)
         self.u = nn.Parameter(torch.zeros(knots))
 
     @property
@@ -46,8 +49,12 @@ class Uncertainty(nn.Module):
         return self.matching.path
 
     @property
-    def predicts(self) -> Prediction:
+    def predicts(self) -> Predictions:
         return self.matching.predicts
+
+    def streams_named(self) -> dict[str, Collection[str]]:
+        """The streams that options name, by option."""
+        return self.matching.streams_named()
 
     def flow(self, network: Callable[..., State]) -> Flow:
         return self.matching.flow(network)
@@ -62,5 +69,6 @@ class Uncertainty(nn.Module):
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
         plain = self.matching(network, x1, cond, random, known)
+        assert isinstance(plain.t, Tensor)
         u = self.log_loss(plain.t)
         return plain._replace(total=plain.total * torch.exp(-u) + u)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate, safe_reading
-from flowgen.core.interfaces import Coefficients, Path, Paths
+from flowgen.core.interfaces import Coefficients, Path, Paths, Prediction
 from flowgen.core.paths import coefficients
 from flowgen.core.tree import State, lincomb, tree_map
 
@@ -31,16 +31,16 @@ def combine(estimate: Estimate, now: Any, weights: Callable[..., dict[str, float
     `weights(now, *trees)` is asked for each leaf; a reading whose weight is 0 is not taken, so that its singularity does not matter.
     """
 
-    def leaf(value: Tensor, x: Tensor, path: Path, t: Tensor, now: Coefficients, *rest: Any) -> State:
+    def leaf(value: Tensor, x: Tensor, path: Path, t: Tensor, said: Prediction, now: Coefficients, *rest: Any) -> State:
         asked = weights(now, *rest)
         a, b = asked.pop("x", 0.0), 0.0
         for target, weight in asked.items():
             if weight:
-                of_x, of_value = safe_reading(path, t, now, estimate.prediction, target)
+                of_x, of_value = safe_reading(path, t, now, said, target)
                 a, b = a + weight * of_x, b + weight * of_value
         return lincomb((a, x), (b, value))
 
-    return tree_map(leaf, estimate.value, estimate.x, estimate.path, estimate.t, now, *trees)
+    return tree_map(leaf, estimate.value, estimate.x, estimate.path, estimate.t, estimate.prediction, now, *trees)
 
 
 def interpolatory(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:

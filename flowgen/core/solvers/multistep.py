@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Paths, Prediction
+from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Paths, Predictions
 from flowgen.core.solvers.base import Stateless, at, combine, interpolatory
 from flowgen.core.solvers.ode import Ralston, RungeKutta, TableRungeKutta
 from flowgen.core.tree import State, leaves, lincomb, tree_map
@@ -71,7 +71,7 @@ class _Recorded:
         return self.flow.path
 
     @property
-    def predicts(self) -> Prediction:
+    def predicts(self) -> Predictions:
         return self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:

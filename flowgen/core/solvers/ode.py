@@ -15,7 +15,7 @@ from flowgen.core.interfaces import Cond, Flow, Noise
 from flowgen.core.paths import coefficients
 from flowgen.core.ranges import Count, Real
 from flowgen.core.solvers.base import Stateless
-from flowgen.core.tree import State, leaves, lincomb
+from flowgen.core.tree import State, alike, leaves, lincomb, tree_map
 
 Row: TypeAlias = tuple[tuple[int, float], ...]
 
@@ -95,7 +95,10 @@ def has_velocity(flow: Flow, t: Tensor) -> bool:
     if flow.predicts == "velocity" or 0 < t.item() < 1:
         return True
     try:
-        at_all = [reading(coefficients(path, t), flow.predicts, "velocity") for path in leaves(flow.path)]
+        by_path = tree_map(
+            lambda path, said: reading(coefficients(path, t), said, "velocity"), *alike(flow.path, flow.predicts)
+        )
+        at_all = list(leaves(by_path))
     except ZeroDivisionError:
         return False
     return all(math.isfinite(a + b) for a, b in at_all)
