@@ -18,6 +18,7 @@ from flowgen.config.document import Document, override, read
 from flowgen.config.force import in_force, refusals, without_idle, without_null
 from flowgen.config.notation import Key
 from flowgen.config.schema import ComponentConfig, Config, Slot
+from flowgen.config.unions import chosen
 from flowgen.errors import FlowgenError, UsageError, shorten, unknown
 from flowgen.plugins import registry
 
@@ -136,7 +137,7 @@ def resolve(document: Document) -> Resolved:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += _sentences(document, Config, (), error)
+        problems += _sentences(document, Config, (), error, values)
         config = None
     filled: dict[Key, dict[str, Any]] = {}
     slots = list(_slots(values if config is None else config.model_dump(), Config, ()))
@@ -152,7 +153,7 @@ def resolve(document: Document) -> Resolved:
             filled[key] = {"type": name, **model.model_validate(options).model_dump(mode="json")}
             slots += _slots(filled[key], model, key)  # components among the options of this one
         except ValidationError as error:
-            problems += _sentences(document, model, key, error)
+            problems += _sentences(document, model, key, error, options)
         except FlowgenError as error:
             problems.append(f"{document.source((*key, 'type'))}: {_dotted(key)}: {error}")
     if problems:
@@ -199,9 +200,11 @@ def _slots(values: Any, model: type[BaseModel], key: Key) -> Iterator[tuple[str,
             yield from _slots(value, info.annotation, child)
 
 
-def _sentences(document: Document, model: type[BaseModel], prefix: Key, error: ValidationError) -> list[str]:
-    """What pydantic found, in words; counted only, beyond what is said at once."""
-    errors = error.errors(include_url=False)
+def _sentences(
+    document: Document, model: type[BaseModel], prefix: Key, error: ValidationError, values: Any
+) -> list[str]:
+    """What pydantic found in `values`, in words; counted only, beyond what is said at once."""
+    errors = chosen(error.errors(include_url=False), values)
     told = [_sentence(document, model, prefix, e) for e in errors[:_MAX_PROBLEMS]]
     return told + [""] * (len(errors) - len(told))
 

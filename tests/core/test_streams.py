@@ -287,3 +287,22 @@ def test_a_singular_reading_of_one_stream_is_refused_before_sampling():
     flow = Exact({"sound": VP(), "picture": Linear()}, {"sound": "velocity", "picture": "noise"})
     with pytest.raises(ValueError, match="a noise prediction cannot be read as data at t = 0"):
         sample(flow, noise(), uniform_grid(4), solver=DPMSolverPP2M())
+
+
+@pytest.mark.parametrize("loss", [FlowMatching, EDM])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": {"sound": 1.0}},
+        {"weights": {"sound": 1.0, "film": 1.0}},
+        {"noise_levels": {"sound": "a", "film": "b"}},
+        {"path": {"sound": Linear(), "film": Linear()}},
+    ],
+    ids=lambda o: f"{next(iter(o))}-{len(next(iter(o.values())))}",
+)
+def test_streams_that_are_not_there_are_refused_by_name(loss, options):
+    (option,) = options
+    with pytest.raises(ValueError, match=rf"{option} names the streams .*those of the latents are picture, sound"):
+        loss(**options)(network, X1, {}, R)
+    with pytest.raises(ValueError, match=rf"{option} is given by stream .*the latents are one stream"):
+        loss(**options)(network, X1["sound"], {}, R)

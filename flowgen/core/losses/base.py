@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -116,6 +116,21 @@ def check_streams(weights: Mapping[str, float] | None, levels: NoiseLevels, time
                 f"the streams {other} and {name} share a noise level and have different times; give them one "
                 f"distribution, or noise levels of their own (noise_levels: independent)"
             )
+
+
+def check_named(named: Mapping[str, Collection[str]], x1: State) -> None:
+    """ValueError: an option names streams, and they are not those of the data."""
+    for option, streams in named.items():
+        said = ", ".join(sorted(streams))
+        if not isinstance(x1, Mapping):
+            raise ValueError(f"{option} is given by stream ({said}), and the latents are one stream; give one value")
+        if set(streams) != set(x1):
+            raise ValueError(f"{option} names the streams {said}; those of the latents are {', '.join(sorted(x1))}")
+
+
+def by_name(**options: Any) -> dict[str, Collection[str]]:
+    """Of options, those that are given by stream: the streams that each names."""
+    return {name: value.keys() for name, value in options.items() if isinstance(value, Mapping)}
 
 
 def valid(mask: State | None, known: State | None, x1: State) -> Any:

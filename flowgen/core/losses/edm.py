@@ -12,10 +12,10 @@ from torch import Tensor
 from flowgen.core.couplings import Independent
 from flowgen.core.flow import NetworkFlow
 from flowgen.core.interfaces import Coefficients, Cond, Coupling, Flow, LossOutput, Path, Paths, Times
-from flowgen.core.losses.base import check_streams, draw, mean_error, output, valid_in
+from flowgen.core.losses.base import by_name, check_named, check_streams, draw, mean_error, output, valid_in
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
-from flowgen.core.ranges import Positive
+from flowgen.core.ranges import NonNegative, Positive
 from flowgen.core.times import Shifts, Uniform
 from flowgen.core.tree import State, lincomb, tree_map
 
@@ -76,7 +76,7 @@ class EDM:
     shift: Shifts = 1.0
     data_std: Positive = 1.0
     output: Literal["velocity", "data"] = "velocity"
-    weights: dict[str, float] | None = None
+    weights: dict[str, NonNegative] | None = None
     noise_levels: Literal["shared", "independent"] | dict[str, str] = "shared"
 
     def __post_init__(self) -> None:
@@ -86,8 +86,7 @@ class EDM:
 
     def streams_named(self) -> dict[str, Collection[str]]:
         """The streams that options name, by option."""
-        options: dict[str, Any] = {"weights": self.weights, "noise_levels": self.noise_levels}
-        return {name: value.keys() for name, value in options.items() if isinstance(value, Mapping)}
+        return by_name(weights=self.weights, noise_levels=self.noise_levels)
 
     @property
     def predicts(self) -> Literal["velocity", "data"]:
@@ -100,6 +99,7 @@ class EDM:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
+        check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
         x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
         xt = interpolate(self.path, x1, x0, times)
         value = network(scaled_input(self.path, xt, times, self.data_std), times, cond)

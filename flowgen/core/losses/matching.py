@@ -24,10 +24,10 @@ from flowgen.core.interfaces import (
     Prediction,
     Times,
 )
-from flowgen.core.losses.base import check_streams, draw, mean_error, output, valid_in
+from flowgen.core.losses.base import by_name, check_named, check_streams, draw, mean_error, output, valid_in
 from flowgen.core.paths import Linear, interpolate, noised, velocity
 from flowgen.core.random import Randomness
-from flowgen.core.ranges import Positive, Real
+from flowgen.core.ranges import NonNegative, Positive, Real
 from flowgen.core.times import Shifts, Uniform
 from flowgen.core.tree import State, leaves, left, tree_map
 
@@ -67,7 +67,7 @@ class FlowMatching:
     density_mean: Real = 0.0
     density_std: Positive = 1.0
     huber: Positive | None = None
-    weights: dict[str, float] | None = None
+    weights: dict[str, NonNegative] | None = None
     noise_levels: Literal["shared", "independent"] | dict[str, str] = "shared"
 
     def __post_init__(self) -> None:
@@ -85,6 +85,7 @@ class FlowMatching:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
+        check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
         x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
         xt, target = self.pair(x1, x0, t)
         if known is not None:
@@ -111,8 +112,7 @@ class FlowMatching:
 
     def streams_named(self) -> dict[str, Collection[str]]:
         """The streams that options name, by option."""
-        options = {name: getattr(self, name) for name in ("predicts", "weights", "noise_levels")}
-        return {name: value.keys() for name, value in options.items() if isinstance(value, Mapping)}
+        return by_name(predicts=self.predicts, weights=self.weights, noise_levels=self.noise_levels)
 
     def pair(self, x1: State, x0: State, t: Any) -> tuple[State, State]:
         """x_t, and what the network is compared with: the velocity, the data, or the noise (for the score, too)."""

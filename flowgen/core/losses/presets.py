@@ -23,7 +23,7 @@ def ddpm(
     beta_max: Positive = 20.0,
     weighting: Weighting = "uniform",
     snr_cap: Positive = 5.0,
-    weights: dict[str, float] | None = None,
+    weights: dict[str, NonNegative] | None = None,
     noise_levels: Levels = "shared",
 ) -> FlowMatching:
     """Denoising diffusion (Ho et al. 2020, eq. 14, in continuous time): the VP path, noise prediction, squared error."""
@@ -46,7 +46,7 @@ def score_matching(
     shift: Shifts = 1.0,
     sigma_min: Positive = 0.01,
     sigma_max: Positive = 50.0,
-    weights: dict[str, float] | None = None,
+    weights: dict[str, NonNegative] | None = None,
     noise_levels: Levels = "shared",
 ) -> FlowMatching:
     """Denoising score matching (Song and Ermon 2019, eq. 6): the VE path, score prediction, weighted by sigma^2."""
@@ -68,7 +68,7 @@ def rectified_flow(
     shift: Shifts = 1.0,
     mean: Real = 0.0,
     std: Positive = 1.0,
-    weights: dict[str, float] | None = None,
+    weights: dict[str, NonNegative] | None = None,
     noise_levels: Levels = "shared",
 ) -> FlowMatching:
     """Rectified flow as SD3 trains it (Esser et al. 2024): straight path, velocity, times LogitNormal(mean, std)."""

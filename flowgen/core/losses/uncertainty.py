@@ -13,7 +13,7 @@ from flowgen.core.losses.base import refuse_by_stream
 from flowgen.core.losses.matching import FlowMatching
 from flowgen.core.paths import Linear
 from flowgen.core.random import Randomness
-from flowgen.core.ranges import Count, Positive
+from flowgen.core.ranges import Count, NonNegative, Positive
 from flowgen.core.times import Shift, Uniform
 from flowgen.core.tree import State
 
@@ -35,7 +35,7 @@ class Uncertainty(nn.Module):
         space: Prediction | None = None,
         huber: Positive | None = None,
         knots: Count = 16,
-        weights: dict[str, float] | None = None,
+        weights: dict[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
         refuse_by_stream("the uncertainty loss", times=times, shift=shift)
