@@ -40,7 +40,8 @@ def _nearest(marked: list[_Marked], at: int) -> list[Any]:
         else:
             found += _nearest(group, at + 1)
     if members:
-        found += min(members, key=_distance)
+        nearest: list[Any] = min(members, key=_distance)
+        found += nearest
     return found
 
 
