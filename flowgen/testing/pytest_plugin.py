@@ -7,6 +7,8 @@ With `--flowgen-plugin NAME` the whole battery runs on the recipes of an install
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 
@@ -20,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Small tensors on many threads are slow, and threads of several test processes get in each other's way."""
+    """One thread unless OMP_NUM_THREADS says otherwise: small tensors on many are slow, and test processes share cores."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -1,6 +1,5 @@
 """Any frame on its own equals the frame in order, in whatever container; and pictures and tracks that are easily misread."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from PIL import Image
 
 from flowgen.errors import BadData
 
-pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 FRAMES, VIDEO = 60, Video(fps=10, frames=8, height=16, width=16)
 CONTAINERS = {
     "mpg": "-c:v mpeg2video -bf 2 -g 12",

@@ -1,6 +1,7 @@
 """Games are functions of their seed, and sound comes with what is seen."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -76,6 +77,7 @@ def test_clips_that_no_episode_is_long_enough_for_are_refused(monkeypatch):
         play("deadly_corridor", "move forward", 2000, 0)
 
 
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed")
 def test_recordings_play_with_their_sound(tmp_path):
     done = CliRunner().invoke(
         cli, ["record-doom", str(tmp_path), "-n", "2", "--seconds", "0.6"], catch_exceptions=False
