@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State
 from flowgen.nn.parallel import SequenceGroup
+from flowgen.training.internals import TorchDispatchMode, tree_leaves
 
 
 class LiveStorage(TorchDispatchMode):

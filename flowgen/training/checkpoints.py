@@ -28,8 +28,9 @@ from flowgen.errors import FlowgenError
 from flowgen.files import errors_named, write_json
 from flowgen.runs.run import Checkpoint, Run, checksum
 from flowgen.training.ema import Average
-from flowgen.training.engine import Ranks, agree, share, store, together
-from flowgen.training.shards import collect, fill, fragments, master_shards, optimizer_states
+from flowgen.training.internals import fragments, master_shards, optimizer_states, store, whole
+from flowgen.training.ranks import Ranks, agree, share, together
+from flowgen.training.shards import collect, fill
 from flowgen.weights import write_tensors
 
 _NETWORK, _LOSS = "network.", "loss."
@@ -46,18 +47,9 @@ def network_weights(engine: Any, parameters: Mapping[str, Tensor]) -> dict[str, 
 def _complete(engine: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """With what is not trained: frozen parameters and buffers."""
     kept = engine.module.state_dict()
-    frozen = {n: _whole(p) for n, p in engine.module.named_parameters() if not p.requires_grad}
+    frozen = {n: whole(p) for n, p in engine.module.named_parameters() if not p.requires_grad}
     buffers = {n: b.detach().cpu() for n, b in engine.module.named_buffers() if n in kept}
     return {**parameters, **frozen, **buffers}
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    if not hasattr(parameter, "ds_id"):
-        return parameter.detach().cpu()
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([parameter]):
-        return parameter.detach().cpu().clone()
 
 
 class Saver:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgen.training.engine import Ranks
-from flowgen.training.shards import collect, fill, master_shards, spread
+from flowgen.training.internals import lerp_, master_shards
+from flowgen.training.ranks import Ranks
+from flowgen.training.shards import collect, fill, spread
 
 
 def ramped(decay: float) -> Callable[[int], float]:
@@ -60,7 +61,7 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after step `step` (from 0)."""
-        torch._foreach_lerp_(self.shards, self.masters, 1 - self.decay(step))
+        lerp_(self.shards, self.masters, 1 - self.decay(step))
 
     def collect(self, kept: dict[int, Tensor] | None = None) -> dict[str, Tensor]:
         """Whole averaged parameters by name, on the first rank (see `shards.collect`). All ranks must call it."""

@@ -9,43 +9,31 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from flowgen.config import ComponentConfig, build
-from flowgen.core.flow_map import FORWARD_CONTEXTS
 from flowgen.core.interfaces import Cond, Group, Loss, LossOutput, LossWithGroups
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State, first_leaf
-from flowgen.errors import FlowgenError, UsageError
+from flowgen.errors import UsageError
 from flowgen.media.interfaces import ShardsSequence
 from flowgen.nn.parallel import SequenceGroup
+from flowgen.training.internals import (
+    differentiate_forward,
+    never_compile_for_one_machine,
+    run_exit_functions,
+    set_timeouts,
+)
 from flowgen.training.machine import check_precision
 from flowgen.training.optimizers import OnHost, Part, WholeMatrices
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those of the run."""
-
-    rank: int
-    count: int
-    device: torch.device
-    control: Any = None
-    """A group for small messages between hosts; None: the group of everything."""
-    sharing: int = 1
-    """Ranks that hold the same clips, a part of their tokens each; those of one group follow each other."""
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
+from flowgen.training.ranks import Ranks
 
 
 class Objective(nn.Module):
@@ -87,8 +75,7 @@ def start_ranks(timeout_s: float = 600.0) -> Ranks:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         ours = {name: value for name, value in alone.items() if name not in os.environ}
         os.environ.update(ours)
-        # without this DeepSpeed compiles a C++ extension for two minutes on the first CPU run
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        never_compile_for_one_machine(deepspeed)
         timeout = datetime.timedelta(seconds=timeout_s)
         deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=timeout, verbose=False)
         for name in ours:  # a program that this one starts must find its own port
@@ -109,7 +96,7 @@ def end_rank() -> None:
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        atexit._run_exitfuncs()
+        run_exit_functions()
         for child in psutil.Process().children(recursive=True):  # which destructors would have ended
             with suppress(psutil.NoSuchProcess):
                 child.kill()
@@ -224,40 +211,13 @@ def start_engine(
         )
     engine, *_ = deepspeed.initialize(model=objective, optimizer=made, config=dict(config))
     if engine.zero_optimization_stage() == 3:
-        _differentiate_forward(engine.module)
+        differentiate_forward(engine.module)
     if torch.distributed.get_world_size() == 1 and engine.zero_optimization_stage() == 0:
         engine.enable_backward_allreduce = (
             False  # nobody to reduce with; DeepSpeed would copy the gradients there and back
         )
-    _set_timeouts(datetime.timedelta(seconds=timeout_s))
+    set_timeouts(datetime.timedelta(seconds=timeout_s))
     return engine
-
-
-_linear = F.linear
-
-
-@contextmanager
-def _plain_linear() -> Iterator[None]:
-    """torch's own linear function, in whose place ZeRO 3 puts one that keeps no gathered weights, for the whole process."""
-    current, F.linear = F.linear, _linear
-    try:
-        yield
-    finally:
-        F.linear = current
-
-
-def _differentiate_forward(module: nn.Module) -> None:
-    """Make what ZeRO 3 does to a module and to torch differentiable forward.
-
-    The functions that it puts around every module change nothing, and so pass on a derivative as it is.
-    """
-    if _plain_linear not in FORWARD_CONTEXTS:
-        FORWARD_CONTEXTS.append(_plain_linear)
-    for owner in module.modules():
-        for name in ("pre_bwd_fn", "post_bwd_fn"):
-            function = vars(owner).get(name)
-            if function is not None:
-                function.jvp = staticmethod(lambda ctx, tangent: tangent.clone())
 
 
 def share_sequences(network: nn.Module, ranks: Ranks, count: int) -> Ranks:
@@ -284,83 +244,3 @@ def shard_sequence(network: nn.Module, group: SequenceGroup) -> None:
         network.shard_sequence(group)
     except ValueError as error:
         raise UsageError(f"train.sequence_parallel: {error}") from None
-
-
-_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-
-
-def scaler_state(engine: Any) -> dict[str, float] | None:
-    """Where the dynamic loss scale of fp16 stands; None: there is none."""
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
-    return {name: getattr(scaler, name) for name in _SCALER} if getattr(scaler, "dynamic", False) else None
-
-
-def load_scaler(engine: Any, state: Mapping[str, float] | None) -> None:
-    for name, value in (state or {}).items():
-        setattr(engine.optimizer.loss_scaler, name, value)
-
-
-def _set_timeouts(timeout: datetime.timedelta) -> None:
-    """DeepSpeed makes groups of its own without the timeout given to `init_distributed`."""
-    from torch.distributed import distributed_c10d as c10d
-
-    for group in list(c10d._world.pg_map):
-        c10d.set_timeout(timeout, group)
-
-
-def store() -> Any:
-    """The key-value store through which the ranks found each other."""
-    return torch.distributed.distributed_c10d._get_default_store()
-
-
-def reduce(value: Tensor, ranks: Ranks, how: str = "sum") -> Tensor:
-    """All-reduce a small tensor on the host: "sum", "max" or "min"."""
-    if ranks.count > 1:
-        op = {
-            "sum": torch.distributed.ReduceOp.SUM,
-            "max": torch.distributed.ReduceOp.MAX,
-            "min": torch.distributed.ReduceOp.MIN,
-        }
-        torch.distributed.all_reduce(value, op=op[how], group=ranks.control)
-    return value
-
-
-def gather_objects(value: Any, ranks: Ranks) -> list[Any]:
-    """The values of all ranks, in their order, on all of them."""
-    if ranks.count == 1:
-        return [value]
-    values: list[Any] = [None] * ranks.count
-    torch.distributed.all_gather_object(values, value, group=ranks.control)
-    return values
-
-
-def share(value: Any, ranks: Ranks) -> Any:
-    """The first rank's value, on all of them."""
-    if ranks.count > 1:
-        values = [value]
-        torch.distributed.broadcast_object_list(values, src=0, group=ranks.control)
-        value = values[0]
-    return value
-
-
-def agree(ranks: Ranks, error: FlowgenError | None) -> None:
-    """Raise on all ranks what went wrong on any, so that none is left waiting. Also a barrier."""
-    if ranks.count == 1:
-        if error is not None:
-            raise error
-        return
-    for found in gather_objects(None if error is None else (type(error).__name__, str(error)), ranks):
-        if found is not None:
-            kind = UsageError if found[0] == "UsageError" else FlowgenError
-            raise kind(found[1]) from error
-
-
-@contextmanager
-def together(ranks: Ranks) -> Iterator[None]:
-    """A block that the ranks leave together, or with the same FlowgenError."""
-    error: FlowgenError | None = None
-    try:
-        yield
-    except FlowgenError as caught:
-        error = caught
-    agree(ranks, error)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowgen.core.interfaces import LossOutput
 from flowgen.core.tree import tree_map
-from flowgen.training.engine import Ranks, gather_objects
+from flowgen.training.ranks import Ranks, gather_objects
 from flowgen.training.stages import Stages
 
 _BINS = 5

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flowgen.core.interfaces import MASK
 from flowgen.errors import FlowgenError
-from flowgen.training.engine import Ranks, gather_objects, reduce
+from flowgen.training.ranks import Ranks, gather_objects, reduce
 
 
 class Guard:

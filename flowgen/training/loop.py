@@ -32,14 +32,15 @@ from flowgen.runs.generator import Generator
 from flowgen.runs.run import Checkpoint, Run
 from flowgen.training.checkpoints import Saver, network_weights
 from flowgen.training.ema import Average, power, ramped
-from flowgen.training.engine import Ranks, gather_objects, load_scaler, scaler_state, together
 from flowgen.training.figures import Figures
 from flowgen.training.guard import Guard
+from flowgen.training.internals import forget_gradients, load_scaler, master_shards, scaler_state, skipped_its_step
 from flowgen.training.loggers import Logger
 from flowgen.training.optimizers import peak_rate
 from flowgen.training.progress import ProgressDisplay
+from flowgen.training.ranks import Ranks, gather_objects, together
 from flowgen.training.schedule import learning_rate
-from flowgen.training.shards import collect, master_shards
+from flowgen.training.shards import collect
 from flowgen.training.stages import Stages, Watchdog
 from flowgen.training.watch import Validator, batch_tensors
 
@@ -202,9 +203,8 @@ class Trainer:
         if self._stage > 0:
             self.engine.step()
             if self._stage == 3:
-                # ZeRO 3 would apply the gradient of the step before to a module that is not used in this one
-                self.engine.optimizer.grad_partitions_flat_buffer.zero_()
-            return self.engine.get_global_grad_norm(), bool(getattr(self.engine.optimizer, "overflow", False))
+                forget_gradients(self.engine)
+            return self.engine.get_global_grad_norm(), skipped_its_step(self.engine)
         # ZeRO 1 to 3 clip, and skip a step whose gradients are not finite; stage 0 would write them into the weights
         parameters = [p for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -23,6 +23,7 @@ from flowgen.training.activations import Pretended, Shapes, peak_of_step
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.deepspeed_config import data_ranks, deepspeed_config, micro_batch_size, user_config
 from flowgen.training.engine import Objective, shard_sequence
+from flowgen.training.internals import Undecided, fake_tensors
 
 STAGES = (0, 1, 2, 3)
 _BUCKET = 500_000_000
@@ -67,7 +68,13 @@ def plan(config: Config, ranks: int) -> Plan:
     deepspeed_config(config, ranks)
     micro = micro_batch_size(config, ranks)
     accumulation = config.train.batch_size // (micro * data_ranks(config, ranks))
-    network, activations = _trace(experiment, micro)
+    try:
+        network, activations = _trace(experiment, micro)
+    except Undecided as error:
+        raise FlowgenError(
+            f"network {config.network.type!r} or loss {config.loss.type!r} decides by the values of its tensors ({error}), "
+            f"so its memory cannot be told without running it: train a few steps and read memory_gb in the log"
+        ) from None
     shapes = [p.shape for p in network.parameters() if p.requires_grad]
     count = sum(s.numel() for s in shapes)
     user = user_config(config)
@@ -130,13 +137,11 @@ def _communicated(count: int, ranks: int, accumulation: int, half: bool) -> dict
 
 def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int]:
     """The network, and the bytes that a step on one micro-batch needs at its peak beside weights and gradients; all fake."""
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-
     config, spec = experiment.config, experiment.spec
     null = null_conditions(experiment.conditioners, micro)
     # an assignment of noise to data is made on the host before the step, and reads values
     loss = Experiment(config.model_copy(update={"coupling": ComponentConfig(type="independent")})).loss
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensors():
         network = experiment.new_network()
         other = Frozen(experiment.new_network())  # of the size of this one
         if isinstance(loss, LossWithTeacher):
@@ -155,15 +160,8 @@ def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int]:
             known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool), x1) if config.known else None
             return x1, cond, Shapes(config.train.seed, 0, micro), known
 
-        low = config.train.precision == "bfloat16"
-        try:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-                return network, peak_of_step(objective, inputs)
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise FlowgenError(
-                f"network {config.network.type!r} or loss {config.loss.type!r} decides by the values of its tensors ({error}), "
-                f"so its memory cannot be told without running it: train a few steps and read memory_gb in the log"
-            ) from None
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+            return network, peak_of_step(objective, inputs)
 
 
 def _weights_dtype(config: Config) -> torch.dtype:

@@ -1,91 +1,18 @@
-"""Where DeepSpeed keeps what a rank updates: the float32 master shards, and which piece of which parameter lies in them.
-
-Everything that is saved, averaged or moved to another number of ranks goes through `Fragment`, so that the stages differ
-in this module alone.
-"""
+"""Whole parameters out of the shards of the ranks, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowgen.training.engine import Ranks
+from flowgen.training.internals import Fragment, fragments, shapes
+from flowgen.training.ranks import Ranks
 
 _BUCKET = 1 << 26
 """Elements that are collected by one reduction."""
-
-
-@dataclass(frozen=True)
-class Fragment:
-    """Elements [start, start + length) of a flattened parameter, at `offset` of shard `shard` of this rank."""
-
-    name: str
-    start: int
-    length: int
-    shard: int
-    offset: int
-
-    def of(self, shards: Sequence[Tensor]) -> Tensor:
-        """The fragment within shards laid out as the master shards are, as a flat view."""
-        return shards[self.shard].view(-1).narrow(0, self.offset, self.length)
-
-
-def master_shards(engine: Any) -> list[Tensor]:
-    """The float32 tensors this rank's optimizer updates: flat shards under ZeRO 1 to 3, parameters under ZeRO 0."""
-    optimizer = engine.optimizer
-    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
-        if hasattr(optimizer, name):
-            return [t.data for t in getattr(optimizer, name)]
-    return [t.data for group in optimizer.param_groups for t in group["params"]]
-
-
-def optimizer_states(engine: Any) -> list[dict[str, Any]]:
-    """AdamW's state of each master shard (a live dict, empty before the first step)."""
-    optimizer = engine.optimizer
-    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
-        if hasattr(optimizer, name):
-            return [optimizer.optimizer.state[t] for t in getattr(optimizer, name)]
-    return [optimizer.state[t] for group in optimizer.param_groups for t in group["params"]]
-
-
-def fragments(engine: Any, ranks: Ranks) -> list[Fragment]:
-    """What of the trained parameters this rank holds. Over all ranks, each element is listed once (at stage 0 by the first)."""
-    names = {id(p): name for name, p in engine.module.named_parameters()}
-    optimizer = engine.optimizer
-    found: list[Fragment] = []
-    if hasattr(
-        optimizer, "fp32_partitioned_groups_flat"
-    ):  # stage 3: an equal piece of every parameter, the last one padded
-        for p in (p for group in optimizer.fp16_groups for p in group):
-            group, offset, size = optimizer.grad_position[optimizer.get_param_id(p)]
-            start = size * torch.distributed.get_rank(group=p.ds_process_group)
-            length = min(size, p.ds_numel - start)
-            if length > 0:
-                found.append(Fragment(names[id(p)], start, length, group, offset))
-        return found
-    if hasattr(optimizer, "bit16_groups") or hasattr(
-        optimizer, "bf16_groups"
-    ):  # stages 1 and 2: one flat partition a group
-        groups = getattr(optimizer, "bit16_groups", None) or optimizer.bf16_groups
-        for p in (p for group in groups for p in group):
-            mapping = p._hp_mapping
-            if mapping is not None:
-                here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-                found.append(Fragment(names[id(p)], here.start, here.numel, mapping.param_group_index, there.start))
-        return found
-    if ranks.first:
-        trained = (p for group in optimizer.param_groups for p in group["params"])
-        found = [Fragment(names[id(p)], 0, p.numel(), i, 0) for i, p in enumerate(trained)]
-    return found
-
-
-def shapes(engine: Any) -> dict[str, torch.Size]:
-    """The whole shape of every trained parameter, in the module's order."""
-    return {n: getattr(p, "ds_shape", p.shape) for n, p in engine.module.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()

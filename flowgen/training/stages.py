@@ -10,7 +10,8 @@ import threading
 import time
 from typing import Any
 
-from flowgen.training.engine import Ranks, store
+from flowgen.training.internals import store
+from flowgen.training.ranks import Ranks
 
 
 class Stages:

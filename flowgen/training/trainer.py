@@ -24,7 +24,7 @@ from flowgen.training.batches import check_buckets, resolve_schedule
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.checkpoints import choose_checkpoint, load_after, load_before
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
-from flowgen.training.engine import Objective, Ranks, check_config, share_sequences, start_engine, start_ranks, together
+from flowgen.training.engine import Objective, check_config, share_sequences, start_engine, start_ranks
 from flowgen.training.loop import Result, Trainer
 from flowgen.training.prepare import (
     FIT_CLIPS,
@@ -37,6 +37,7 @@ from flowgen.training.prepare import (
     write_config,
     write_run,
 )
+from flowgen.training.ranks import Ranks, together
 from flowgen.training.same_data import ALLOW, with_places, write_data
 from flowgen.training.watch import Validator
 

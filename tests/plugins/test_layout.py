@@ -140,3 +140,46 @@ WORK
     # the block blocks
     other = working.replace("import torch\n", "import flowgen.media.clip\n")
     assert "blocked" in subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, cwd=ROOT).stderr
+
+
+DEEPSPEEDS_OWN = {
+    *(
+        "ds_id",
+        "ds_shape",
+        "ds_numel",
+        "ds_process_group",
+        "_hp_mapping",
+        "grad_position",
+        "grad_partitions_flat_buffer",
+    ),
+    *("bit16_groups", "bf16_groups", "fp16_groups", "loss_scaler", "fp32_partitioned_groups_flat", "overflow"),
+}
+
+
+def private_names(path: Path) -> set[str]:
+    """Names of torch and DeepSpeed with a leading underscore, and DeepSpeed's attributes that no document promises."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            found |= {node.attr} & DEEPSPEEDS_OWN
+            whole = ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom):
+            whole = ".".join([node.module or "", *(alias.name for alias in node.names)])
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value} & DEEPSPEEDS_OWN
+            continue
+        else:
+            continue
+        parts = whole.split(".")
+        if parts[0] in ("torch", "deepspeed", "atexit") and any(p.startswith("_") and p.isidentifier() for p in parts):
+            found.add(whole)
+    return found
+
+
+def test_private_names_of_torch_and_deepspeed_live_in_one_file():
+    internals = ROOT / "flowgen" / "training" / "internals.py"
+    assert private_names(internals) >= {"ds_id", "torch._foreach_lerp_"}
+    for folder in ("flowgen", "modalities"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if path != internals:
+                assert not private_names(path), f"{path.relative_to(ROOT)} uses {private_names(path)}"

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgen.training.engine import agree, gather_objects, start_ranks
+from flowgen.training.engine import start_ranks
+from flowgen.training.ranks import agree, gather_objects
 
 torch.set_num_threads(1)
 STEPS = 2

@@ -127,7 +127,7 @@ def test_an_export_overwrites_nothing_and_refuses_damage(run, tmp_path):
 def test_the_plan_is_what_deepspeed_allocates(tiny, stage, half):
     from flowgen.config.schema import ComponentConfig
     from flowgen.training.engine import Objective, start_engine, start_ranks
-    from flowgen.training.shards import master_shards, optimizer_states
+    from flowgen.training.internals import master_shards, optimizer_states
 
     if half and stage == 0:
         pytest.skip("refused")

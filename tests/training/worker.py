@@ -22,8 +22,9 @@ from rich.console import Console  # noqa: E402
 
 from flowgen.config import Document, resolve  # noqa: E402
 from flowgen.training import loop  # noqa: E402
-from flowgen.training.engine import agree, end_rank, start_ranks  # noqa: E402
-from flowgen.training.shards import optimizer_states  # noqa: E402
+from flowgen.training.engine import end_rank, start_ranks  # noqa: E402
+from flowgen.training.internals import optimizer_states  # noqa: E402
+from flowgen.training.ranks import agree  # noqa: E402
 from flowgen.training.trainer import train  # noqa: E402
 
 
