@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -38,6 +38,10 @@ class Item:
     """Seconds of a segment; None: to the end of the file."""
     problem: str = ""
     """Why it cannot be used, where that is known without looking into the file."""
+
+    def seconds_of(self, file_s: float) -> float:
+        """How long it is, of a file of so many seconds."""
+        return file_s - self.start_s if self.duration_s is None else self.duration_s
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,11 @@ def lacking(items: Sequence[Item], columns: Mapping[str, Kind]) -> dict[str, str
 def named(names: Sequence[str], shown: int = 5) -> str:
     """The first few names, and how many more."""
     return "; ".join(names[:shown]) + (f"; and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def most(values: Iterable[Any], shown: int = 8) -> str:
+    """The most frequent values, and how often each is there."""
+    return ", ".join(f"{value} ({count})" for value, count in Counter(values).most_common(shown))
 
 
 def split(items: Sequence[Item], held_out: HeldOut, origin: str) -> tuple[list[Item], list[Item]]:

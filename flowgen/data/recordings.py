@@ -7,7 +7,6 @@ Options are read from signatures, so this module does without postponed annotati
 
 import copy
 import hashlib
-import math
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -55,7 +54,7 @@ class Recordings(ABC):
     modality: Any
     columns: dict[str, Kind] | None = field(default=None, kw_only=True)
     held_out: HeldOut = field(default=0.1, kw_only=True)
-    max_bad_share: Share = field(default=0.02, kw_only=True)
+    max_bad_share: Share = field(default=0.05, kw_only=True)
     buckets: Any = field(default=None, init=False)
     """By name, what a clip costs relative to one of the modality's full size; none in a part of full size."""
     locations: ClassVar[tuple[str, ...]] = ()
@@ -187,7 +186,7 @@ class Recordings(ABC):
             item = self.items[which]
             if item.key not in self._failed:
                 try:
-                    return self._clip(item, window, chosen, seed)
+                    return self.clip_of(item, window, chosen, seed)
                 except FlowgenError as error:
                     self._fail(item, error)
             chosen = self._instead(index, seed, attempt)
@@ -195,7 +194,8 @@ class Recordings(ABC):
             f"{self.origin}: {_INSTEAD} clips in a row cannot be decoded; look with: flowgen data check --deep", []
         )
 
-    def _clip(self, item: Item, window: int, index: int, seed: int) -> Clip:
+    def clip_of(self, item: Item, window: int, index: int, seed: int) -> Clip:
+        """Clip `index`, which is this window of this item."""
         rng = generator("crop", seed_of(seed)) if self.part == "training" else None
         return self.decode(item, window, rng)
 
@@ -358,13 +358,3 @@ def _counts(values: Any) -> str:
     counted = Counter("(none)" if value is None else str(value) for value in values).most_common()
     shown = ", ".join(f"{name} ({count})" for name, count in sorted(counted[:30]))
     return shown + (f" and {len(counted) - 30} more" if len(counted) > 30 else "")
-
-
-def spare(length: float, wanted: float, crop: str, rng: torch.Generator | None) -> float:
-    """Where a crop of `wanted` begins in `length`: at random by `rng` (in the centre without one), at the start or the centre."""
-    rest = max(length - wanted, 0.0)
-    if crop == "start" or not math.isfinite(rest):
-        return 0.0
-    if crop == "random" and rng is not None:
-        return rest * float(torch.rand((), generator=rng))
-    return rest / 2

@@ -25,6 +25,8 @@ class AudioFolder(FolderSource, AudioRecordings):
         max_bad_share: more unusable files than this share stop the run.
         silence_db: a file in which nothing is louder is silent, and left out (decibels below full scale).
         min_duration_s: what is shorter is left out.
+        trim_db: leave out the beginning and the end of a recording in which nothing is louder than this (decibels below full
+            scale, such as -50).
         loudness: bring every recording to this loudness (LUFS, such as -20).
         crop: which part of a longer recording is heard: random (held-out ones: the centre), start, centre, or onset (from
             shortly before the loudest rise).

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from flowgen.core.ranges import Positive, Share, Whole
+from flowgen.core.ranges import Positive, Whole
 from flowgen.data.items import Item
-from flowgen.data.recordings import Facts, Recordings, Use, spare
+from flowgen.data.recordings import Facts, Recordings, Use
 from flowgen.data.shards import Source
 from flowgen.data.sources import Medium
+from flowgen.data.windows import Windows
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen_video.buckets import Bucket, assign, parse_bucket
@@ -22,52 +23,11 @@ from flowgen_video.modality import Video
 from flowgen_video.reading import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FrameIndex, decode_frames, examine, resample
 
 
-@dataclass(frozen=True)
-class Windows:
-    """How clips of `frames` frames are taken from recordings of any length.
-
-    `stride` 0 takes one clip a recording, at a place that changes with the seed; n takes one every n frames, so that longer
-    recordings give more. Of held-out recordings the places never change. A recording that is up to `tolerance` frames short
-    shows its last frame again.
-    """
-
-    frames: int
-    stride: Whole
-    tolerance: Whole
-    crop: str = "random"
-
-    def __post_init__(self) -> None:
-        if self.stride < 0 or not 0 <= self.tolerance < self.frames:
-            raise UsageError(
-                f"data.stride must be 0 or more and data.tolerance from 0 to {self.frames - 1}, "
-                f"got stride={self.stride} and tolerance={self.tolerance}"
-            )
-
-    def count(self, n: int) -> int:
-        """Clips in a recording of n frames."""
-        if n < self.frames - self.tolerance:
-            return 0
-        return 1 + max(0, n - self.frames) // self.stride if self.stride else 1
-
-    def place(self, n: int, window: int, rng: torch.Generator | None) -> Tensor:
-        """The frames of clip `window` of n, [frames]; without a generator, the centre or the fixed place."""
-        last = max(0, n - self.frames)
-        if self.stride:
-            low, high = window * self.stride, min((window + 1) * self.stride - 1, last)
-            start = low if rng is None else int(torch.randint(low, high + 1, (), generator=rng))
-        elif self.crop == "random" and rng is not None:
-            start = int(torch.randint(0, last + 1, (), generator=rng))
-        else:
-            start = int(spare(n, self.frames, self.crop, None))
-        return (start + torch.arange(self.frames)).clamp(max=n - 1)
-
-
 @dataclass(eq=False, repr=False)
 class VideoRecordings(Recordings):
     """What `video-folder`, `video-manifest` and `video-shards` have in common; their options are described at the first."""
 
     modality: Video
-    max_bad_share: Share = field(default=0.5, kw_only=True)
     stride: Whole = field(default=0, kw_only=True)
     tolerance: Whole = field(default=1, kw_only=True)
     crop: Literal["random", "start", "centre"] = field(default="random", kw_only=True)

@@ -70,7 +70,7 @@ def test_a_video_damaged_in_its_middle_is_replaced_named_and_found_by_a_deep_loo
     (folder / "2.mp4").write_bytes(content)
 
     def made(**options):
-        return VideoFolder(VIDEO, str(folder), held_out=0, **options)
+        return VideoFolder(VIDEO, str(folder), **{"held_out": 0, "max_bad_share": 0.5, **options})
 
     data, again = made(), made()
     seeds = range(12)
@@ -124,7 +124,7 @@ def test_a_table_of_segments_gives_their_frames(tmp_path):
     pictures(tmp_path / "one", *(Image.new("L", (16, 16), 10 * i) for i in range(24)))
     (tmp_path / "t.csv").write_text("file,from,len\none,0,0.8\none,1.2,0.8\none,2.0,0.8\n")
     video = Video(fps=10, frames=8, height=16, width=16, channels=1)
-    data = VideoManifest(video, str(tmp_path / "t.csv"), start="from", duration="len", held_out=0)
+    data = VideoManifest(video, str(tmp_path / "t.csv"), start="from", duration="len", held_out=0, max_bad_share=0.5)
     assert [data.clip(i, 0).data[0, 0, 0, 0].item() for i in range(2)] == [0, 120]
     assert [item.key for item, _ in data.left_out] == ["one [2-2.8 s]"]
 

@@ -3,15 +3,19 @@
 import csv
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from flowgen_video.folders import VideoFolder
-from flowgen_video.manifests import VideoManifest
+from flowgen_video import folders, manifests
 from flowgen_video.modality import Video
 
 from flowgen.errors import BadData, FlowgenError, UsageError
+
+# the clips of these tests are few, and some of them too short
+VideoFolder = partial(folders.VideoFolder, max_bad_share=0.5)
+VideoManifest = partial(manifests.VideoManifest, max_bad_share=0.5)
 
 VIDEO = Video(fps=10, frames=12, height=16, width=24)
 LENGTHS = {"short": 9, "almost": 11, "exact": 12, "long": 40}
