@@ -22,7 +22,7 @@ class UsageError(FlowgenError):
 class BadData(FlowgenError):
     """Too much of a data set cannot be used. `rows` say what was found, as `Dataset.report` does (flowgen/media/interfaces.py)."""
 
-    def __init__(self, message: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, message: str, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(message)
         self.rows = rows
 

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from flowgen.core.random import seed_of, seeds_of
 from flowgen.data.order import Order, Place, Schedule, make_schedule
+from flowgen.errors import FlowgenError
 from flowgen.media.clip import Clip
-from flowgen.media.interfaces import Dataset, ManyClips
+from flowgen.media.interfaces import Dataset, ManyClips, ReplacesFailed
 
 __all__ = ["Order", "Place", "Split", "batches", "clips_at", "many_clips"]
 
@@ -48,19 +49,23 @@ class Split:
         return torch.arange(start, start + self.micro)
 
 
-def many_clips(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int]) -> list[Clip]:
-    """Clips by index and seed, at once where the data set makes `ManyClips`."""
+def many_clips(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int], counted: bool = True) -> list[Clip]:
+    """Clips by index and seed, at once where the data set makes `ManyClips`.
+
+    counted: what they replace is counted here, by the data set; otherwise by who reads `Clip.instead_of`.
+    """
     if isinstance(dataset, ManyClips) and callable(dataset.clips):  # others have a number by that name
         return dataset.clips(indices, seeds)
-    return [dataset.clip(index, seed) for index, seed in zip(indices, seeds, strict=True)]
+    one = dataset.attempt if not counted and isinstance(dataset, ReplacesFailed) else dataset.clip
+    return [one(index, seed) for index, seed in zip(indices, seeds, strict=True)]
 
 
-def clips_at(dataset: Dataset, seed: int, places: Sequence[Place]) -> list[Clip]:
+def clips_at(dataset: Dataset, seed: int, places: Sequence[Place], counted: bool = True) -> list[Clip]:
     """Clips as they are met in the run of this seed: a clip's randomness is a function of (seed, epoch, index)."""
     indices = [place.index for place in places]
     if len({place.epoch for place in places}) == 1:
-        return many_clips(dataset, indices, seeds_of((seed, "clip", places[0].epoch), indices))
-    return many_clips(dataset, indices, [seed_of(seed, "clip", p.epoch, p.index) for p in places])
+        return many_clips(dataset, indices, seeds_of((seed, "clip", places[0].epoch), indices), counted)
+    return many_clips(dataset, indices, [seed_of(seed, "clip", p.epoch, p.index) for p in places], counted)
 
 
 class _Clips(TorchDataset[Clip]):
@@ -73,7 +78,24 @@ class _Clips(TorchDataset[Clip]):
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[Place]) -> list[Clip]:
-        return clips_at(self.dataset, self.seed, places)
+        return clips_at(self.dataset, self.seed, places, counted=False)
+
+
+class _InWorker(TorchDataset[Clip]):
+    """The same in a worker process, from where an error comes whole as a value only."""
+
+    def __init__(self, clips: _Clips) -> None:
+        self.clips = clips
+
+    def __getitems__(self, places: Sequence[Place]) -> Any:
+        try:
+            return self.clips.__getitems__(places)
+        except FlowgenError as error:
+            return error
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
 
 
 class _Batches:
@@ -100,14 +122,21 @@ def batches(
     if workers == 0:
         return (clips.__getitems__(places) for places in _Batches(schedule, split, start))
     loader: Any = DataLoader(
-        clips,
+        _InWorker(clips),
         batch_sampler=_Batches(schedule, split, start),
         num_workers=workers,
-        collate_fn=list,
+        collate_fn=_as_it_is,
         worker_init_fn=_ignore_signals,
         persistent_workers=True,
     )
-    return iter(loader)
+    return map(_raised, loader)
+
+
+def _raised(found: list[Clip] | FlowgenError) -> list[Clip]:
+    """What a worker sends: clips, or why there are none."""
+    if isinstance(found, FlowgenError):
+        raise found
+    return found
 
 
 def _ignore_signals(worker: int) -> None:

@@ -12,7 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -75,7 +75,7 @@ class Recordings(ABC):
         typed(self.found.items, self.kinds, self.origin)
         self.part = "training"
         self.bucketed = True
-        self._failed: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self._uses: dict[tuple[str, bool], Use] = {}
 
     @abstractmethod
@@ -178,20 +178,27 @@ class Recordings(ABC):
 
     def clip(self, index: int, seed: int) -> Clip:
         """Clip `index`. One that cannot be decoded is named and counted, and another takes its place: a function of `seed`."""
+        clip = self.attempt(index, seed)
+        self.count_failed(dict(clip.instead_of))
+        return clip
+
+    def attempt(self, index: int, seed: int) -> Clip:
+        """As `clip`, without counting: what it replaces depends on nothing that was met before. FlowgenError: all fail."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         chosen = index
+        failed: list[tuple[str, str]] = []
         for attempt in range(_INSTEAD):
             which, window = self._starts[chosen]
-            item = self.items[which]
-            if item.key not in self._failed:
-                try:
-                    return self.clip_of(item, window, chosen, seed)
-                except FlowgenError as error:
-                    self._fail(item, error)
+            try:
+                return replace(self.clip_of(self.items[which], window, chosen, seed), instead_of=tuple(failed))
+            except FlowgenError as error:
+                failed.append((self.items[which].key, str(error)))
             chosen = self._instead(index, seed, attempt)
+        key, why = failed[-1]
         raise BadData(
-            f"{self.origin}: {_INSTEAD} clips in a row cannot be decoded; look with: flowgen data check --deep", []
+            f"{self.origin}: {_INSTEAD} clips in a row cannot be decoded, the last of them {key} ({why}); look with: flowgen "
+            f"data check --deep"
         )
 
     def clip_of(self, item: Item, window: int, index: int, seed: int) -> Clip:
@@ -201,23 +208,32 @@ class Recordings(ABC):
 
     def _instead(self, index: int, seed: int, attempt: int) -> int:
         """A clip of the same bucket."""
-        alike = range(len(self._starts))
-        if self.buckets:
-            wanted = self.bucket_of(index)
-            alike = [i for i in range(len(self._starts)) if self.bucket_of(i) == wanted]  # type: ignore[assignment]
+        alike = self._by_bucket[self.bucket_of(index)] if self.buckets else range(len(self._starts))
         return alike[int(torch.randint(len(alike), (), generator=generator(seed, "instead", attempt)))]
 
-    def _fail(self, item: Item, error: FlowgenError) -> None:
-        """Count an item that the survey passed. BadData: too many are left out by now."""
-        self._failed[item.key] = str(error)
-        print(f"left out: {item.key} ({error}); another clip takes its place", file=sys.stderr, flush=True)
-        bad = len(self.left_out) + len(self._failed)
-        if bad > self.max_bad_share * len(self.found.items):
+    @cached_property
+    def _by_bucket(self) -> dict[str, list[int]]:
+        """The clips of each bucket."""
+        found: dict[str, list[int]] = {}
+        for index in range(len(self._starts)):
+            found.setdefault(self.bucket_of(index), []).append(index)
+        return found
+
+    def count_failed(self, failed: Mapping[str, str], say: bool = True) -> None:
+        """Count items that the survey passed. BadData: too many are left out by now."""
+        new = {key: why for key, why in failed.items() if key not in self.failed}
+        for key, why in new.items():
+            self.failed[key] = why
+            if say:
+                print(f"left out: {key} ({why}); another clip takes its place", file=sys.stderr, flush=True)
+        bad = len(self.left_out) + len(self.failed)
+        if new and bad > self.max_bad_share * len(self.found.items):
+            key, why = next(reversed(new.items()))
             raise BadData(
                 f"{self.origin}: {bad} of {len(self.found.items)} recordings cannot be used, more than data.max_bad_share="
-                f"{self.max_bad_share:g} allows, the last of them {item.key} ({error}); look with: flowgen data check --deep",
+                f"{self.max_bad_share:g} allows, the last of them {key} ({why}); look with: flowgen data check --deep",
                 self.report(),
-            ) from error
+            )
 
     def validation(self) -> "Recordings":
         """The held-out part. UsageError: nothing is held out."""
@@ -235,7 +251,7 @@ class Recordings(ABC):
         _ = self.survey
         other = copy.copy(self)
         other.part, other.bucketed, other.buckets = part, False, {}
-        for name in ("items", "_starts"):
+        for name in ("items", "_starts", "_by_bucket"):
             other.__dict__.pop(name, None)
         return other
 
@@ -266,8 +282,8 @@ class Recordings(ABC):
         found = self.survey[self.part == "validation"]
         rows = [self._row(item, self._use(item, self.bucketed), self.part) for item in found]
         for row in rows:
-            if row["file"] in self._failed:
-                row.update(status="left out", why=self._failed[row["file"]], clips=0)
+            if row["file"] in self.failed:
+                row.update(status="left out", why=self.failed[row["file"]], clips=0)
         if self.part == "training" and self.bucketed:
             rows += [self._row(item, use, "") for item, use in self.left_out]
         return rows
@@ -326,8 +342,8 @@ class Recordings(ABC):
 
         threads = min(4, os.cpu_count() or 1)
         found = cached(f"whole-{self.version}", (item.path for item in good), look, threads)
-        self._failed |= {item.key: found[item.path] for item in good if found[item.path]}
-        return dict(self._failed)
+        self.failed |= {item.key: found[item.path] for item in good if found[item.path]}
+        return dict(self.failed)
 
     @property
     def identity(self) -> str:

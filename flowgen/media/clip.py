@@ -18,5 +18,7 @@ class Clip:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     """The file or data-set index it came from, for messages."""
+    instead_of: tuple[tuple[str, str], ...] = ()
+    """The items that could not be decoded, and why, whose place it takes."""
     start: Clip | State | None = None
     """What its flow starts from, for the coupling `given-pairs`: a clip, or the noise of its latents [*axes, C] itself."""

@@ -199,6 +199,23 @@ class ToleratesBad(Protocol):
 
 
 @runtime_checkable
+class ReplacesFailed(Protocol):
+    """A clip that cannot be decoded in training is replaced by another; what failed is counted over all ranks together."""
+
+    failed: Mapping[str, str]
+    """By key, the items that could not be decoded so far, and why."""
+
+    def attempt(self, index: int, seed: int) -> Clip:
+        """The clip that `clip` gives: a function of index and seed alone. What it replaces (`Clip.instead_of`) is not counted yet.
+
+        FlowgenError: no clip can be decoded.
+        """
+
+    def count_failed(self, failed: Mapping[str, str], say: bool = True) -> None:
+        """Add to `failed`, naming what is new. BadData: more is left out by now than may be."""
+
+
+@runtime_checkable
 class Fingerprinted(Protocol):
     """A resume over changed data is refused with what changed, and one over data that have moved is not."""
 

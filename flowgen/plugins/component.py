@@ -46,7 +46,16 @@ KINDS = {
             "flowgen.media.interfaces:Dataset",
             ("modality",),
             _abilities(
-                *("Keyed", "ManyClips", "Bucketed", "FullSize", "Reports", "ToleratesBad", "Identified"),
+                *(
+                    "Keyed",
+                    "ManyClips",
+                    "Bucketed",
+                    "FullSize",
+                    "Reports",
+                    "ToleratesBad",
+                    "Identified",
+                    "ReplacesFailed",
+                ),
                 *("Fingerprinted", "Labelled", "DecodesWhole"),
             ),
         ),

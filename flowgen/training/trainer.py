@@ -25,6 +25,7 @@ from flowgen.training.blocks import prepare_blocks
 from flowgen.training.checkpoints import choose_checkpoint, load_after, load_before
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
 from flowgen.training.engine import Objective, check_config, share_sequences, start_engine, start_ranks
+from flowgen.training.failures import counted
 from flowgen.training.loop import Result, Trainer
 from flowgen.training.prepare import (
     FIT_CLIPS,
@@ -116,6 +117,7 @@ def train(
         trainer.load(checkpoint)
         heading("resume", f"from step {trainer.step} of {config.train.steps}{_moved(checkpoint, engine, ranks)}")
     data = batches(dataset, config.train.seed, split, trainer.step, config.train.workers, schedule)
+    data = counted(data, dataset, ranks)
     try:
         return trainer.fit(data, split)
     finally:

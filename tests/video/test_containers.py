@@ -1,5 +1,7 @@
 """Any frame on its own equals the frame in order, in whatever container; and pictures and tracks that are easily misread."""
 
+import json
+import multiprocessing
 import subprocess
 from pathlib import Path
 
@@ -12,7 +14,10 @@ from flowgen_video.modality import Video
 from flowgen_video.reading import decode_frames, index_frames, read_frames
 from PIL import Image
 
-from flowgen.errors import BadData
+from flowgen.data.loader import Split, batches
+from flowgen.errors import BadData, FlowgenError
+from flowgen.training.failures import counted
+from flowgen.training.ranks import Ranks
 
 FRAMES, VIDEO = 60, Video(fps=10, frames=8, height=16, width=16)
 CONTAINERS = {
@@ -59,35 +64,90 @@ def test_every_frame_alone_is_the_frame_in_order(clips, suffix):
     assert torch.equal(decode_frames(path, some, 48, 64, 3, index), whole[some])
 
 
-def test_a_video_damaged_in_its_middle_is_replaced_named_and_found_by_a_deep_look(clips, tmp_path, capsys):
-    folder = tmp_path / "v"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def damaged(clips, tmp_path_factory):
+    """Five videos, of which the third is damaged in its middle."""
+    folder = tmp_path_factory.mktemp("damaged")
     for i in range(5):
         ffmpeg("-i", clips / "a.mp4", "-vf", f"hue=h={60 * i}", "-g", 8, folder / f"{i}.mp4")
     content = bytearray((folder / "2.mp4").read_bytes())
-    low, high = len(content) * 3 // 10, len(content) * 7 // 10
+    low, high = len(content) * 6 // 10, len(content) * 7 // 10
     content[low:high] = np.random.default_rng(0).integers(0, 256, high - low, np.uint8).tobytes()
     (folder / "2.mp4").write_bytes(content)
 
     def made(**options):
         return VideoFolder(VIDEO, str(folder), **{"held_out": 0, "max_bad_share": 0.5, **options})
 
-    data, again = made(), made()
+    return made
+
+
+def test_a_video_damaged_in_its_middle_is_replaced_named_and_found_by_a_deep_look(damaged, capsys):
+    data, again = damaged(), damaged()
     seeds = range(12)
     clips_ = [data.clip(2, seed) for seed in seeds]
-    for seed in reversed(seeds):  # what takes its place is a function of the seed, whatever else was met before
-        assert clips_[seed].source == again.clip(2, seed).source or "2.mp4" in clips_[seed].source
-    assert any("2.mp4" not in clip.source for clip in clips_)
+    for seed in reversed(seeds):  # a function of the seed, whatever else was met before
+        clip = again.clip(2, seed)
+        assert (clip.source, clip.instead_of) == (clips_[seed].source, clips_[seed].instead_of)
+        assert torch.equal(clip.data, clips_[seed].data)
+    assert {"2.mp4" in clip.source for clip in clips_} == {True, False}
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert said[0].startswith("left out: 2.mp4 (")
     assert {row["file"]: row["status"] for row in data.report()}["2.mp4"] == "left out"
-    deep = made()
+    deep = damaged()
     assert list(deep.damaged()) == ["2.mp4"]
     assert {row["file"]: row["status"] for row in deep.report()}["2.mp4"] == "left out"
     late = next(seed for seed in seeds if "2.mp4" not in clips_[seed].source)
     with pytest.raises(BadData, match=r"1 of 5 recordings cannot be used, more than data\.max_bad_share=0"):
-        made(max_bad_share=0.0).clip(2, late)
+        damaged(max_bad_share=0.0).clip(2, late)
+
+
+def _on_a_rank(rank, count, folder, made, share, workers):
+    """What a rank trains in 16 steps of four clips, where it stops, and what it knows of failures."""
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo", f"file://{folder}/{share}", rank=rank, world_size=count)
+    data, seen, why = made(max_bad_share=share), [], ""
+    parts = Split(4, 4 // count, count, rank)
+    try:
+        for batch, _ in zip(
+            counted(batches(data, 3, parts, workers=workers), data, Ranks(rank, count, torch.device("cpu"))),
+            range(16),
+            strict=False,
+        ):
+            seen.append([clip.source for clip in batch])
+    except BadData as error:
+        why = str(error)
+    except FlowgenError as error:
+        why = f"other: {error}"
+    torch.distributed.destroy_process_group()
+    (folder / f"{share}-{rank}-of-{count}.json").write_text(json.dumps([seen, why, dict(data.failed)]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_ranks_agree_on_what_failed_and_stop_together(damaged, tmp_path, share, workers):
+    for count in (1, 2):
+        fork = multiprocessing.get_context("fork")
+        ranks = [
+            fork.Process(target=_on_a_rank, args=(rank, count, tmp_path, damaged, share, workers))
+            for rank in range(count)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(60)
+            assert process.exitcode == 0
+        (tmp_path / str(share)).unlink(missing_ok=True)
+    alone, *both = (
+        json.loads((tmp_path / f"{share}-{name}.json").read_text()) for name in ("0-of-1", "0-of-2", "1-of-2")
+    )
+    steps = [one + other for one, other in zip(both[0][0], both[1][0], strict=True)]
+    assert steps == alone[0]  # the same clips, whoever decoded them
+    assert len(steps) == 16 if share == 0.5 else len(steps) < 16
+    assert alone[1] == both[0][1] == both[1][1]
+    assert bool(alone[1]) == (share == 0.1)
+    assert list(alone[2]) == list(both[0][2]) == list(both[1][2]) == ["2.mp4"]
 
 
 def pictures(folder, *images):
