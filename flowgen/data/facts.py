@@ -5,23 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flowgen.data.progress import progress
 from flowgen.errors import FlowgenError
 from flowgen.files import replacing
 
 T = TypeVar("T", bound=Any)
+_KEEP_S, _PART = 60.0, 1024
 
 
-def cached(kind: str, sources: Iterable[T], look: Callable[[T], Any], threads: int = 1) -> dict[T, Any]:
+def cached(
+    kind: str, sources: Iterable[T], look: Callable[[T], Any], threads: int | None = None, what: str = ""
+) -> dict[T, Any]:
     """What `look` says of each source, as JSON values; one that has the size and the time it had then is not looked at again.
+
+    Several are looked at at once. What is known by then is kept every minute, so that a long look that is stopped goes on.
 
     Args:
         kind: names the folder, up to its first dash, and all else that `look` depends on: versions, options.
         sources: paths, or what has their `absolute` and `stat`.
+        threads: by default as many as there are cores, 16 at the most.
+        what: is done, for the line that says how long it still takes.
     """
     unique = sorted(set(sources), key=str)
     names = {source: str(source.absolute()) for source in unique}
@@ -33,15 +42,40 @@ def cached(kind: str, sources: Iterable[T], look: Callable[[T], Any], threads: i
     new = [source for source in unique if source not in known]
     if not new:
         return known
+    found: dict[T, Any] = {}
+    took, kept = 0.0, time.monotonic()
+    try:
+        for source, facts in progress(_looked(look, new, threads or cores()), len(new), what or kind.partition("-")[0]):
+            found[source] = facts
+            stored[names[source]] = {"stamp": stamps[source], "facts": facts}
+            if (now := time.monotonic()) - kept > max(_KEEP_S, 20 * took):
+                _keep(stored, file)
+                kept = time.monotonic()
+                took = kept - now
+    finally:
+        _keep(stored, file)
+    return {source: known[source] if source in known else found[source] for source in unique}
+
+
+def cores() -> int:
+    """Cores that this process may use, 16 at the most."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _looked(look: Callable[[T], Any], sources: Sequence[T], threads: int) -> Iterator[tuple[T, Any]]:
+    """Each source with what is seen, in their order; a part at a time, for a million waiting tasks take memory."""
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        found = dict(zip(new, pool.map(look, new), strict=True))
-    stored |= {names[source]: {"stamp": stamps[source], "facts": facts} for source, facts in found.items()}
+        for start in range(0, len(sources), _PART):
+            part = sources[start : start + _PART]
+            yield from zip(part, pool.map(look, part), strict=True)
+
+
+def _keep(stored: dict[str, Any], file: Path) -> None:
     try:
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(stored), encoding="utf-8")
     except FlowgenError:
         pass  # a cache that cannot be written costs time, not correctness
-    return {source: known[source] if source in known else found[source] for source in unique}
 
 
 def _file(kind: str, names: list[str]) -> Path:

@@ -178,7 +178,7 @@ def contents(items: Sequence[Item]) -> list[Any]:
             sizes[path] = -1
     shared = Counter(sizes.values())
     alike = [path for path, size in sizes.items() if size >= 0 and shared[size] > 1]
-    digests = cached("content-1", alike, digest, threads=min(4, os.cpu_count() or 1))
+    digests = cached("content-1", alike, digest, what="compare files of one size")
     return [(digests.get(item.path) or str(item.path), item.start_s, item.duration_s) for item in items]
 
 

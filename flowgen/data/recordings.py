@@ -110,7 +110,7 @@ class Recordings(ABC):
     def facts(self) -> dict[Source, Facts]:
         """Of every file; of one that has not changed since from the cache in the user's cache folder."""
         paths = (item.path for item in self.found.items if not item.problem)
-        return cached(self.version, paths, self.examine, min(4, os.cpu_count() or 1))
+        return cached(self.version, paths, self.examine, what="look at files")
 
     @cached_property
     def survey(self) -> tuple[list[Item], list[Item]]:
@@ -340,8 +340,7 @@ class Recordings(ABC):
                 return f"damaged: {error}"
             return ""
 
-        threads = min(4, os.cpu_count() or 1)
-        found = cached(f"whole-{self.version}", (item.path for item in good), look, threads)
+        found = cached(f"whole-{self.version}", (item.path for item in good), look, what="decode whole files")
         self.failed |= {item.key: found[item.path] for item in good if found[item.path]}
         return dict(self.failed)
 

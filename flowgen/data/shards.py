@@ -115,7 +115,7 @@ class Sample:
 def read_shards(pattern: str) -> list[Sample]:
     """The samples of all tar files that a pattern names, in their order. FlowgenError: one cannot be indexed."""
     shards = find_shards(pattern)
-    indexed = cached(f"shards-{_VERSION}", shards, _index)
+    indexed = cached(f"shards-{_VERSION}", shards, _index, what="index shards")
     return [
         Sample(key, {ext: Member(shard, *place) for ext, place in members.items()}, values, problem)
         for shard in shards

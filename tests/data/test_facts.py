@@ -1,6 +1,7 @@
 """What is known about a file is known until it changes."""
 
 import os
+import threading
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from flowgen_video.modality import Video
 from flowgen_video.writing import write_frames
 
 from flowgen.data.facts import cached
+from flowgen.data.progress import progress
 
 
 @pytest.fixture
@@ -94,3 +96,35 @@ def test_videos_are_the_same_from_memory(tmp_path):
     assert not looked
     for index in range(len(data)):
         assert torch.equal(again.clip(index, 3).data, data.clip(index, 3).data)
+
+
+def test_a_look_that_is_stopped_goes_on_where_it_was(files, length):
+    def stopped(path):
+        if path.name == "c":
+            raise KeyboardInterrupt
+        return length(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached("test-5", files, stopped, threads=1)
+    assert cached("test-5", files, length).keys() == set(files)
+    assert length.seen == ["a", "b", "c"]
+
+
+def test_a_long_look_says_how_long_it_still_takes(monkeypatch, capsys):
+    now = iter(range(1000))
+    monkeypatch.setattr("flowgen.data.progress.time.monotonic", lambda: float(next(now)))
+    assert list(progress(range(40), 40, "look at files")) == list(range(40))
+    assert capsys.readouterr().err.splitlines() == [
+        "look at files: 3 of 40, 0:37 left",
+        "look at files: 13 of 40, 0:27 left",
+        "look at files: 23 of 40, 0:17 left",
+        "look at files: 33 of 40, 0:07 left",
+    ]
+    monkeypatch.setenv("RANK", "1")
+    assert sum(progress(range(40), 40, "look at files")) == 780
+    assert capsys.readouterr().err == ""
+
+
+def test_files_are_looked_at_at_once(files):
+    meet = threading.Barrier(3, timeout=20)  # breaks unless three look at a time
+    assert cached("test-6", files, lambda path: meet.wait() * 0, threads=3) == dict.fromkeys(files, 0)
