@@ -63,6 +63,9 @@ def train(
       flowgen train video/moving-digits --gpus 8 --nodes 2 --node-rank 1 --master gpu01:29500
       torchrun --nproc-per-node 2 -m flowgen train video/moving-digits
     """
+    from flowgen.environment import end_with_launcher
+
+    end_with_launcher()
     from rich.console import Console
 
     from flowgen.config import load

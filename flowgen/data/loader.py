@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from flowgen.core.random import seed_of, seeds_of
 from flowgen.data.order import Order, Place, Schedule, make_schedule
+from flowgen.environment import end_with_parent
 from flowgen.errors import FlowgenError
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, ManyClips, ReplacesFailed
@@ -126,7 +129,7 @@ def batches(
         batch_sampler=_Batches(schedule, split, start),
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=partial(_start_worker, os.getpid()),
         persistent_workers=True,
     )
     return map(_raised, loader)
@@ -139,8 +142,9 @@ def _raised(found: list[Clip] | FlowgenError) -> list[Clip]:
     return found
 
 
-def _ignore_signals(worker: int) -> None:
+def _start_worker(trainer: int, worker: int) -> None:
     """A stop reaches the whole process group; the trainer finishes its step first, and needs its data for that."""
+    end_with_parent(trainer)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     torch.set_num_threads(1)

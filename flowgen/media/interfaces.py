@@ -322,6 +322,17 @@ class Extensible(Protocol):
     """Names of modules that change nothing as they are made, such as embeddings whose last layer is zero."""
 
 
+# Abilities of a logger
+
+
+@runtime_checkable
+class Rewinds(Protocol):
+    """A run that is resumed leaves one line a step: what was logged of the steps that are done again is forgotten."""
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after this step."""
+
+
 # Abilities of a conditioner
 
 

@@ -104,7 +104,13 @@ KINDS = {
             "flowgen.media.interfaces:Metric",
             ("modality", "dataset", "encoder"),
         ),
-        Kind("logger", "where the figures of a training run go", "flowgen.training.loggers:Logger", ("folder",)),
+        Kind(
+            "logger",
+            "where the figures of a training run go",
+            "flowgen.training.loggers:Logger",
+            ("folder",),
+            _abilities("Rewinds"),
+        ),
         Kind(
             "writer",
             "another file type of a modality, named MODALITY.EXTENSION",

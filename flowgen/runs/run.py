@@ -5,6 +5,7 @@ sources.json                 where each value came from, and which packages were
 encoder.safetensors          what the encoder measured on the data set
 checkpoints/step-00000500/   network.safetensors, ema.safetensors, optimizer/ (to resume), manifest.json
 previews/  log.jsonl  tensorboard/  samples/  eval.json
+.lock                        while it is being trained: by whom
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flowgen.environment import mark_launcher
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.training.engine import free_port
 
@@ -61,7 +62,8 @@ class Launch:
 def launch(plan: Launch, command: Sequence[str], *, timeout_s: float = 600.0) -> None:
     """Run `flowgen COMMAND` as the ranks of this node, until all have ended.
 
-    SIGINT, SIGTERM and SIGUSR1 are passed on to the ranks, which finish their step and save. FlowgenError names the rank
+    SIGINT, SIGTERM and SIGUSR1 are passed on to the ranks, which finish their step and save; where this process is
+    killed, they end. FlowgenError names the rank
     that failed; the others have been ended by then.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -83,6 +85,7 @@ def launch(plan: Launch, command: Sequence[str], *, timeout_s: float = 600.0) ->
         local_addr=host if plan.nodes == 1 else None,
     )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    mark_launcher(os.environ)
     try:
         with _passing_on():
             elastic_launch(config, sys.executable)("-m", "flowgen", *command)

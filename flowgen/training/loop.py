@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from flowgen.config import Config, build
+from flowgen.config import Config
 from flowgen.core.interfaces import MASK
 from flowgen.core.random import Randomness, seed_of
 from flowgen.core.tree import State, tree_map
@@ -35,7 +35,7 @@ from flowgen.training.ema import Average, power, ramped
 from flowgen.training.figures import Figures
 from flowgen.training.guard import Guard
 from flowgen.training.internals import forget_gradients, load_scaler, master_shards, scaler_state, skipped_its_step
-from flowgen.training.loggers import Logger
+from flowgen.training.loggers import Loggers, keep_steps
 from flowgen.training.optimizers import peak_rate
 from flowgen.training.progress import ProgressDisplay
 from flowgen.training.ranks import Ranks, gather_objects, together
@@ -105,11 +105,10 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(self._stopping_cleanly())
             stack.enter_context(Watchdog(self._stages, self.ranks, options.watchdog_s))
-            loggers: list[Logger] = []
+            loggers = Loggers(self.config.loggers if self.ranks.first else [], self.run.folder, self.step)
+            stack.callback(loggers.close)
             if self.ranks.first:
-                loggers = [build("logger", c, folder=self.run.folder) for c in self.config.loggers]
-            for logger in loggers:
-                stack.callback(logger.close)
+                keep_steps(self.run.folder / "skipped.jsonl", self.step - 1)
             label = f"train {self.config.name}"
             bar = stack.enter_context(
                 ProgressDisplay(label, options.steps, self.step, console=self.console, visible=self.ranks.first)
@@ -127,8 +126,8 @@ class Trainer:
                 if self._due(options.validation.every) or self._due(options.preview.every):
                     self._stages.enter("watch")
                     figures |= self._watch(bar)
-                for logger in loggers if figures else []:
-                    logger.log(self.step, figures)
+                if figures:
+                    loggers.log(self.step, figures)
                 self._notify("flowgen_step_done", step=self.step, figures=figures)
                 if self._due(options.checkpoint.every):
                     self._save()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from flowgen.media.encoder import Encoder
 from flowgen.media.interfaces import Dataset
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
+from flowgen.runs.lock import locked
 from flowgen.runs.run import Checkpoint, Run
 from flowgen.runs.teacher import Frozen, taught
 from flowgen.training.batches import check_buckets, resolve_schedule
@@ -63,12 +66,34 @@ def train(
     Raises UsageError and FlowgenError before the first step where something does not fit.
     """
     ranks = start_ranks(resolved.config.train.timeout_s)
-    console = console or Console(stderr=True)
-    heading = _Heading(console, ranks.first)
     run = Run(run_folder(resolved.config))
     engine_config = deepspeed_config(resolved.config, ranks.count)
     check_config(engine_config)
+    with _alone(run, ranks):
+        return _train(resolved, run, ranks, engine_config, resume, init_from, allow, console or Console(stderr=True))
 
+
+@contextmanager
+def _alone(run: Run, ranks: Ranks) -> Iterator[None]:
+    """A block in which no other process trains this run. FlowgenError: one does."""
+    with ExitStack() as stack:
+        with together(ranks):
+            if ranks.first:
+                stack.enter_context(locked(run.folder))
+        yield
+
+
+def _train(
+    resolved: Resolved,
+    run: Run,
+    ranks: Ranks,
+    engine_config: dict[str, Any],
+    resume: bool,
+    init_from: str | None,
+    allow: tuple[str, ...],
+    console: Console,
+) -> Result:
+    heading = _Heading(console, ranks.first)
     user = {"deepspeed": user_config(resolved.config)}  # the run folder describes the run by itself
     experiment = Experiment(resolved.config.model_copy(update=user)).complete()
     config, dataset = experiment.config, experiment.dataset

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from flowgen.cli import cli
 from flowgen.config import Document, dumps, resolve
-from flowgen.errors import UsageError
+from flowgen.errors import FlowgenError, UsageError
 from flowgen.runs.run import Run
 from flowgen.training.engine import first_host, free_port, slurm_environment
 from flowgen.training.launch import Launch
@@ -100,6 +100,26 @@ def test_a_stop_reaches_the_ranks_which_save_and_the_program_ends_well(start, ti
     (saved,) = Run(tmp_path / "run").checkpoints()
     saved.verify()
     assert saved.manifest["ranks"] == 2
+
+
+@pytest.mark.slow
+def test_a_run_has_one_trainer_and_its_ranks_end_with_their_launcher(start, fit, tiny, tmp_path):
+    values = tiny(tmp_path / "run", steps=10**6, workers=1)
+    program = start(write(values, tmp_path / "c.yaml"), "--gpus", "2")
+    program.until(lambda: len(read_log(tmp_path / "run")) > 12)
+    holder = program.rank(0).pid
+    with pytest.raises(FlowgenError, match=rf"is being trained by process {holder} on .*train .*c\.yaml.*run=.*run-2"):
+        fit(values, resume=True)
+    left = psutil.Process(program.process.pid).children(recursive=True)
+    assert len(left) >= 4  # two ranks and the loader of each
+    program.process.kill()
+    _, alive = psutil.wait_procs(left, timeout=5)
+    assert not alive
+    log = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()[:-1]]
+    assert log == list(range(1, len(log) + 1))
+    saved = Run(tmp_path / "run").newest_checkpoint().step
+    assert fit({**values, "train": {**values["train"], "steps": saved + 2}}, resume=True).finished  # the lock is free
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 @pytest.mark.slow

@@ -6,10 +6,14 @@ import builtins
 import json
 import struct
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flowgen.errors import UsageError
+from flowgen.plugins import Component, hookimpl
+from flowgen.testing import plugged
 from flowgen.training.loggers import read_log
 
 
@@ -69,7 +73,7 @@ def test_without_its_library_the_logger_says_what_to_install(fit, tiny, tmp_path
     real = builtins.__import__
 
     def missing(name, *rest, **more):
-        if name == "wandb":
+        if name == "wandb" and not rest[-1]:  # DeepSpeed has a module of that name
             raise ImportError(name)
         return real(name, *rest, **more)
 
@@ -77,6 +81,36 @@ def test_without_its_library_the_logger_says_what_to_install(fit, tiny, tmp_path
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(UsageError, match=r"pip install 'flowgen\[wandb\]'"):
         fit(tiny(tmp_path / "run", steps=2, loggers=["wandb"]))
+
+
+class Lame:
+    """A logger that fails."""
+
+    def __init__(self, folder: Path, at: str = "log") -> None:
+        self.at = at
+
+    def log(self, step, figures):
+        if self.at == "log":
+            sys.exit("no more")
+
+    def close(self):
+        if self.at == "close":
+            raise OSError("the server is gone")
+
+
+def test_a_logger_that_fails_costs_nothing_but_its_lines(fit, tiny, tmp_path):
+    plugin = SimpleNamespace(
+        flowgen_components=hookimpl(lambda: [Component("logger", "lame", f"{__name__}:Lame", "fails")])
+    )
+    values = tiny(tmp_path / "run", steps=3, loggers=["lame", {"type": "lame", "at": "close"}, "jsonl"])
+    with plugged("lame", plugin), pytest.warns(UserWarning, match="logger") as heard:
+        assert fit(values).finished
+    said = [str(w.message) for w in heard if "logger" in str(w.message)]
+    assert said == [
+        "logger 'lame' failed, and training goes on: SystemExit: no more",
+        "logger 'lame' failed 4 times in all",
+    ]
+    assert len(read_log(tmp_path / "run")) == 3
 
 
 def test_a_line_of_the_log_holds_what_the_docs_say(fit, tiny, tmp_path):

@@ -115,7 +115,13 @@ def test_a_learned_weighting_is_saved_and_resumed(fit, tiny, tmp_path):
     fit(tiny(tmp_path / "whole", loss="uncertainty"))
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000020")
+    (tmp_path / "parts" / "skipped.jsonl").write_text('{"step": 9}\n{"step": 10}\n{"st')
+    with (tmp_path / "parts" / "log.jsonl").open("a") as file:
+        file.write('{"step": 2')  # as a run that was killed leaves it
     fit(tiny(tmp_path / "parts", loss="uncertainty"), resume=True)
+    lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))  # steps done twice are logged once
+    assert (tmp_path / "parts" / "skipped.jsonl").read_text() == '{"step": 9}\n'
     whole = state(tmp_path / "whole", 20)
     same(whole, state(tmp_path / "parts", 20))
     assert float(whole["network.loss.safetensors", "u"].abs().max()) > 0
