@@ -48,6 +48,36 @@ def write_json(value: Any, path: Path) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def read_json(path: Path, limit: int = 20_000_000) -> Any:
+    """The value in a JSON file. UsageError: as `read_small`, or it is no JSON."""
+    text = read_small(path, limit)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UsageError(f"cannot read {path}: it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise UsageError(f"cannot read {path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except ValueError:
+        raise UsageError(f"cannot read {path}: it holds a number of thousands of digits") from None
+
+
+def refuse_links_out(folder: Path) -> None:
+    """UsageError: a link below a folder leads out of it, where reading would tell and writing would change what it should not."""
+    root = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink():
+                try:
+                    inside = path.resolve().is_relative_to(root)
+                except (OSError, RuntimeError):  # links that run in a circle
+                    inside = False
+                if not inside:
+                    raise UsageError(
+                        f"{path} is a link that leads out of {folder}; put what it leads to in its place, or leave it out"
+                    )
+
+
 def read_small(path: Path, limit: int) -> str:
     """The text of a file written by hand, or by a stranger.
 

@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from flowgen.errors import FlowgenError, UsageError
@@ -36,8 +37,14 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise FlowgenError(f"cannot write {path}: {error}; choose another place or make room") from error
 
 
+_REAL = {torch.float32, torch.bfloat16, torch.float16}
+
+
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Load tensors into a module of exactly these names and shapes. FlowgenError says what differs."""
+    """Load tensors into a module of exactly these names, shapes and kinds of numbers. FlowgenError says what differs.
+
+    Real numbers may be of half precision in the file; anything else is of the type that the module has.
+    """
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [
@@ -45,12 +52,18 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
         for k in own.keys() & tensors.keys()
         if own[k].shape != tensors[k].shape
     ]
-    if missing or unexpected or shapes:
+    kinds = [
+        f"{k} is {tensors[k].dtype}, not {own[k].dtype}".replace("torch.", "")
+        for k in own.keys() & tensors.keys()
+        if own[k].dtype != tensors[k].dtype and not {own[k].dtype, tensors[k].dtype} <= _REAL
+    ]
+    if missing or unexpected or shapes or kinds:
         parts = [
-            f"{len(own) - len(missing) - len(shapes)} of {len(own)} tensors match",
+            f"{len(own.keys() & tensors.keys()) - len(shapes)} of {len(own)} tensors match",
             *([f"missing: {_some(missing)}"] if missing else []),
             *([f"unexpected: {_some(unexpected)}"] if unexpected else []),
             *([f"other shapes: {_some(sorted(shapes))}"] if shapes else []),
+            *([f"other types: {_some(sorted(kinds))}"] if kinds else []),
         ]
         raise FlowgenError(f"the weights in {source} do not fit {type(module).__name__}: {'; '.join(parts)}")
     module.load_state_dict(dict(tensors))

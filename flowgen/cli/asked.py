@@ -160,7 +160,7 @@ def _rows(generator: Generator, path: Path) -> list[tuple[int, dict[str, Any]]]:
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         raise UsageError(f'{path}:{number}: expected a JSON object of conditions, as in {{"digit": 3}}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -121,11 +120,9 @@ def _refuse_other(config: Config) -> None:
 
 def _progress(folder: Path, start: int) -> tuple[int, str]:
     """The last line of the run's log: its step and loss."""
-    path = folder / "log.jsonl"
-    if not path.is_file():
-        return start, ""
-    whole = path.read_text().rpartition("\n")[0]
-    entry = json.loads(whole.rpartition("\n")[2]) if whole else {}
+    from flowgen.training.loggers import read_log
+
+    entry = (read_log(folder) or [{}])[-1]
     return max(int(entry.get("step", start)), start), f"loss {entry['loss']:.3f}" if "loss" in entry else ""
 
 
@@ -136,7 +133,8 @@ def _measured(path: Path, config: Config) -> bool:
     if not path.is_file():
         return False
     settings = load(path).settings
-    return settings["step"] == Run(path.parent).newest_checkpoint().step and settings["clips"] == config.eval.clips
+    step = Run(path.parent).newest_checkpoint().step
+    return settings.get("step") == step and settings.get("clips") == config.eval.clips
 
 
 def _threads(jobs: int) -> int:

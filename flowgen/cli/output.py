@@ -119,13 +119,13 @@ def resume(output: Output, rows: Sequence[Mapping[str, Any]], settings: Mapping[
 
     Raises UsageError: files are there that were made of other rows or settings.
     """
-    from flowgen.files import write_json
+    from flowgen.files import read_json, write_json
 
     text = json.dumps([list(map(dict, rows)), dict(settings)], sort_keys=True, default=str)
     key = {"key": hashlib.sha256(text.encode()).hexdigest()}
     note = output.path.with_name(f"{output.path.stem}-prompts.json")
     done = {row for row in range(output.n) if output.file(row).exists()}
-    same = note.is_file() and json.loads(note.read_text()) == key
+    same = note.is_file() and read_json(note) == key
     if done and not same and not force:
         raise UsageError(
             f"{output.file(min(done))} is there and was made of other prompts or settings; choose another -o, or overwrite "

@@ -10,7 +10,6 @@ Metrics that compare with a reference get real clips that are in none of the set
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from flowgen import __version__
 from flowgen.core.random import seed_of
@@ -28,7 +28,7 @@ from flowgen.core.tree import batch_size
 from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.evaluation.continuing import compare, continuations
-from flowgen.files import write_json
+from flowgen.files import read_json, write_json
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, Metric
 from flowgen.runs.generator import Generator, Weights
@@ -49,6 +49,9 @@ class Row:
     real: float | None
 
 
+_ROWS = TypeAdapter(tuple[Row, ...])
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Figures, and the settings under which they hold (plain JSON values)."""
@@ -66,7 +69,7 @@ class Evaluation:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Evaluation:
         settings = {k: v for k, v in value.items() if k != "figures"}
-        return cls(tuple(Row(**row) for row in value["figures"]), settings)
+        return cls(_ROWS.validate_python(value["figures"]), settings)
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,8 @@ def save(result: Evaluation, path: Path) -> None:
 def load(path: Path) -> Evaluation:
     """Read what `save` wrote. FlowgenError: it is no evaluation."""
     try:
-        return Evaluation.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Evaluation.from_json(read_json(path))
+    except (UsageError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlowgenError(
             f"cannot read the evaluation {path}: {error}; write it anew with: flowgen eval RUN"
         ) from None

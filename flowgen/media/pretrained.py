@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from flowgen import files
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.weights import load_strictly, read_tensors
 
@@ -70,9 +70,9 @@ def _cached(repository: str) -> Path | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. FlowgenError: it is missing, or something else."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FlowgenError(f"cannot read {path}: {error}; is the folder a complete model?") from None
+        value = files.read_json(path)
+    except UsageError as error:
+        raise FlowgenError(f"{error}; is the folder a complete model?") from None
     if not isinstance(value, dict):
         raise FlowgenError(f"{path} holds no JSON object; is the folder a complete model?")
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from flowgen import __version__
 from flowgen.core.random import seed_of
 from flowgen.data.loader import Order
 from flowgen.data.order import full_size
+from flowgen.errors import UsageError
 from flowgen.evaluation import readings, round_trip
-from flowgen.files import write_json
+from flowgen.files import read_json, write_json
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, Modality
 from flowgen.runs.generator import Generator
@@ -61,6 +63,9 @@ class Showcase:
     generated: tuple[Shown, ...]
     pairs: tuple[tuple[Shown, Shown], ...]
     sheets: dict[str, str]
+
+
+_SHOWCASE = TypeAdapter(Showcase)
 
 
 def make_showcase(
@@ -170,7 +175,7 @@ def _key(run: Run, clips: int, seed: int, overrides: Sequence[str]) -> dict[str,
     manifest = run.newest_checkpoint().manifest
     return {
         "version": __version__,
-        "weights": manifest["files"]["ema.safetensors"]["sha256"],
+        "weights": {k: v["sha256"] for k, v in manifest["files"].items() if "/" not in k},
         "encoder": manifest["encoder"],
         "sample": run.config(overrides).sample.model_dump(mode="json"),
         "clips": clips,
@@ -182,13 +187,15 @@ def _existing(folder: Path, key: Mapping[str, Any]) -> Showcase | None:
     path = folder / "showcase.json"
     if not path.is_file():
         return None
-    value = json.loads(path.read_text())
-    if value["key"] != key:
+    try:
+        value = read_json(path)
+        if value.pop("key") != key:
+            return None
+        showcase = _SHOWCASE.validate_python({"folder": folder, **value})
+    except (UsageError, LookupError, TypeError, AttributeError, ValueError):  # it is made anew
         return None
-    shown = [Shown(**s) for s in value["generated"]]
-    pairs = tuple((Shown(**a), Shown(**b)) for a, b in value["pairs"])
-    showcase = Showcase(folder, tuple(shown), pairs, value["sheets"])
-    return showcase if all((folder / name).is_file() for name in _files(showcase)) else None
+    whole = all(Path(name).name == name and (folder / name).is_file() for name in _files(showcase))
+    return showcase if whole else None
 
 
 def _files(showcase: Showcase) -> list[str]:

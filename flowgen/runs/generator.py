@@ -82,9 +82,8 @@ class Generator:
         """
         run = Run(Path(folder))
         experiment = Experiment(run.config(overrides))
-        checkpoint = run.newest_checkpoint()
+        checkpoint = run.read_newest(lambda c: c.load_weights(experiment.network, weights))
         run.load_encoder(experiment.encoder, checkpoint)
-        checkpoint.load_weights(experiment.network, weights)
         place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         experiment.encoder.to(place)
         return cls(experiment, experiment.network.to(place).eval(), place, checkpoint.step)

@@ -11,8 +11,8 @@ previews/  log.jsonl  tensorboard/  samples/  eval.json
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from flowgen.config import Config, load
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.files import refuse_links_out
 from flowgen.media.encoder import Encoder
+from flowgen.runs.manifest import read_manifest
 from flowgen.weights import load_strictly, read_tensors
 
 
@@ -34,11 +36,8 @@ class Checkpoint:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        path = self.folder / "manifest.json"
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise FlowgenError(f"cannot read {path}: {error}; use another checkpoint") from None
+        """What `flowgen.runs.manifest` describes. FlowgenError: it cannot be read, or says something else."""
+        return read_manifest(self.folder / "manifest.json")
 
     @property
     def step(self) -> int:
@@ -46,19 +45,27 @@ class Checkpoint:
 
     def verify(self) -> None:
         """Compare every file with the size and checksum in the manifest. FlowgenError: one is damaged."""
-        for name, entry in self.manifest["files"].items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != entry["bytes"]:
-                raise FlowgenError(
-                    f"{path} is missing or truncated (expected {entry['bytes']} bytes); use another checkpoint"
-                )
-            if checksum(path) != entry["sha256"]:
-                raise FlowgenError(
-                    f"{path} is damaged: its checksum is not the one in the manifest; use another checkpoint"
-                )
+        for name in self.manifest["files"]:
+            self._verify(name)
+
+    def _verify(self, name: str) -> None:
+        path, entry = self.folder / name, self.manifest["files"].get(name)
+        if entry is None:
+            raise FlowgenError(f"{path} is not among the files that manifest.json lists; use another checkpoint")
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise FlowgenError(
+                f"{path} is missing or truncated (expected {entry['bytes']} bytes); use another checkpoint"
+            )
+        if checksum(path) != entry["sha256"]:
+            raise FlowgenError(
+                f"{path} is damaged: its checksum is not the one in the manifest; use another checkpoint"
+            )
 
     def weights(self, which: str, suffix: str = "") -> dict[str, Tensor]:
-        """Weights by name: "ema", "raw", or a further average such as "ema-0.1". FlowgenError: they cannot be read."""
+        """Weights by name: "ema", "raw", or a further average such as "ema-0.1", as they were written.
+
+        FlowgenError: they cannot be read, or their size or checksum is not that of the manifest.
+        """
         name = "network" if which == "raw" else which
         exported = self.manifest.get("exported")
         if exported is not None:
@@ -67,7 +74,10 @@ class Checkpoint:
                     f"{self.folder} is an export of the weights {exported['weights']!r}, and has no {which!r}"
                 )
             name = "weights"
-        return read_tensors(self.folder / f"{name}{suffix}.safetensors")
+        file = f"{name}{suffix}.safetensors"
+        if (self.folder / file).exists():  # else its reader says what is missing
+            self._verify(file)
+        return read_tensors(self.folder / file)
 
     def load_weights(self, network: nn.Module, which: str, suffix: str = "") -> None:
         """Load weights strictly. `suffix` ".loss": those of the loss instead of the network."""
@@ -83,27 +93,44 @@ class Run:
         return self.folder / "checkpoints"
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
-        """The resolved config of this run, with overrides. UsageError: the folder is no run."""
+        """The resolved config of this run, with overrides. UsageError: the folder is no run, or a link in it leads out of it."""
         path = self.folder / "config.yaml"
         if not path.is_file():
             raise UsageError(
                 f"{self.folder} is not a run folder: it has no config.yaml; train one with: flowgen train CONFIG"
             )
+        refuse_links_out(self.folder)
         return load(str(path), overrides).config
 
     def checkpoints(self) -> list[Checkpoint]:
         """Complete checkpoints, oldest first."""
-        found = sorted(self.checkpoints_folder.glob("step-*/manifest.json"))
-        return [Checkpoint(path.parent) for path in found]
+        found = [path.parent for path in self.checkpoints_folder.glob("step-*/manifest.json")]
+        return [Checkpoint(folder) for folder in sorted(found, key=lambda f: (len(f.name), f.name))]
 
     def newest_checkpoint(self) -> Checkpoint:
-        """FlowgenError: there is none."""
+        """The newest that is complete; one without a manifest is named in a warning. FlowgenError: there is none."""
         checkpoints = self.checkpoints()
+        newest = checkpoints[-1].folder.name if checkpoints else ""
+        for other in self.checkpoints_folder.glob("step-*"):
+            if (len(other.name), other.name) > (len(newest), newest):
+                warnings.warn(f"{other} has no manifest.json, so it is not whole, and is passed over", stacklevel=2)
         if not checkpoints:
             raise FlowgenError(
                 f"{self.folder} has no checkpoint yet; train it with: flowgen train {self.folder} --resume"
             )
         return checkpoints[-1]
+
+    def read_newest(self, read: Callable[[Checkpoint], None]) -> Checkpoint:
+        """The newest checkpoint, read; a later one where training removes it meanwhile. FlowgenError: as `newest_checkpoint`, or `read`."""
+        while True:
+            checkpoint = self.newest_checkpoint()
+            try:
+                read(checkpoint)
+            except FlowgenError:
+                if checkpoint.folder.is_dir() or not self.checkpoints():
+                    raise
+            else:
+                return checkpoint
 
     def load_encoder(self, encoder: Encoder, checkpoint: Checkpoint) -> None:
         """Load what the encoder measured, and refuse an encoder the network was not trained with."""

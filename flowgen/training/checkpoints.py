@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flowgen.errors import FlowgenError
@@ -35,6 +35,8 @@ from flowgen.weights import write_tensors
 
 _NETWORK, _LOSS = "network.", "loss."
 _STEP = "step"
+_PARTIAL, _OLD = ".{}.partial", ".{}.old"
+"""Names of a checkpoint that is being written, and of one that is being removed."""
 _turns = itertools.count()
 """Numbers what is saved while this process group lives, the same on all ranks: a run may follow a run."""
 
@@ -77,8 +79,9 @@ class Saver:
         self._kept_moments: dict[str, Tensor] = {}
         with together(ranks):
             if ranks.first:  # what a run that was killed while writing left behind
-                for partial in run.checkpoints_folder.glob(".step-*.partial"):
-                    shutil.rmtree(partial)
+                for pattern in (_PARTIAL, _OLD):
+                    for left in run.checkpoints_folder.glob(pattern.format("step-*")):
+                        shutil.rmtree(left)
 
     def save(self, step: int, facts: Mapping[str, Any]) -> Path:
         """Write a checkpoint of this step, and remove those beyond the newest `keep`.
@@ -89,7 +92,7 @@ class Saver:
         final = self.run.checkpoints_folder / f"step-{step:08d}"
         if share(final.is_dir(), self.ranks):
             return final
-        partial = final.with_name(f".{final.name}.partial")
+        partial = final.with_name(_PARTIAL.format(final.name))
         with together(self.ranks):
             if self.ranks.first:
                 with errors_named(partial):
@@ -188,7 +191,9 @@ class Saver:
                 os.replace(partial, final)
                 _flush(final.parent)
                 for old in self.run.checkpoints()[: -self.keep]:
-                    shutil.rmtree(old.folder)
+                    aside = old.folder.with_name(_OLD.format(old.folder.name))
+                    old.folder.rename(aside)  # whole or gone, for one who reads it now
+                    shutil.rmtree(aside)
         except FlowgenError as error:
             self._error = error
             shutil.rmtree(partial, ignore_errors=True)
@@ -240,6 +245,16 @@ def load_before(checkpoint: Checkpoint, network: torch.nn.Module, loss: Any) -> 
 
 def load_after(checkpoint: Checkpoint, engine: Any, averages: Mapping[str, Average], ranks: Ranks) -> None:
     """Masters, averages and moments, into an engine made of the loaded weights; whatever ranks and stage they were saved by."""
+    try:
+        _load_after(checkpoint, engine, averages, ranks)
+    except (SafetensorError, OSError, ValueError, LookupError, RuntimeError, StopIteration) as error:
+        raise FlowgenError(
+            f"{checkpoint.folder} does not hold what this run saves ({type(error).__name__}: {error}); start from its weights "
+            f"with --init-from"
+        ) from error
+
+
+def _load_after(checkpoint: Checkpoint, engine: Any, averages: Mapping[str, Average], ranks: Ranks) -> None:
     with _whole_reader(checkpoint.folder, "network") as read:
         fill(engine, master_shards(engine), ranks, read)
     for name, average in averages.items():

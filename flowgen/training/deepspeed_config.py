@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flowgen.config.schema import Config
 from flowgen.errors import UsageError, unknown
+from flowgen.files import read_json
 
 # DeepSpeed ignores an unknown top-level key in silence, so the list is ours to keep (0.19, sections not removed).
 KNOWN_KEYS = frozenset(
@@ -72,11 +72,9 @@ def user_config(config: Config) -> dict[str, Any]:
         return dict(config.deepspeed)
     path = Path(config.deepspeed)
     try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"deepspeed: cannot read {path}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UsageError(f"deepspeed: {path}:{error.lineno}: not valid JSON: {error.msg}") from None
+        value = read_json(path)
+    except UsageError as error:
+        raise UsageError(f"deepspeed: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"deepspeed: {path} must hold a JSON object")
     return value

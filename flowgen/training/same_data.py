@@ -42,7 +42,7 @@ def changes(folder: Path, dataset: Dataset) -> str | None:
     try:
         old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         before, count, whole = old.get("items"), int(old["count"]), str(old["hash"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FlowgenError(
             f"{path} cannot be read ({error}); remove it to resume without comparing the data"
         ) from error

@@ -8,6 +8,7 @@ import torch
 from flowgen.config import dumps, in_force, load
 from flowgen.data.loader import Order, clips_at
 from flowgen.runs.experiment import Experiment
+from flowgen.runs.run import checksum
 from flowgen.weights import write_tensors
 
 
@@ -28,9 +29,16 @@ def untrained(folder, text, run):
         write_tensors(state, run / "encoder.safetensors")
     for name in ("network", "ema"):
         write_tensors(weights, place / f"{name}.safetensors")
-    manifest = {"step": 1, "name": experiment.config.name, "encoder": experiment.encoder.identity, "files": {}}
-    (place / "manifest.json").write_text(json.dumps(manifest))
+    facts = {"step": 1, "name": experiment.config.name, "encoder": experiment.encoder.identity}
+    trained = {"ranks": 1, "zero_stage": 0, "trainer": {"skipped_in_a_row": 0, "figures": []}}
+    (place / "manifest.json").write_text(json.dumps({**facts, **trained, "files": listed(place)}))
     return run
+
+
+def listed(place):
+    """The files of a checkpoint as its manifest lists them."""
+    files = sorted(place.rglob("*.safetensors"))
+    return {str(p.relative_to(place)): {"bytes": p.stat().st_size, "sha256": checksum(p)} for p in files}
 
 
 TRAIN = "train: {steps: 2, batch_size: 4}"

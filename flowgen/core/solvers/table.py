@@ -102,5 +102,5 @@ def saved_table(file: str) -> NonStationary:
     try:
         table: dict[str, Sequence[Any]] = json.loads(Path(file).read_text())
         return NonStationary(*(torch.tensor(table[k], dtype=torch.float64) for k in ("times", "a", "b")))
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, RuntimeError) as error:
         raise ValueError(f"{file} is no table of a solver (JSON with times, a and b): {error}") from error

@@ -1,0 +1,157 @@
+"""Run folders of strangers: whatever is in them is sampled as it was saved, or refused in one sentence that names the file."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flowgen.errors import FlowgenError
+from flowgen.runs.generator import Generator
+from flowgen.runs.run import Checkpoint, checksum
+from flowgen.training.loggers import read_log
+
+
+@pytest.fixture
+def board(untrained_runs, tmp_path):
+    """A copy of a run, and the folder of its checkpoint."""
+    run = tmp_path / "run"
+    shutil.copytree(untrained_runs / "runs" / "checkerboard", run)
+    return run, run / "checkpoints" / "step-00000001"
+
+
+def listed_again(place):
+    """As one who means harm does it: the manifest fits."""
+    path = place / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name, entry in manifest["files"].items():
+        entry |= {"bytes": (place / name).stat().st_size, "sha256": checksum(place / name)}
+    path.write_text(json.dumps(manifest))
+
+
+def test_every_flipped_bit_of_the_weights_is_noticed(board):
+    run, place = board
+    whole = (place / "ema.safetensors").read_bytes()
+    dice = random.Random(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        (place / "ema.safetensors").write_bytes(data)
+        with pytest.raises(FlowgenError, match=r"ema\.safetensors is damaged: its checksum is not the one"):
+            Generator.load(run)
+    (place / "ema.safetensors").write_bytes(whole)
+    assert Generator.load(run).step == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: {k: v.double() for k, v in t.items()}, "other types: .* is float64, not float32"),
+        (lambda t: {k: v.to(torch.int8) for k, v in t.items()}, "other types: .* is int8, not float32"),
+        (lambda t: {k: v[..., :-1] for k, v in t.items()}, "other shapes: "),
+        (lambda t: dict(list(t.items())[1:]), "missing: "),
+        (lambda t: {**t, "more": torch.zeros(1)}, "unexpected: more"),
+    ],
+)
+def test_weights_that_are_listed_and_do_not_fit_are_refused(board, change, sentence):
+    run, place = board
+    tensors = change(load_file(place / "ema.safetensors"))
+    save_file({k: v.contiguous() for k, v in tensors.items()}, place / "ema.safetensors")
+    listed_again(place)
+    with pytest.raises(FlowgenError, match=f"do not fit .*{sentence}"):
+        Generator.load(run)
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "not valid JSON"),
+        ("[]", "should be a valid dictionary"),
+        (DEEP, "nested too deeply"),
+        ('{"step": ' + "9" * 5000 + "}", "a number of thousands of digits"),
+        ({"step": "one"}, "step: input should be a valid integer"),
+        ({"step": -1}, "step: input should be greater than or equal to 0"),
+        ({"files": {"../../config.yaml": {"bytes": 1, "sha256": "0" * 64}}}, "a file lies in the folder of its check"),
+        ({"files": {"ema.safetensors": {"bytes": 1, "sha256": 5}}}, r"files\.ema\.safetensors\.sha256: "),
+        ({"files": {}}, "is not among the files that manifest.json lists"),
+        ({"encoder": None}, "encoder: input should be a valid string"),
+        ({"trainer": None}, "a checkpoint that is no export has the key 'trainer'"),
+        ({"exported": {"weights": 3}}, r"exported\.weights: "),
+        ({"encoder": "another"}, "the encoder is not the one this run was trained with"),
+    ],
+)
+def test_a_manifest_is_checked_like_a_config(board, text, sentence):
+    run, place = board
+    path = place / "manifest.json"
+    path.write_text(text if isinstance(text, str) else json.dumps({**json.loads(path.read_text()), **text}))
+    with pytest.raises(FlowgenError, match=sentence) as refused:
+        Generator.load(run)
+    assert len(str(refused.value)) < 600
+
+
+def test_links_that_leave_the_folder_are_refused(board, tmp_path):
+    run, place = board
+    (tmp_path / "elsewhere").mkdir()
+    for path, target in (
+        (run / "log.jsonl", tmp_path / "outside"),
+        (run / "previews", tmp_path / "elsewhere"),
+        (place / "network.safetensors", "/etc/hostname"),
+        (run / "circle", run / "circle"),
+    ):
+        kept = path.read_bytes() if path.is_file() else None
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+        with pytest.raises(FlowgenError, match=rf"{path} is a link that leads out of {run}"):
+            Generator.load(run)
+        path.unlink()
+        if kept is not None:
+            path.write_bytes(kept)
+    (run / "newest").symlink_to("checkpoints/step-00000001")  # inside
+    (tmp_path / "short").symlink_to(run)  # of the folder as a whole
+    assert Generator.load(tmp_path / "short").step == 1
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over_and_named(board):
+    run, place = board
+    (place.parent / "step-00000002").mkdir()
+    with pytest.warns(UserWarning, match=r"step-00000002 has no manifest\.json, so it is not whole"):
+        assert Generator.load(run).step == 1
+    shutil.rmtree(place)
+    with pytest.raises(FlowgenError, match="has no checkpoint yet"), pytest.warns(UserWarning, match="not whole"):
+        Generator.load(run)
+
+
+def test_sampling_takes_the_next_checkpoint_where_training_removes_this_one(board, monkeypatch):
+    run, place = board
+    kept = Checkpoint._verify
+
+    def removed_meanwhile(checkpoint, name):
+        if place.is_dir():
+            shutil.copytree(place, place.with_name("step-00000002"))
+            manifest = json.loads((place / "manifest.json").read_text())
+            (place.with_name("step-00000002") / "manifest.json").write_text(json.dumps({**manifest, "step": 2}))
+            shutil.rmtree(place)
+        kept(checkpoint, name)
+
+    monkeypatch.setattr("flowgen.runs.run.Checkpoint._verify", removed_meanwhile)
+    assert Generator.load(run).step == 2
+
+
+def test_lines_that_are_none_of_a_log_are_left_out(tmp_path):
+    lines = [
+        '{"step": 1, "loss": 2.0}',
+        "[]",
+        "3",
+        DEEP,
+        '{"step": "x"}',
+        '{"loss": 1}',
+        "\x00",
+        '{"step": 2, "loss": "a"',
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert read_log(tmp_path) == [{"step": 1, "loss": 2.0}]
