@@ -134,7 +134,7 @@ def _type_words(info: FieldInfo) -> str:
 @click.option("--config", "configs", multiple=True, metavar="CONFIG", help="Instead of the plugin's recipes.")
 @click.option("--fast", is_flag=True, help="Leave out what starts several processes.")
 def check(name: str, overrides: tuple[str, ...], configs: tuple[str, ...], fast: bool) -> None:
-    """Check that a plugin keeps flowgen's contracts: the conformance kit, on each of its recipes.
+    """Check that a plugin keeps flowgen's contracts: on each of its recipes, and on each of its other components.
 
     OVERRIDES are key=value, to make the recipes small. Exit code 1 if a contract is broken.
 
@@ -143,17 +143,18 @@ def check(name: str, overrides: tuple[str, ...], configs: tuple[str, ...], fast:
       flowgen plugins check audio --fast
       flowgen plugins check tone network.depth=1 network.width=32
       flowgen plugins check tone --config my.yaml
+      flowgen plugins check flowgen
     """
     import torch
 
     from flowgen.errors import FlowgenError
-    from flowgen.testing.table import outcomes, subjects
+    from flowgen.testing.table import outcomes, targets
 
     torch.set_num_threads(1)
     broken = 0
-    for recipe, subject in subjects(name, configs, overrides):
-        click.echo(click.style(recipe, bold=True))
-        for outcome in outcomes(subject, slow=not fast):
+    for target in targets(name, configs, overrides):
+        click.echo(click.style(target.name, bold=True))
+        for outcome in outcomes(target, slow=not fast):
             words = outcome.check.name.replace("_", " ")
             colour = {"kept": "green", "broken": "red"}.get(outcome.result)
             reason = f"  ({outcome.message})" if outcome.result == "does not apply" else ""

@@ -1,13 +1,11 @@
-"""The battery on the recipes of an installed plugin: see `flowgen.testing.pytest_plugin`."""
+"""The checks on all that an installed plugin brings: see `flowgen.testing.pytest_plugin`."""
 
 from __future__ import annotations
 
 import pytest
 
-from flowgen.testing.checks import CHECKS
-from flowgen.testing.contract import Check, NotApplicable
-from flowgen.testing.subject import Subject
-from flowgen.testing.table import subjects
+from flowgen.testing.contract import Check, Checked, NotApplicable
+from flowgen.testing.table import targets
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -15,14 +13,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not name:
         raise pytest.UsageError("flowgen.testing.battery needs --flowgen-plugin NAME")
     cases = [
-        pytest.param(subject, check, id=f"{recipe}-{check.name}", marks=[pytest.mark.slow] if check.slow else [])
-        for recipe, subject in subjects(name)
-        for check in CHECKS
+        pytest.param(one.subject, check, id=f"{one.name}-{check.name}", marks=[pytest.mark.slow] if check.slow else [])
+        for one in targets(name)
+        for check in one.checks
     ]
     metafunc.parametrize(("subject", "check"), cases)
 
 
-def test_contract(subject: Subject, check: Check) -> None:
+def test_contract(subject: Checked, check: Check) -> None:
     try:
         check(subject)
     except NotApplicable as reason:

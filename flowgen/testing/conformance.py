@@ -1,14 +1,15 @@
-"""The conformance kit for pytest: a plugin's own tests subclass `ModalityConformance`."""
+"""The conformance kit for pytest: a plugin's own tests subclass `ModalityConformance`, or `ComponentConformance`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
 
 from flowgen.testing.checks import CHECKS
-from flowgen.testing.contract import Check, NotApplicable
+from flowgen.testing.contract import Check, NotApplicable, checks_of
+from flowgen.testing.part import Part
 from flowgen.testing.subject import Subject, Tolerances
 
 
@@ -51,8 +52,40 @@ class ModalityConformance:
         return cls._subject
 
 
-def _test(check: Check) -> Callable[[ModalityConformance], None]:
-    def test(self: ModalityConformance) -> None:
+class ComponentConformance:
+    """A test for every sentence of the contract of a component: of kinds that are checked by themselves.
+
+    class TestRalston3(ComponentConformance):
+        kind, name = "solver", "ralston3"
+        options = {"order": 3}
+    """
+
+    kind: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    options: ClassVar[Mapping[str, Any]] = {}
+    values: ClassVar[Sequence[Any]] = ()
+    """Of a conditioner: some values that it takes."""
+    config: ClassVar[str] = ""
+    """Of a metric or a writer: the recipe or file in which it is used; a recipe of points by default."""
+    overrides: ClassVar[tuple[str, ...]] = ()
+    _subject: ClassVar[Part | None] = None
+
+    def __init_subclass__(cls) -> None:
+        for check in checks_of(cls.kind):
+            setattr(cls, f"test_{check.name}", _test(check))
+
+    @classmethod
+    def subject(cls) -> Part:
+        """What is checked; built once for the class."""
+        if "_subject" not in cls.__dict__:
+            host = Subject.of(cls.config, cls.overrides) if cls.config else None
+            cls._subject = Part(cls.kind, cls.name, cls.options, cls.values, host)
+        assert cls._subject is not None
+        return cls._subject
+
+
+def _test(check: Check) -> Callable[[Any], None]:
+    def test(self: Any) -> None:
         try:
             check(self.subject())
         except NotApplicable as reason:

@@ -1,6 +1,6 @@
 """For pytest: `-p flowgen.testing.pytest_plugin` knows the marker of slow checks and sets one thread.
 
-With `--flowgen-plugin NAME` the whole battery runs on the recipes of an installed plugin, without a test file:
+With `--flowgen-plugin NAME` every check runs on the recipes and components of an installed plugin, without a test file:
 
     pytest -p flowgen.testing.pytest_plugin --flowgen-plugin tone --pyargs flowgen.testing.battery
 """

@@ -26,6 +26,7 @@ from flowgen.media.streams import Spec
 from flowgen.plugins import Plugin, registry
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
+from flowgen.testing.contract import Checked
 from flowgen.testing.pickles import watching
 
 _SOME, _MANY = 4, 32
@@ -44,7 +45,7 @@ class Tolerances:
 
 
 @dataclass
-class Subject:
+class Subject(Checked):
     """A config and what it names; each part is built when it is first asked for."""
 
     written: Config

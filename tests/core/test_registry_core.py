@@ -1,4 +1,4 @@
-"""Every component of the core can be had by name, built with its defaults, and used with the oracle."""
+"""Losses and solvers can be had by name, built with their defaults, and used (what they keep: tests/testing/test_components.py)."""
 
 import json
 import subprocess
@@ -52,28 +52,6 @@ def make(kind, name, tmp_path=None, **given):
     return build(kind, ComponentConfig(type=name, **options), **given)
 
 
-@pytest.mark.parametrize("name", core("path"))
-def test_paths(name):
-    path = make("path", name)
-    t = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    torch.testing.assert_close(path.time_of_snr(path(t).snr), t)
-
-
-@pytest.mark.parametrize("name", core("times"))
-def test_times(name):
-    u = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
-    assert (make("times", name)(u).diff() > 0).all()
-
-
-@pytest.mark.parametrize("name", core("coupling"))
-def test_couplings(name):
-    if name == "sinkhorn":
-        pytest.importorskip("ot")
-    x0, x1 = torch.randn(2, 8, 3).unbind()
-    order = make("coupling", name)(x0, x1)
-    assert order is None or torch.equal(order.sort().values, torch.arange(8))
-
-
 @pytest.mark.parametrize("name", core("loss"))
 def test_losses_train_and_sample_by_their_own_flow(name):
     loss = make("loss", name, path=Linear(), times=Uniform(), coupling=Independent(), shift=1.0)
@@ -108,16 +86,6 @@ def test_solvers_come_near_the_exact_end(name, tmp_path):
     assert float(x.std()) == pytest.approx(0.5, abs=tolerance)
     assert solver.order >= 1
     assert solver.evaluations >= 1
-
-
-@pytest.mark.parametrize("name", core("guidance"))
-def test_guidance_wraps_a_flow(name):
-    guided = make("guidance", name)(MIXTURE.flow(Linear()), MIXTURE.null(4))
-    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    end = sample(guided, x, uniform_grid(8), cond=MIXTURE.only(1, 4))
-    assert end.isfinite().all()
-    if name != "multi-cfg":  # no scale, no guidance
-        assert not torch.allclose(end, sample(MIXTURE.flow(Linear()), x, uniform_grid(8), cond=MIXTURE.only(1, 4)))
 
 
 def test_every_public_name_exists():

@@ -1,6 +1,21 @@
-"""The battery: what every modality, data set, encoder and network must keep, one check a sentence of the contract."""
+"""The checks: what every component must keep, one check a sentence of the contract, a file for each kind or group of kinds."""
 
 from flowgen.testing.checks import registration, modality, dataset, encoder, network, run  # isort: skip
-from flowgen.testing.contract import CHECKS
+from flowgen.testing.checks import guidance, loss, mathematics, solver
+from flowgen.testing.contract import CHECKS, COMPONENT_CHECKS, checks_of
 
-__all__ = ["CHECKS", "dataset", "encoder", "modality", "network", "registration", "run"]
+__all__ = [
+    "CHECKS",
+    "COMPONENT_CHECKS",
+    "checks_of",
+    "dataset",
+    "encoder",
+    "guidance",
+    "loss",
+    "mathematics",
+    "modality",
+    "network",
+    "registration",
+    "run",
+    "solver",
+]

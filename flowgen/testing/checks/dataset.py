@@ -15,8 +15,10 @@ from flowgen.core.tree import leaves
 from flowgen.data.order import fill_buckets, has_buckets
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
-from flowgen.testing.contract import NotApplicable, check
+from flowgen.testing.contract import NotApplicable, checks_for
 from flowgen.testing.subject import Subject, shapes
+
+check = checks_for("dataset")
 
 
 def equal(a: Clip, b: Clip) -> bool:

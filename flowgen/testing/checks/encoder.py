@@ -12,8 +12,10 @@ from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
 from flowgen.media.streams import Spec, StreamSpec
 from flowgen.testing.checks.dataset import equal
-from flowgen.testing.contract import NotApplicable, check
+from flowgen.testing.contract import NotApplicable, checks_for
 from flowgen.testing.subject import Subject, distance, finite, rows, same, shapes
+
+check = checks_for("encoder")
 
 
 def streams(spec: Spec, x: State) -> list[tuple[str, StreamSpec, Tensor]]:

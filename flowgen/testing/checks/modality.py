@@ -15,9 +15,11 @@ import torch
 from flowgen.core.tree import leaves, tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.clip import Clip
-from flowgen.testing.contract import NotApplicable, check
+from flowgen.testing.contract import NotApplicable, checks_for
 from flowgen.testing.pickles import unpickled
 from flowgen.testing.subject import Subject, distance, shapes
+
+check = checks_for("modality")
 
 _WORD = "conformance-mark-7a1"
 _METADATA = {"mark": _WORD, "seed": 7, "steps": 16, "conditions": {"a": "b"}, "guidance": None}

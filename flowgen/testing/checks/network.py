@@ -16,8 +16,10 @@ from flowgen.core.random import Randomness
 from flowgen.core.tree import State, leaves, tree_map
 from flowgen.media.interfaces import KeepsFloat32, Patched, RepeatedBlocks
 from flowgen.media.streams import StreamSpec
-from flowgen.testing.contract import NotApplicable, check
+from flowgen.testing.contract import NotApplicable, checks_for
 from flowgen.testing.subject import Subject, distance, finite, rows, same, shapes
+
+check = checks_for("network")
 
 
 def _out(s: Subject, x: State, t: Tensor, cond: dict[str, Any], network: nn.Module | None = None) -> State:

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 
 from flowgen.config import options_model
 from flowgen.errors import FlowgenError
-from flowgen.testing.contract import NotApplicable, check
+from flowgen.testing.contract import NotApplicable, checks_for
 from flowgen.testing.subject import Subject
+
+check = checks_for("plugin")
 
 HEAVY = ("torch", "numpy", "scipy", "deepspeed", "matplotlib", "pandas", "PIL", "av", "soundfile", "sklearn", "cv2")
 

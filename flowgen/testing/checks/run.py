@@ -23,9 +23,11 @@ from flowgen.core.tree import leaves, tree_map
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Latents
 from flowgen.testing.checks.dataset import equal
-from flowgen.testing.contract import NotApplicable, check
+from flowgen.testing.contract import NotApplicable, checks_for
 from flowgen.testing.subject import Subject, distance
 from flowgen.training.optimizers import peak_rate
+
+check = checks_for("recipe")
 
 _STEPS = 20
 _ROUNDING = 1e-5
