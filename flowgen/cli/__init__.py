@@ -22,7 +22,7 @@ COMMANDS = {
     "report": ("flowgen.cli.report:report", "Write a page to look at and listen to: clips, curves, figures."),
     "config": ("flowgen.cli.config:config", "Show or check a config."),
     "plugins": ("flowgen.cli.plugins:plugins", "List plugins and the components they bring."),
-    "data": ("flowgen.cli.data:data", "Look at the data a config names."),
+    "data": ("flowgen.cli.data:data", "Look at the data a config names, and make tables of it."),
     "demo": ("flowgen.cli.demo:demo", "Train small generators, sample them, and write a report."),
 }
 

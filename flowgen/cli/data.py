@@ -7,11 +7,17 @@ from pathlib import Path
 import click
 
 from flowgen.cli.options import File
+from flowgen.cli.prepare import caption, filter_, split
 
 
 @click.group()
 def data() -> None:
-    """Look at the data a config names."""
+    """Look at the data a config names, and make tables of it."""
+
+
+data.add_command(split)
+data.add_command(filter_)
+data.add_command(caption)
 
 
 @data.command()
@@ -34,7 +40,7 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
     from flowgen.errors import UsageError
     from flowgen.media.interfaces import Keyed
     from flowgen.runs.experiment import Experiment
-    from flowgen.training.watch import caption
+    from flowgen.training.watch import caption as caption_of
 
     settings = load(config, overrides).config
     experiment = Experiment(settings).complete()
@@ -49,10 +55,10 @@ def show(config: str, overrides: tuple[str, ...], count: int | None, held_out: b
         raise UsageError(f"{path}: the sheet is a PNG; give a name that ends in .png")
     picked = balanced(dataset, count or (16 if modality.clips_per_file else 5000))
     clips = [dataset.clip(i, seed_of(settings.train.seed, "sheet", i)) for i in picked]
-    modality.sheet(clips, path, [caption(c.conditions) for c in clips])
+    modality.sheet(clips, path, [caption_of(c.conditions) for c in clips])
     if isinstance(dataset, Keyed):
         for index, clip in zip(picked, clips, strict=True):
-            click.echo(f"example: {dataset.key(index)}  {caption(clip.conditions)}".rstrip())
+            click.echo(f"example: {dataset.key(index)}  {caption_of(clip.conditions)}".rstrip())
     click.echo(path)
 
 

@@ -137,6 +137,33 @@ class Levelled(Protocol):
         """The share of its samples that are at full scale."""
 
 
+@runtime_checkable
+class SplitsRecordings(Protocol):
+    """`flowgen data split` cuts long recordings into segments."""
+
+    def segments(self, path: Any, **options: float) -> list[list[float]]:
+        """[from, to] in seconds of each scene, or of what lies between silences. The options are keyword arguments."""
+
+
+@runtime_checkable
+class MeasuresRecordings(Protocol):
+    """`flowgen data filter` writes a table with what is measured of each recording."""
+
+    def measure(self, path: Any, start_s: float, duration_s: float | None) -> tuple[dict[str, float], list[float]]:
+        """A number for each column, and an outline: a vector that correlates by more than 0.99 with that of a copy."""
+
+
+@runtime_checkable
+class ShowsRecordings(Protocol):
+    """`flowgen data caption` shows recordings to a captioner."""
+
+    shows_pictures: ClassVar[bool]
+    """Whether what is shown are pictures, not sound."""
+
+    def shown(self, path: Any, start_s: float, duration_s: float | None, count: int) -> Any:
+        """`count` pictures, or {"raw": mono samples, "sampling_rate": of them} of a sound: what `flowgen.media.captioner` takes."""
+
+
 # Abilities of a data set
 
 

@@ -38,7 +38,10 @@ KINDS = {
             "modality",
             "a medium: reads, writes and shows clips",
             "flowgen.media.interfaces:Modality",
-            abilities=_abilities("TimedModality", "ComparesContinuations", "Animated", "DrawsField", "Levelled"),
+            abilities=_abilities(
+                *("TimedModality", "ComparesContinuations", "Animated", "DrawsField", "Levelled"),
+                *("SplitsRecordings", "MeasuresRecordings", "ShowsRecordings"),
+            ),
         ),
         Kind(
             "dataset",

@@ -31,6 +31,7 @@ class Audio:
 
     formats = MEDIA_TYPES
     clips_per_file = 1
+    shows_pictures = False
 
     def __post_init__(self) -> None:
         if self.sample_rate < 1000:
@@ -106,6 +107,24 @@ class Audio:
             seam, others = steps[around - 1], torch.cat([steps[: around - 1], steps[around:]])
             seams.append(float(seam / others.max().clamp(min=1e-4)))
         return {"given_exact": sum(exact) / len(exact), "seam": sorted(seams)[len(seams) // 2]}
+
+    def segments(self, path: Source, silence_db: float = -40.0, pause_s: float = 0.3) -> list[list[float]]:
+        """From when to when there is sound louder than `silence_db`, pauses below `pause_s` being part of it."""
+        from flowgen_audio.preparing import sounding
+
+        return sounding(path, silence_db, pause_s)
+
+    def measure(self, path: Source, start_s: float, duration_s: float | None) -> tuple[dict[str, float], list[float]]:
+        """Seconds, loudness, peak, silent and clipped; see `preparing.measures`."""
+        from flowgen_audio.preparing import measures
+
+        return measures(path, start_s, duration_s)
+
+    def shown(self, path: Source, start_s: float, duration_s: float | None, count: int) -> dict[str, Any]:
+        """What a recogniser hears; `count` plays no part."""
+        from flowgen_audio.preparing import heard
+
+        return heard(path, start_s, duration_s)
 
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
         """Write one clip; the extension of `path` chooses the format. FlowgenError: it cannot be written."""

@@ -41,7 +41,7 @@ def examine(path: Source, measure_loudness: bool = False, sounding_db: float | N
 
     A minute at a time, so that an hour costs no more memory; loudness is then the mean power of the minutes' loudness.
     """
-    meter = _Meter(measure_loudness, sounding_db)
+    meter = Meter(measure_loudness, sounding_db)
     try:
         for block, rate in blocks(path):
             meter.add(block, rate)
@@ -63,7 +63,7 @@ def examine(path: Source, measure_loudness: bool = False, sounding_db: float | N
     return facts
 
 
-class _Meter:
+class Meter:
     """What is measured block by block."""
 
     def __init__(self, loudness: bool, sounding_db: float | None) -> None:

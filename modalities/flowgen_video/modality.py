@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from flowgen.core.ranges import Count, Positive, Whole
+from flowgen.data.shards import Source
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 
@@ -32,6 +33,7 @@ class Video:
     }
     """The last holds numbered PNG files, which lose nothing."""
     clips_per_file: ClassVar[int | None] = 1
+    shows_pictures: ClassVar[bool] = True
 
     fps: Positive = 8.0
     frames: Count = 16
@@ -85,6 +87,24 @@ class Video:
                 f"{given_s:g} s are less than a frame at {self.fps:g} a second; give {1 / self.fps:g} s or more"
             )
         return continuation(made, truth, given, min(2 * given, len(truth[0].data) - given))
+
+    def segments(self, path: Source, scene: float = 0.3) -> list[list[float]]:
+        """From when to when each scene is; cuts score more than `scene` in ffmpeg's measure, from 0 to 1."""
+        from flowgen_video.preparing import scenes
+
+        return scenes(path, scene)
+
+    def measure(self, path: Source, start_s: float, duration_s: float | None) -> tuple[dict[str, float], list[float]]:
+        """Seconds, motion, sharpness and brightness; see `preparing.measures`."""
+        from flowgen_video.preparing import measures
+
+        return measures(path, start_s, duration_s, self.fps)
+
+    def shown(self, path: Source, start_s: float, duration_s: float | None, count: int) -> list[Any]:
+        """`count` frames as pictures."""
+        from flowgen_video.preparing import seen
+
+        return seen(path, start_s, duration_s, count)
 
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
         from flowgen_video.writing import write_frames

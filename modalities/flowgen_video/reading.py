@@ -320,6 +320,15 @@ def _opened(path: Source) -> Iterator[av.container.InputContainer]:
 
 
 @contextlib.contextmanager
+def opened(path: Source) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A file and its first video stream, to be decoded on several threads. FlowgenError: it cannot be."""
+    with _errors_of(path), _opened(path) as container:
+        stream = _video_stream(container, path)
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+@contextlib.contextmanager
 def _errors_of(path: Source) -> Iterator[None]:
     """What goes wrong with a file, as one sentence that names it."""
     try:
