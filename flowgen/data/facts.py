@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flowgen.data.progress import progress
+from flowgen.data.remote import is_url
 from flowgen.errors import FlowgenError
 from flowgen.files import replacing
 
 T = TypeVar("T", bound=Any)
-_KEEP_S, _PART = 60.0, 1024
+_KEEP_S, _PART, _ASKED = 60.0, 1024, 32
 
 
 def cached(
@@ -34,7 +35,7 @@ def cached(
     """
     unique = sorted(set(sources), key=str)
     names = {source: str(source.absolute()) for source in unique}
-    stamps = {source: _stamp(source) for source in unique}
+    stamps = dict(at_once(_stamp, unique))
     file = _file(kind, list(names.values()))
     stored = _load(file)
     entries = {source: stored.get(names[source]) for source in unique}
@@ -60,6 +61,17 @@ def cached(
 def cores() -> int:
     """Cores that this process may use, 16 at the most."""
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def at_once(ask: Callable[[T], Any], sources: Iterable[T]) -> Iterator[tuple[T, Any]]:
+    """Each source with what a quick question says of it: files elsewhere are asked many at a time."""
+    here: list[T] = []
+    elsewhere: list[T] = []
+    for source in sources:
+        (elsewhere if is_url(source) else here).append(source)
+    yield from ((source, ask(source)) for source in here)
+    if elsewhere:
+        yield from _looked(ask, elsewhere, _ASKED)
 
 
 def _looked(look: Callable[[T], Any], sources: Sequence[T], threads: int) -> Iterator[tuple[T, Any]]:

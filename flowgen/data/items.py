@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from flowgen.core.random import seed_of
 from flowgen.core.ranges import Decay
-from flowgen.data.facts import cached
+from flowgen.data.facts import at_once, cached
 from flowgen.data.shards import Source
 from flowgen.errors import UsageError, unknown
 
@@ -22,6 +20,8 @@ Kind: TypeAlias = Literal["class", "number", "text", "recording"]
 HeldOut: TypeAlias = Decay | dict[str, list[str | int | float | bool]]
 """A share of the items, or values by column: held out are those that have one of the values in every column."""
 LABEL, CAPTION = "label", "caption"
+USUAL: dict[str, Kind] = {LABEL: "class", CAPTION: "text"}
+"""Columns that are conditions where a config names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +170,18 @@ def _by_share(items: Sequence[Item], share: float) -> list[bool]:
 
 def contents(items: Sequence[Item]) -> list[Any]:
     """What tells the contents of items apart. Only files of one size are read, and what they hold is remembered."""
-    sizes = {}
-    for path in {item.path for item in items}:
-        try:
-            sizes[path] = path.stat().st_size if path.is_file() else -1
-        except OSError:
-            sizes[path] = -1
+    sizes = dict(at_once(_size, {item.path for item in items}))
     shared = Counter(sizes.values())
     alike = [path for path, size in sizes.items() if size >= 0 and shared[size] > 1]
     digests = cached("content-1", alike, digest, what="compare files of one size")
     return [(digests.get(item.path) or str(item.path), item.start_s, item.duration_s) for item in items]
+
+
+def _size(path: Source) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:
+        return -1
 
 
 def copies(items: Sequence[Item]) -> list[list[Item]]:
@@ -200,14 +202,3 @@ def digest(path: Source) -> str | None:
     except OSError:
         return None
     return found.hexdigest()
-
-
-def below(root: str, name: str, allow_outside: bool, where: str) -> Path:
-    """The path that a table names, below its folder. UsageError: it leads out of it, and that is not allowed."""
-    name = os.path.expanduser(name)
-    outside = os.path.isabs(name) and os.path.commonpath([os.path.abspath(root), os.path.normpath(name)]) != (
-        os.path.abspath(root)
-    )
-    if not allow_outside and (outside or os.path.normpath(name).startswith("..")):
-        raise UsageError(f"{where}: {name} lies outside {root or '.'}; give data.allow_outside=true if that is meant")
-    return Path(root, name)

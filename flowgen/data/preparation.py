@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from flowgen.data import report
 from flowgen.data.facts import cached
 from flowgen.data.items import CAPTION, Item, copies, named
 from flowgen.data.recordings import Recordings
+from flowgen.data.remote import Remote, is_url
 from flowgen.data.shards import Source
-from flowgen.data.sources import TableSource
+from flowgen.data.sources import FolderSource, TableSource
 from flowgen.errors import FlowgenError, UsageError
 
 FILE, START, DURATION, COPY_OF = "file", "start", "duration", "copy_of"
@@ -41,7 +42,7 @@ class Part:
     def __str__(self) -> str:
         return str(self.absolute())
 
-    def absolute(self) -> Path:
+    def absolute(self) -> PurePath:
         return self.path.absolute() / f"{self.start_s:g}-{self.duration_s or 0:g}"
 
     def stat(self) -> Any:
@@ -56,7 +57,7 @@ class Preparation:
 
     def __init__(self, dataset: Any, kind: str) -> None:
         """UsageError: the data set is no folder or table of files, which alone a table can name."""
-        if not isinstance(dataset, Recordings) or "folder" not in dataset.locations:
+        if not isinstance(dataset, Recordings) or not isinstance(dataset, (FolderSource, TableSource)):
             raise UsageError(
                 "a table is made of a folder or a table of recordings (audio-folder, video-manifest, ...); unpack shards first"
             )
@@ -64,7 +65,7 @@ class Preparation:
         self.items = sorted((i for part in dataset.survey for i in part), key=lambda item: item.key)
         self.left_out = [(item.key, use.why) for item, use in dataset.left_out]
         places = dataset.places
-        self.root = Path(places["folder"] if "folder" in places else os.path.dirname(places["manifest"]))
+        self.root = places["folder"] if "folder" in places else os.path.dirname(places["manifest"])
         self.kind = kind
         self.segmented = self.outside = False
         """Whether rows have a start and a duration, and whether files lie outside of the root."""
@@ -116,10 +117,12 @@ class Preparation:
 
     def row(self, item: Item) -> dict[str, Any]:
         """What a table says of an item: where it is, and its values."""
-        name = os.path.relpath(item.path.absolute(), self.root)
+        elsewhere = isinstance(item.path, Remote)
+        whole = str(item.path if elsewhere else item.path.absolute())
+        name = os.path.relpath(whole, self.root)
         outside = name.startswith("..")
         self.outside |= outside
-        row: dict[str, Any] = {FILE: str(item.path.absolute()) if outside else name}
+        row: dict[str, Any] = {FILE: whole if outside else name}
         if item.duration_s is not None:
             self.segmented = True
             row |= {START: round(item.start_s, 4), DURATION: round(item.duration_s, 4)}
@@ -128,7 +131,8 @@ class Preparation:
     def overrides(self, table: Path, captions: str | None) -> list[str]:
         """What a config is to say to train on a table that was written here."""
         manifest = self.kind if self.kind.endswith("-manifest") else f"{self.kind.rpartition('-')[0]}-manifest"
-        found = [f"data.type={manifest}", f"data.manifest={table}", f"data.folder={os.path.relpath(self.root)}"]
+        root = self.root if is_url(self.root) else os.path.relpath(self.root)
+        found = [f"data.type={manifest}", f"data.manifest={table}", f"data.folder={root}"]
         if self.segmented:
             found += [f"data.start={START}", f"data.duration={DURATION}"]
         if captions is not None and captions != CAPTION:

@@ -7,7 +7,6 @@ Options are read from signatures, so this module does without postponed annotati
 
 import copy
 import hashlib
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -22,6 +21,7 @@ from flowgen.core.random import generator, seed_of
 from flowgen.core.ranges import Share
 from flowgen.data.facts import cached
 from flowgen.data.items import Found, HeldOut, Item, Kind, check_held_out, lacking, named, number, split, typed
+from flowgen.data.remote import absolute
 from flowgen.data.shards import Source, located
 from flowgen.errors import BadData, FlowgenError, UsageError, unknown
 from flowgen.media.clip import Clip
@@ -366,7 +366,7 @@ class Recordings(ABC):
     def places(self) -> dict[str, str]:
         """The options that say where the data lie, as absolute paths."""
         given = {name: getattr(self, name) for name in self.locations}
-        return {name: os.path.abspath(os.path.expanduser(value)) for name, value in given.items() if value}
+        return {name: absolute(value) for name, value in given.items() if value}
 
 
 def _counts(values: Any) -> str:

@@ -16,11 +16,13 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any, BinaryIO, TypeAlias
 
+from flowgen.data.cells import Cell
 from flowgen.data.facts import cached
+from flowgen.data.remote import Remote, is_url, matching
 from flowgen.data.tables import cleaned, decode_text
 from flowgen.errors import FlowgenError, UsageError
 
@@ -32,7 +34,7 @@ LABEL, CAPTION = "label", "caption"
 class Member:
     """A file inside a tar file: what those who read a `Path` ask of it."""
 
-    shard: Path
+    shard: Path | Remote
     name: str
     offset: int
     size: int
@@ -44,7 +46,7 @@ class Member:
     def suffix(self) -> str:
         return Path(self.name).suffix
 
-    def absolute(self) -> Path:
+    def absolute(self) -> PurePath:
         """A name that no other member has; there is no file of it."""
         return self.shard.absolute() / self.name
 
@@ -63,7 +65,7 @@ class Member:
         return io.BufferedReader(_Part(self), 1 << 16)
 
 
-Source: TypeAlias = Path | Member
+Source: TypeAlias = Path | Remote | Cell | Member
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def readable(source: Source) -> Iterator[Any]:
 
 def located(source: Source) -> dict[str, Any]:
     """Where it lies, as columns of a report."""
-    if isinstance(source, Path):
+    if not isinstance(source, Member):
         return {"path": str(source)}
     return {"path": str(source.shard), "offset": source.offset, "bytes": source.size}
 
@@ -123,16 +125,24 @@ def read_shards(pattern: str) -> list[Sample]:
     ]
 
 
-def find_shards(pattern: str) -> list[Path]:
-    """The files of "train-{000..012}.tar", "{a,b}/*.tar" and the like. UsageError: one of them is not there."""
-    found: list[Path] = []
+def find_shards(pattern: str) -> list[Path | Remote]:
+    """The files of "train-{000..012}.tar", "{a,b}/*.tar", "s3://bucket/*.tar" and the like. UsageError: one of them is not there."""
+    found: list[Path | Remote] = []
     for name in _expand(os.path.expanduser(pattern)):
-        matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name] if os.path.isfile(name) else []
+        matches: Sequence[Path | Remote]
+        if is_url(name):
+            matches = matching(name)
+        else:
+            matches = [
+                Path(path)
+                for path in (sorted(glob.glob(name)) if glob.has_magic(name) else [name])
+                if os.path.isfile(path)
+            ]
         if not matches:
             raise UsageError(
                 f"data.shards: there is no file {name}; give tar files as in 'train-{{000..012}}.tar' or '*.tar'"
             )
-        found += map(Path, matches)
+        found += matches
     return list(dict.fromkeys(found))
 
 
@@ -151,11 +161,11 @@ def _expand(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
-def _index(shard: Path) -> list[tuple[str, dict[str, tuple[str, int, int]], dict[str, Any], str]]:
+def _index(shard: Path | Remote) -> list[tuple[str, dict[str, tuple[str, int, int]], dict[str, Any], str]]:
     """(key, members by extension as (name, offset, size), values, what is wrong with these) of each sample."""
     groups: dict[str, dict[str, tuple[str, int, int]]] = {}
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with shard.open("rb") as whole, tarfile.open(fileobj=whole, mode="r:") as archive:
             for entry in archive:
                 folder, _, name = entry.name.rpartition("/")
                 base, dot, extension = name.partition(".")
@@ -178,7 +188,9 @@ def _index(shard: Path) -> list[tuple[str, dict[str, tuple[str, int, int]], dict
         return [(key, members, *_values(shard, file, members)) for key, members in groups.items()]
 
 
-def _values(shard: Path, file: BinaryIO, members: Mapping[str, tuple[str, int, int]]) -> tuple[dict[str, Any], str]:
+def _values(
+    shard: Path | Remote, file: BinaryIO, members: Mapping[str, tuple[str, int, int]]
+) -> tuple[dict[str, Any], str]:
     """What json, cls and txt members say (the fields of the first, and the columns label and caption), or what is wrong."""
     values: dict[str, Any] = {}
     for extension in ("json", "cls", "txt"):
@@ -204,7 +216,7 @@ class _Part(io.RawIOBase):
     """The bytes of a member, as a file of their own."""
 
     def __init__(self, member: Member) -> None:
-        self._file = member.shard.open("rb", buffering=0)
+        self._file: Any = member.shard.open("rb", buffering=0)
         self._start, self._size, self._at = member.offset, member.size, 0
 
     def readable(self) -> bool:

@@ -6,13 +6,14 @@ Options are read from signatures, so this module does without postponed annotati
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from flowgen.data.items import CAPTION, LABEL, Found, Item, Kind, below, named, segment
-from flowgen.data.shards import Sample, Source, read_shards
+from flowgen.data.items import CAPTION, LABEL, USUAL, Found, Item, Kind, named, segment
+from flowgen.data.remote import Remote, below, listed, place
+from flowgen.data.shards import Member, Sample, Source, read_shards
 from flowgen.data.tables import read_table, read_text
 from flowgen.errors import FlowgenError, UsageError, unknown
 
@@ -32,7 +33,8 @@ class Medium:
 
 @dataclass(eq=False, repr=False)
 class FolderSource:
-    """Every file of the medium below `folder`. Links are followed; hidden and cache folders are left alone and named."""
+    """Every file of the medium below `folder`, which may be a URL. Links are followed; hidden and cache folders are left alone
+    and named."""
 
     folder: str
     pattern: str | None = None
@@ -40,16 +42,17 @@ class FolderSource:
     locations: ClassVar[tuple[str, ...]] = ("folder",)
 
     def find(self) -> Found:
-        root = Path(self.folder).expanduser()
-        if not root.is_dir():
+        root = place(self.folder)
+        if isinstance(root, Path) and not root.is_dir():
             raise UsageError(f"data.folder: {self.folder} is not a folder; give the folder that holds the files")
-        names, notes = scan(root, self.medium)
+        there = dict(listed(root)) if isinstance(root, Remote) else {}
+        names, notes = scan(root, self.medium) if isinstance(root, Path) else scan_listed(there, self.medium)
         if not names:
             known = ", ".join(sorted(self.medium.suffixes))
             raise UsageError(f"data.folder: no {self.medium.name} in {self.folder} (looked for {known})")
         labels = _by_folder(names, self.folder) if self.pattern is None else _by_pattern(names, self.pattern)
         columns = list(dict.fromkeys(column for values in labels.values() for column in values))
-        items = [_with_caption(root, name, labels[name]) for name in names]
+        items = [_with_caption(root, name, labels[name], there) for name in names]
         usual: dict[str, Kind] = dict.fromkeys(columns, "class")
         if any(CAPTION in item.values for item in items):
             columns.append(CAPTION)
@@ -70,16 +73,16 @@ class TableSource:
     locations: ClassVar[tuple[str, ...]] = ("manifest", "folder")
 
     def find(self) -> Found:
-        path = Path(self.manifest).expanduser()
+        path = place(self.manifest)
         rows = read_table(path)
         columns = list(dict.fromkeys(name for row in rows for name in row))
         for key in ("file", "start", "duration"):
             name = getattr(self, key)
             if name is not None and name not in columns:
                 raise UsageError(f"data.{key}: {unknown(f'column of {self.manifest}', name, columns)}")
-        root = str(Path(self.folder).expanduser() if self.folder else path.parent)
+        root = str(place(self.folder) if self.folder else path.parent)
         items = [self._item(root, f"{path}: row {number}", row) for number, row in enumerate(rows, 1)]
-        usual: dict[str, Kind] = {name: kind for name, kind in _USUAL.items() if name in columns}
+        usual: dict[str, Kind] = {name: kind for name, kind in USUAL.items() if name in columns}
         return Found(items, str(path), columns, usual)
 
     def _item(self, root: str, where: str, row: dict[str, Any]) -> Item:
@@ -106,10 +109,10 @@ class ShardSource:
     def find(self) -> Found:
         samples = read_shards(self.shards)
         columns = list(dict.fromkeys(name for sample in samples for name in sample.values))
-        parents = [str(next(iter(sample.members.values())).shard.parent) for sample in samples]
-        root = os.path.commonpath([os.path.abspath(parent) for parent in set(parents)])
+        shards = {next(iter(sample.members.values())).shard for sample in samples}
+        root = os.path.commonpath([os.path.abspath(shard.absolute().parent) for shard in shards])
         items = [self._item(root, sample) for sample in samples]
-        usual: dict[str, Kind] = {name: kind for name, kind in _USUAL.items() if name in columns}
+        usual: dict[str, Kind] = {name: kind for name, kind in USUAL.items() if name in columns}
         return Found(items, self.shards, columns, usual)
 
     def _item(self, root: str, sample: Sample) -> Item:
@@ -120,21 +123,37 @@ class ShardSource:
             raise
         except FlowgenError as error:
             return Item(f"{some.shard.name}/{sample.key}", some, sample.values, problem=f"no medium: {error}")
-        assert not isinstance(member, Path)
+        assert isinstance(member, Member)
         key = f"{os.path.relpath(member.shard.absolute(), root)}/{member.name}"
         return Item(key, member, sample.values, problem=sample.problem)
 
 
-_USUAL: dict[str, Kind] = {LABEL: "class", CAPTION: "text"}
-
-
 def scan(root: Path, medium: Medium) -> tuple[list[str], list[str]]:
     """Names below a folder, in their order, of the files of a medium and the folders of pictures; and what was left alone."""
-    found: list[str] = []
     hidden: list[str] = []
+    return _sorted_out(_walk(root, "", hidden, set()), medium, hidden)
+
+
+def scan_listed(names: Iterable[str], medium: Medium) -> tuple[list[str], list[str]]:
+    """The same of the names of files elsewhere, where a folder of pictures is none of one item."""
+    hidden: list[str] = []
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        if any(part.startswith(".") or part in _CACHES for part in parts):
+            hidden.append(name)
+        else:
+            folders.setdefault("".join(f"{part}/" for part in parts[:-1]), []).append(parts[-1])
+    return _sorted_out(folders.items(), replace(medium, pictures=frozenset()), hidden)
+
+
+def _sorted_out(
+    folders: Iterable[tuple[str, list[str]]], medium: Medium, hidden: list[str]
+) -> tuple[list[str], list[str]]:
+    found: list[str] = []
     others: list[str] = []
     pictured: dict[str, list[str]] = {}
-    for folder, files in _walk(root, "", hidden, set()):
+    for folder, files in folders:
         inside = [name for name in files if Path(name).suffix.lower() in medium.suffixes]
         found += [f"{folder}{name}" for name in inside]
         pictures = [name for name in files if Path(name).suffix.lower() in medium.pictures]
@@ -211,11 +230,14 @@ def _by_pattern(names: Sequence[str], pattern: str) -> dict[str, dict[str, Any]]
     return {name: match.groupdict() for name, match in matches.items() if match}
 
 
-def _with_caption(root: Path, name: str, values: dict[str, Any]) -> Item:
-    """A file, with the text that lies beside it."""
-    path = root / name
-    text = path.parent / f"{path.name if path.is_dir() else path.stem}.txt"
-    if not text.is_file():
+def _with_caption(root: Path | Remote, name: str, values: dict[str, Any], there: Mapping[str, Remote]) -> Item:
+    """A file, with the text that lies beside it; `there`: what a listing says of those elsewhere."""
+    path: Source = there.get(name) or root / name
+    folder, _, base = name.rpartition("/")
+    stem = base if isinstance(path, Path) and path.is_dir() else PurePosixPath(base).stem
+    beside = f"{folder}/{stem}.txt" if folder else f"{stem}.txt"
+    text = there.get(beside) if there else root / beside
+    if text is None or not text.is_file():
         return Item(name, path, values)
     try:
         return Item(name, path, {**values, CAPTION: " ".join(read_text(text).split()) or None})

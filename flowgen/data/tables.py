@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flowgen.data.remote import Remote
 from flowgen.errors import FlowgenError, UsageError
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -23,7 +24,7 @@ LONGEST_FIELD = 1 << 24
 Row = dict[str, Any]
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path | Remote) -> list[Row]:
     """The rows of a table, by column. UsageError: there is no such table; FlowgenError: it cannot be read, and where."""
     if not path.is_file():
         raise UsageError(f"data.manifest: there is no file {path}")
@@ -44,7 +45,7 @@ def read_table(path: Path) -> list[Row]:
     return found
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path | Remote) -> str:
     """A text file of a stranger. FlowgenError: it cannot be read, or is in no encoding that can be told."""
     try:
         return decode_text(path.read_bytes())
@@ -64,7 +65,7 @@ def cleaned(value: Any) -> Any:
     return None if nothing else value
 
 
-def _csv(path: Path, separator: str) -> Iterator[Row]:
+def _csv(path: Path | Remote, separator: str) -> Iterator[Row]:
     lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
@@ -88,7 +89,7 @@ def _csv(path: Path, separator: str) -> Iterator[Row]:
         csv.field_size_limit(before)
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path | Remote) -> Iterator[Row]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip(" \t\r"):
             continue
@@ -101,7 +102,7 @@ def _json(path: Path) -> Iterator[Row]:
         yield row
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path | Remote) -> Iterator[Row]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -110,7 +111,7 @@ def _parquet(path: Path) -> Iterator[Row]:
             f"{path}: reading Parquet needs pyarrow: pip install 'flowgen[parquet]', or use JSONL or CSV"
         ) from error
     try:
-        with parquet.ParquetFile(path) as file:
+        with path.open("rb") as content, parquet.ParquetFile(content) as file:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:

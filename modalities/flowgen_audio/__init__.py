@@ -25,6 +25,12 @@ def flowgen_components() -> list[Component]:
             "recordings in tar files (webdataset)",
             _RENAMED,
         ),
+        Component(
+            "dataset",
+            "audio-hf",
+            "flowgen_audio.hub:AudioHub",
+            "recordings in a folder of the datasets library (extra: datasets)",
+        ),
         Component("encoder", "spectrogram", "flowgen_audio.encoders:Spectrogram", "log magnitudes and Griffin-Lim"),
         Component("encoder", "mel", "flowgen_audio.encoders:Mel", "log-mel magnitudes and Griffin-Lim"),
         Component("encoder", "stft", "flowgen_audio.encoders:ComplexSTFT", "the invertible complex STFT, compressed"),

@@ -4,10 +4,10 @@ Options are read from signatures, so this module does without postponed annotati
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from flowgen.data.items import Found, Item, below
+from flowgen.data.items import Found, Item
+from flowgen.data.remote import below, place
 from flowgen.data.sources import TableSource
 from flowgen_audio.recordings import AudioRecordings
 from flowgen_audio.reference import Excerpt
@@ -34,7 +34,7 @@ class AudioManifest(TableSource, AudioRecordings):
     def find(self) -> Found:
         found = super().find()
         names = [name for name, kind in (self.columns or {}).items() if kind == "recording"]
-        root = str(Path(self.folder).expanduser() if self.folder else Path(self.manifest).expanduser().parent)
+        root = str(place(self.folder) if self.folder else place(self.manifest).parent)
         return (
             replace(found, items=[self._with_references(root, item, names) for item in found.items]) if names else found
         )

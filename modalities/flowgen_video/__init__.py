@@ -32,6 +32,12 @@ def flowgen_components() -> list[Component]:
         ),
         Component("dataset", "video-shards", "flowgen_video.shards:VideoShards", "videos in tar files (webdataset)"),
         Component(
+            "dataset",
+            "video-hf",
+            "flowgen_video.hub:VideoHub",
+            "videos in a folder of the datasets library (extra: datasets)",
+        ),
+        Component(
             "metric",
             "digit-agreement",
             "flowgen_video.digits:DigitAgreement",
