@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -82,4 +83,15 @@ def main() -> None:
     except FlowgenError as error:
         lines = str(error).splitlines()
         click.echo("\n".join(f"flowgen: {line}" for line in lines), err=True)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
+    except SystemExit as error:
+        _leave(error.code)
+
+
+def _leave(code: Any) -> None:
+    """End this process, also where a plugin left threads behind."""
+    if "flowgen.plugins.contain" in sys.modules:  # else no plugin was loaded
+        from flowgen.plugins.contain import leave
+
+        leave(code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)

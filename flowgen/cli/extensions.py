@@ -66,10 +66,13 @@ def load_command(name: str) -> click.Command | None:
         raise UsageError(
             f"the command {name!r} is claimed by {' and '.join(command.distributions)}; leave one out with --no-plugin"
         )
+    from flowgen.plugins.contain import SLOW_S, contained
+
     point = command.points[0]
     try:
-        return point.load()
-    except (ImportError, AttributeError) as error:
+        with contained(f"the command {name!r} ({point.dist.name})", "while it was imported", SLOW_S):
+            return point.load()
+    except Exception as error:
         raise FlowgenError(
-            f"the command {name!r} of {point.dist.name} cannot be loaded from {point.value!r}: {error}"
+            f"the command {name!r} of {point.dist.name} cannot be loaded from {point.value!r}: {type(error).__name__}: {error}"
         ) from error

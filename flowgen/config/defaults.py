@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flowgen.config.document import Document, merge, put
-from flowgen.errors import UsageError
+from flowgen.errors import UsageError, shorten
 from flowgen.plugins import registry
 
 
@@ -13,6 +14,11 @@ def with_defaults(document: Document) -> Document:
     """The document over the defaults of plugins. UsageError: two plugins disagree on a key that it leaves out."""
     found: dict[str, tuple[str, Any]] = {}
     for plugin, defaults in registry().call("flowgen_defaults", config=document.values):
+        if not isinstance(defaults, Mapping) or not all(isinstance(key, str) for key in defaults):
+            raise UsageError(
+                f"plugin {plugin!r}: its flowgen_defaults returns values by key, as in {{'train.seed': 5}}, "
+                f"not {shorten(repr(defaults))}; leave it out with FLOWGEN_DISABLE={plugin}"
+            )
         for key, value in defaults.items():
             if _written(document.values, key.split(".")):
                 continue

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.plugins.contain import contained
 from flowgen.plugins.moved import moved_hint
 
 
@@ -145,8 +147,13 @@ class Component:
         """Import what the component names."""
         module, _, attribute = self.target.partition(":")
         try:
-            return getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+            if module in sys.modules:
+                return getattr(import_module(module), attribute)
+            with contained(f"{self.kind} {self.name!r} ({module})", "while it was imported"):
+                return getattr(import_module(module), attribute)
+        except FlowgenError:
+            raise
+        except Exception as error:  # whatever a stranger's module raises when imported
             raise FlowgenError(
                 f"{self.kind} {self.name!r} cannot be loaded from {self.target!r}: {type(error).__name__}: {error}"
                 f"{moved_hint(error)}"

@@ -18,6 +18,7 @@ from flowgen.environment import disabled_plugins
 from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.plugins import builtin
 from flowgen.plugins.component import KINDS, Component
+from flowgen.plugins.contain import SLOW_S, contained
 from flowgen.plugins.hookspecs import API, GROUP, Hooks
 from flowgen.plugins.moved import moved_hint
 
@@ -78,8 +79,9 @@ class Registry:
             return
         began = time.perf_counter()
         try:
-            module = point.load()
-            self.register(point.name, module, distribution, version, time.perf_counter() - began)
+            with contained(f"plugin {point.name!r} ({distribution})", "while it was loaded", SLOW_S):
+                module = point.load()
+                self.register(point.name, module, distribution, version, time.perf_counter() - began)
         except Exception as error:  # whatever a stranger's module raises when imported: named, and survived
             self._fail(point.name, distribution, version, error)
 
@@ -135,10 +137,20 @@ class Registry:
                 yield impl
 
     def call(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
-        """Call a hook plugin by plugin, in the order of their names: (plugin, what it returned)."""
+        """Call a hook plugin by plugin, in the order of their names: (plugin, what it returned).
+
+        FlowgenError names the plugin whose hook fails: without what it would have said, the result would be another.
+        """
         for name, plugin in self.plugins.items():
             for impl in self._of(hook, name) if hook in plugin.hooks else ():
-                yield name, impl.function(*(arguments[argument] for argument in impl.argnames))
+                try:
+                    with contained(f"plugin {name!r}", f"in {hook}"):
+                        returned = impl.function(*(arguments[argument] for argument in impl.argnames))
+                except Exception as error:
+                    raise FlowgenError(
+                        f"plugin {name!r} failed in {hook}: {_sentence(error)}; leave it out with FLOWGEN_DISABLE={name}"
+                    ) from error
+                yield name, returned
 
     def notify(self, event: str, **arguments: Any) -> None:
         """Tell an event of training to all plugins. One that fails is named, and not told this event again."""
@@ -147,7 +159,8 @@ class Registry:
                 continue
             for impl in self._of(event, name):
                 try:
-                    impl.function(*(arguments[argument] for argument in impl.argnames))
+                    with contained(f"plugin {name!r}", f"in {event}"):
+                        impl.function(*(arguments[argument] for argument in impl.argnames))
                 except Exception as error:  # a run of days does not end for a message that was not sent
                     if self.strict:
                         raise

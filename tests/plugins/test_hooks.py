@@ -1,6 +1,7 @@
 """Every hook does what its page says."""
 
 import inspect
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +95,20 @@ def test_a_default_that_is_no_key_is_an_error_that_names_the_plugin(config):
         plugged("site", plugin(flowgen_defaults=lambda: {"train.sede": 1})),
         pytest.raises(UsageError, match=r"plugin site: unknown key 'train.sede'; did you mean 'train.seed'"),
     ):
+        load(config)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "sentence"),
+    [
+        (lambda: 1 / 0, r"plugin 'site' failed in flowgen_defaults: ZeroDivisionError.*FLOWGEN_DISABLE=site"),
+        (lambda: sys.exit(), r"plugin 'site' failed in flowgen_defaults: Quit"),
+        (lambda: ["train.seed"], r"plugin 'site': its flowgen_defaults returns values by key.*not \['train\.seed'\]"),
+        (lambda: {3: 4}, "returns values by key"),
+    ],
+)
+def test_defaults_that_fail_are_refused_and_name_the_plugin(config, defaults, sentence):
+    with plugged("site", plugin(flowgen_defaults=defaults)), pytest.raises(FlowgenError, match=sentence):
         load(config)
 
 

@@ -1,6 +1,7 @@
 """Plugins are found, ordered and isolated; components have one owner each."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -36,6 +37,48 @@ def test_a_broken_plugin_is_named_and_the_others_work(site):
     assert "nope_nope" in found.plugins["broken"].error
     assert found.get("path", "tone-path")
     assert found.get("path", "linear")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys; sys.exit('no licence')", r"is left out: Quit: it called sys\.exit\('no licence'\)"),
+        ("raise MemoryError", "is left out: MemoryError"),
+        ("@hookimpl\ndef flowgen_components():\n    raise SystemExit", "is left out: Quit"),
+        ("print('welcome'); print('to tone')", "printed 'welcome to tone' while it was loaded"),
+        ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)", "set a handler for SIGINT, which was put back"),
+        ("import os; os.chdir('/')", "changed the working folder, which was put back"),
+        ("import time; time.sleep(0.2)", r"took 0\.\d s; heavy code belongs behind an import string"),
+    ],
+)
+def test_what_a_plugin_does_to_the_process_is_undone_and_named(site, code, said, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["flowgen.plugins.registry"], "SLOW_S", 0.1)
+    before = signal.getsignal(signal.SIGINT), os.getcwd()
+    site.install("wild", code)
+    with pytest.warns(UserWarning, match=rf"plugin 'wild' \(dist-wild\) {said}"):
+        found = Registry()
+    assert found.get("path", "linear")
+    assert (signal.getsignal(signal.SIGINT), os.getcwd()) == before
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("is still busy while it was loaded" in err) == ("sleep" in code)
+
+
+def test_a_thread_of_a_plugin_does_not_keep_the_program(site):
+    site.install("wild", "import threading; threading.Thread(target=threading.Event().wait, name='for ever').start()")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site.folder), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "flowgen", "plugins", "list"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "started a thread that does not end with flowgen (for ever) while it was loaded" in done.stderr
+
+
+def test_a_component_that_ends_the_process_is_a_sentence(site):
+    (site.folder / "site_heavy.py").write_text("import sys\nsys.exit(3)")
+    with pytest.raises(
+        FlowgenError, match=r"path 'x' cannot be loaded from 'site_heavy:X': Quit: it called sys\.exit\(3\)"
+    ):
+        Component("path", "x", "site_heavy:X").load()
 
 
 def test_asking_for_what_a_broken_plugin_had_says_so(site):
