@@ -19,7 +19,7 @@ from flowgen.plugins import KINDS, registry
 def options_model(kind: str, name: str) -> type[BaseModel]:
     """The options of a component as a pydantic model, made from its signature without what flowgen gives itself."""
     target = registry().get(kind, name).load()
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    hints = _hints(target)
     factories = {}
     if dataclasses.is_dataclass(target):
         factories = {f.name: f.default_factory for f in dataclasses.fields(target)}
@@ -40,6 +40,17 @@ def options_model(kind: str, name: str) -> type[BaseModel]:
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
     )
     return create_model(f"{kind}:{name}", __config__=config, **fields)
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """The types of the parameters of a class or function."""
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except NameError:
+        if not dataclasses.is_dataclass(target):
+            raise
+        # one derived from a dataclass of another module: each field is typed by names of the module that it stands in
+        return get_type_hints(target, include_extras=True)
 
 
 def takes(kind: str, name: str, parameter: str) -> bool:

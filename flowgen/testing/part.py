@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flowgen.config import ComponentConfig, build, options_model
+from flowgen.config import ComponentConfig, build, options_model, recipes
 from flowgen.core.couplings import Independent
 from flowgen.core.paths import Linear
 from flowgen.core.sampler import sample
 from flowgen.core.times import Uniform
+from flowgen.errors import FlowgenError
 from flowgen.plugins import registry
 from flowgen.testing.contract import Checked, NotBuilt
 from flowgen.testing.oracle import GaussianMixture
@@ -32,6 +35,14 @@ SMOOTH: Any = GaussianMixture(
 GAUSSIAN: Any = GaussianMixture(
     torch.tensor([[0.7]], dtype=torch.float64), *torch.tensor([[0.5], [1.0]], dtype=torch.float64)
 )
+
+
+_USUAL: dict[str, dict[str, Any]] = {
+    "loss": {"teacher": "oracle"},
+    "region": {"probability": 0.5, "low": 0.25, "high": 0.75},
+    "conditioner": {"names": ("a", "b", "c"), "low": 0.0, "high": 2.0},
+}
+"""Options without a default that components of a kind usually have."""
 
 
 @dataclass
@@ -51,10 +62,11 @@ class Part(Checked):
     measured: dict[Any, float] = field(default_factory=dict, init=False, repr=False)
     """What several checks measure, by what it is."""
 
-    def new(self, **given: Any) -> Any:
-        """Build it. NotBuilt: an option has no default, and none is given here."""
+    def complete_options(self) -> dict[str, Any]:
+        """The options, with usual ones where one has no default. NotBuilt: an option is missing."""
         fields = options_model(self.kind, self.name).model_fields
-        filled = {"teacher": "oracle"} if self.kind == "loss" and "teacher" in fields else {}
+        usual = _USUAL.get(self.kind, {})
+        filled = {name: usual[name] for name, info in fields.items() if name in usual and info.is_required()}
         options = {**filled, **self.options}
         missing = [name for name, info in fields.items() if info.is_required() and name not in options]
         if missing:
@@ -62,9 +74,13 @@ class Part(Checked):
                 f"the option {missing[0]!r} has no default: check it with options, by "
                 "flowgen.testing.ComponentConformance"
             )
+        return options
+
+    def new(self, **given: Any) -> Any:
+        """Build it. NotBuilt: an option has no default, and none is given here."""
         mathematics = {"path": Linear(), "times": Uniform(), "coupling": Independent(), "shift": 1.0}
         given = {**(mathematics if self.kind == "loss" else {}), **given}
-        return build(self.kind, ComponentConfig(type=self.name, **options), **given)
+        return build(self.kind, ComponentConfig(type=self.name, **self.complete_options()), **given)
 
     @cached_property
     def built(self) -> Any:
@@ -78,8 +94,20 @@ class Part(Checked):
 
     @cached_property
     def medium(self) -> Subject:
-        """The config in which it is used."""
-        return self.host or Subject.of("points/checkerboard", ["network.width=32", "network.depth=1"])
+        """The config in which it is used: the one given, or the first recipe of the modality that it asks for."""
+        return self.host or _recipe_for(self.target)
+
+
+def _recipe_for(target: Any) -> Subject:
+    """The first recipe whose modality is what a component's parameter `modality` is typed as, and whose data are there;
+    that of points, if there is none."""
+    wanted: Any = get_type_hints(target.__init__ if inspect.isclass(target) else target).get("modality")
+    for name in recipes() if inspect.isclass(wanted) else ():
+        with contextlib.suppress(FlowgenError):  # a recipe for files of one's own
+            subject = Subject.of(name)
+            if isinstance(subject.modality, wanted) and len(subject.dataset):
+                return subject
+    return Subject.of("points/checkerboard")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

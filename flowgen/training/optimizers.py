@@ -131,10 +131,20 @@ class Muon(torch.optim.Optimizer):
             self._each += [torch.optim.Muon(owned, lr, weight_decay, momentum, adjust_lr_fn=scaled)]
         if other:
             self._each += [torch.optim.AdamW(other, lr, betas, eps, weight_decay, fused=True)]
-        # the groups and the state of both are these, so that whoever sets a rate or loads a state does it here
         self.param_groups = [group for optimizer in self._each for group in optimizer.param_groups]
+        self._share()
+
+    def _share(self) -> None:
+        """Give both this object's groups and state, so that whoever sets a rate or loads a state does it here."""
+        groups = iter(self.param_groups)
         for optimizer in self._each:
+            optimizer.param_groups = [next(groups) for _ in optimizer.param_groups]
             optimizer.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state, in both."""
+        super().load_state_dict(state_dict)
+        self._share()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

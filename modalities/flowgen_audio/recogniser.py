@@ -111,7 +111,8 @@ def class_conditions(dataset: Dataset) -> dict[str, tuple[str, ...]]:
 
 def recogniser(modality: Audio, dataset: Dataset, epochs: int, seed: int) -> Recogniser:
     """The recogniser of a data set: from the cache in the user's cache folder, or trained now."""
-    model = Recogniser(modality.sample_rate, class_conditions(dataset))
+    with torch.random.fork_rng(devices=[]):  # what layers draw as they are made is replaced by weights of a seed
+        model = Recogniser(modality.sample_rate, class_conditions(dataset))
     file = _cache_file(modality, dataset, epochs, seed)
     if file.is_file():
         try:

@@ -5,24 +5,31 @@ from types import SimpleNamespace
 
 import pytest
 
-from flowgen.plugins import Component, hookimpl, registry
+from flowgen.plugins import KINDS, Component, hookimpl, registry
 from flowgen.testing import ContractError, Part, plugged
-from flowgen.testing.checks import checks_of
+from flowgen.testing.checks import CHECKS, COMPONENT_CHECKS, checks_of
 from flowgen.testing.contract import NotApplicable
 
-from . import broken_mathematics
+from . import broken_mathematics, broken_others
 
 sys.modules["broken_mathematics"] = broken_mathematics  # as import strings name it
-MATHEMATICS = ("path", "times", "coupling", "loss", "solver", "guidance")
+sys.modules["broken_others"] = broken_others
+ALONE = ("path", "times", "coupling", "loss", "solver", "guidance", "conditioner", "region", "optimizer", "logger")
 ELSEWHERE = {
     "autoguidance": "wants a trained run: tests/points/test_autoguidance.py",
     "table": "runs on its own grid: tests/core/test_solvers.py",
+    "cpu-adam": "is compiled for a minute: tests/training/test_optimizers.py",
+    "text-encoder": "wants a model: tests/core/test_text.py",
+    "wandb": "tests/training/test_loggers.py",
 }
 OPTIONS = {
     "affine": {"alpha": "tests.core.test_registry_core:alpha", "sigma": "tests.core.test_registry_core:sigma"},
     "multi-cfg": {"scales": {"modes": 2.0}},
+    "audio-reference": {"sample_rate": 8000},
 }
-# kind, class in broken_mathematics.py, the check that must catch it, what it must say
+NUMBER = {"low": 0.0, "high": 2.0}
+OPTIONS_OF_KIND = {"conditioner": NUMBER, "region": {"probability": 0.5, "low": 0.25, "high": 0.5}}
+# kind, class in broken_mathematics.py or broken_others.py, the check that must catch it, what it must say
 BROKEN = [
     ("solver", "WrongOrder", "solver_has_its_order", "declares order 2, and order 0.99"),
     ("solver", "WrongEnd", "solver_converges", "at 48; expected below 0.05"),
@@ -48,6 +55,27 @@ BROKEN = [
     ("path", "WrongInverse", "path_time_of_snr_inverts", "it is off by"),
     ("times", "Falling", "times_are_quantiles", "they do not increase"),
     ("coupling", "WithReplacement", "coupling_permutes", "taken twice"),
+    ("metric", "NotANumber", "metric_is_finite", "of real clips the figure 'spread' is nan"),
+    ("metric", "DrawsGlobally", "metric_is_pure", "the state of a global generator"),
+    ("metric", "DrawsInNumpy", "metric_is_pure", "the state of a global generator"),
+    ("metric", "ZeroesItsClips", "metric_is_pure", "it changes the clips in place"),
+    ("metric", "Counts", "metric_is_pure", "measured twice, 'calls' is 1 and 2"),
+    ("metric", "CannotFail", "metric_can_fail", "of noise clips 24"),
+    ("logger", "Raises", "logger_takes_any_figures", "raised ValueError: a figure is not a number"),
+    ("logger", "StartsAnew", "logger_goes_on", "log.jsonl held"),
+    ("logger", "WritesElsewhere", "logger_writes_in_its_folder", "it wrote figures.txt"),
+    ("logger", "LoggerDraws", "logger_draws_nothing", "the state of a global generator"),
+    ("conditioner", "NullIsZero", "conditioner_null_differs", "null() is the same as 0.0"),
+    ("conditioner", "ChokesOnJunk", "conditioner_refuses_what_is_no_value", "raised TypeError"),
+    ("conditioner", "HandsOutItsOwn", "conditioner_is_its_options", "it hands out a tensor that it keeps"),
+    ("conditioner", "OneValue", "conditioner_encodes_values", "0.0 and 2.0 are encoded alike"),
+    ("region", "AllKnown", "region_is_a_mask", "goes from 1 to 1"),
+    ("region", "OverLongs", "region_fits_short_clips", "of clips of 5 steps among 16"),
+    ("region", "OwnDraw", "region_is_drawn_by_u", "draws from a global generator"),
+    ("optimizer", "Forgets", "optimizer_survives_saving", "5 steps more differ"),
+    ("optimizer", "half", "optimizer_groups_hold_every_parameter", "its groups hold 2 parameters; there are 4"),
+    ("optimizer", "Uphill", "optimizer_lowers_the_loss", "100 steps take it from"),
+    ("optimizer", "OwnRate", "optimizer_follows_the_schedule", "at lr 0 the weights move"),
     ("coupling", "AcrossGroups", "coupling_stays_within_groups", "noise of one group goes to data of another"),
 ]
 
@@ -65,9 +93,7 @@ def broken_checks(part):
     return found
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, c.name) for kind in MATHEMATICS for c in registry().components(kind)]
-)
+@pytest.mark.parametrize(("kind", "name"), [(kind, c.name) for kind in ALONE for c in registry().components(kind)])
 def test_a_component_of_the_core_keeps_its_contract(kind, name):
     if ELSEWHERE.get(name):
         pytest.skip(ELSEWHERE[name])
@@ -78,8 +104,36 @@ def test_a_component_of_the_core_keeps_its_contract(kind, name):
 
 @pytest.mark.parametrize(("kind", "name", "check", "message"), BROKEN, ids=[b[1] for b in BROKEN])
 def test_a_broken_component_is_caught_once(kind, name, check, message):
-    component = Component(kind, "mutant", f"broken_mathematics:{name}", "broken")
+    home = broken_mathematics if kind in ("path", "times", "coupling", "loss", "solver", "guidance") else broken_others
+    component = Component(kind, "mutant", f"{home.__name__.rpartition('.')[2]}:{name}", "broken")
     with plugged("mutant", SimpleNamespace(flowgen_components=hookimpl(lambda: [component]), __name__="mutant")):
-        found = broken_checks(Part(kind, "mutant"))
+        found = broken_checks(Part(kind, "mutant", OPTIONS_OF_KIND.get(kind, {})))
     assert list(found) == [check], found
     assert message in found[check]
+
+
+def test_every_kind_of_component_has_checks():
+    for kind in KINDS:
+        assert checks_of(kind), f"no check is for the kind {kind!r}; add one in flowgen/testing/checks"
+    assert {check.kind for check in (*CHECKS, *COMPONENT_CHECKS)} == {*KINDS, "plugin", "recipe"}
+
+
+def test_every_check_of_a_component_is_shown_to_bite():
+    others = {"path_takes_any_times", "times_draw_nothing", "coupling_is_a_function", "coupling_hands_on_its_sources"}
+    others |= {"guidance_is_a_flow", "guidance_guides", "guidance_chains", "loss_is_per_sample"}
+    others |= {"conditioner_embedder_fits", "writer_is_named_after_its_files"}
+    caught = {check for _, _, check, _ in BROKEN} | {"writer_writes_whole_files"}
+    assert caught | others == {check.name for check in COMPONENT_CHECKS}
+
+
+def test_a_writer_that_overwrites_in_place_is_caught():
+    component = Component("writer", "points.txt", "broken_others:in_place", "broken")
+    with plugged("mutant", SimpleNamespace(flowgen_components=hookimpl(lambda: [component]), __name__="mutant")):
+        found = broken_checks(Part("writer", "points.txt"))
+    assert list(found) == ["writer_writes_whole_files"]
+    assert "it writes into the '.txt' file that is there" in found["writer_writes_whole_files"]
+
+
+@pytest.mark.parametrize("name", ["checkerboard", "motion-magnitude"])
+def test_metrics_keep_their_contract(name):
+    assert broken_checks(Part("metric", name)) == {}
