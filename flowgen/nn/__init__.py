@@ -3,16 +3,19 @@
 from flowgen.nn.attention import CrossAttention, SelfAttention
 from flowgen.nn.embedding import ConditionEmbedding, Embedded, TimeEmbedding
 from flowgen.nn.mlp import MLP
-from flowgen.nn.positions import Positions
+from flowgen.nn.multistream import StreamTransformer
+from flowgen.nn.positions import CommonPositions, Positions
 from flowgen.nn.transformer import Transformer
 
 __all__ = [
     "MLP",
+    "CommonPositions",
     "ConditionEmbedding",
     "CrossAttention",
     "Embedded",
     "Positions",
     "SelfAttention",
+    "StreamTransformer",
     "TimeEmbedding",
     "Transformer",
 ]

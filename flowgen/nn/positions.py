@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch
@@ -85,6 +86,84 @@ class Positions(nn.Module):
             angles.append((position[:, None] * band).reshape(shape).expand(*grid, -1))
         angle = torch.cat(angles, -1).flatten(0, -2)[:, None, None]
         return torch.stack([angle.cos(), angle.sin()], -1)
+
+
+class CommonPositions(nn.Module):
+    """Rotary tables for the tokens of several streams: what happens at one time has one angle, whatever the rates.
+
+    Half of the channel pairs (all, where no stream has other axes) are for the axis "time", in seconds, with frequencies
+    from a quarter turn over the longest stream up to a quarter turn a token of the finest. The rest are shared out among
+    the other axes by name, as `Positions` does; a stream without one of them has angle 0 there.
+
+    Args:
+        axes: of each stream, by name.
+        patches: by stream, steps a token spans on each axis.
+        pairs: channel pairs of a head.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self, axes: Mapping[str, tuple[Axis, ...]], patches: Mapping[str, tuple[int, ...]], pairs: int
+    ) -> None:
+        super().__init__()
+        self.axes, self.patches = dict(axes), dict(patches)
+        spans: dict[str, tuple[float, float]] = {}  # by axis, its extent and the most tokens over it
+        for stream, own in axes.items():
+            for axis, p in zip(own, patches[stream], strict=True):
+                extent = axis.size / axis.rate if axis.name == "time" else 1.0
+                longest, finest = spans.get(axis.name, (0.0, 0.0))
+                spans[axis.name] = (max(longest, extent), max(finest, max(axis.size // p, 1) / extent))
+        if pairs < max(1, len(spans)):
+            raise ValueError(
+                f"a head of {2 * pairs} channels has fewer pairs than the {len(spans)} axes; use fewer heads or more width"
+            )
+        self.shares = _shares(list(spans), pairs)
+        bands = [
+            torch.logspace(math.log10(math.pi / 2 * finest), math.log10(math.pi / 2 / longest), self.shares[name])
+            for name, (longest, finest) in spans.items()
+        ]
+        self.register_buffer("frequencies", torch.cat(bands) if bands else torch.zeros(pairs))
+        self._tables: dict[tuple[object, ...], Rotation] = {}
+        self.register_load_state_dict_post_hook(_forget)
+
+    def forward(self, grids: Mapping[str, tuple[int, ...]]) -> Rotation:
+        """The tables of the tokens of all streams, one stream after the other, each in row-major order."""
+        key = (tuple(grids.items()), self.frequencies.device)
+        if key not in self._tables:
+            if len(self._tables) >= _TABLES:
+                self._tables.clear()
+            with torch.inference_mode(False), torch.no_grad():
+                self._tables[key] = torch.cat([self._build(name, grid) for name, grid in grids.items()])
+        return self._tables[key]
+
+    def _build(self, stream: str, grid: tuple[int, ...]) -> Rotation:
+        angles = []
+        bands = dict(zip(self.shares, self.frequencies.float().split(list(self.shares.values())), strict=True))
+        names = [axis.name for axis in self.axes[stream]]
+        for name, band in bands.items():
+            position = torch.zeros((1,) * len(grid), device=band.device)
+            if name in names:
+                i = names.index(name)
+                axis, p = self.axes[stream][i], self.patches[stream][i]
+                centre = torch.arange(grid[i], device=band.device, dtype=torch.float32) + 0.5
+                position = centre * p / axis.rate if name == "time" else centre / grid[i]
+                position = position.reshape([grid[i] if j == i else 1 for j in range(len(grid))])
+            angles.append((position[..., None] * band).expand(*grid, -1))
+        angle = (torch.cat(angles, -1) if angles else self.frequencies.expand(*grid, -1)).reshape(
+            math.prod(grid), 1, 1, -1
+        )
+        return torch.stack([angle.cos(), angle.sin()], -1)
+
+
+def _shares(names: list[str], pairs: int) -> dict[str, int]:
+    """Channel pairs of each axis: half for the time, the others alike."""
+    others = [name for name in names if name != "time"]
+    if "time" not in names or not others:
+        return {name: pairs // len(names) + (i < pairs % len(names)) for i, name in enumerate(names)}
+    rest = max(pairs // 2, len(others))
+    share = {name: rest // len(others) + (i < rest % len(others)) for i, name in enumerate(others)}
+    return {name: pairs - rest if name == "time" else share[name] for name in names}
 
 
 def _forget(module: nn.Module, incompatible: object) -> None:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
@@ -21,6 +20,7 @@ from flowgen.nn.attention import CrossAttention, SelfAttention
 from flowgen.nn.embedding import ConditionEmbedding, InputEmbeddings, TimeEmbedding
 from flowgen.nn.layout import Layout
 from flowgen.nn.parallel import SequenceGroup
+from flowgen.nn.patches import Patches, real_times
 from flowgen.nn.positions import Positions, Rotation
 
 
@@ -107,21 +107,17 @@ class Transformer(nn.Module):
         self.patch = patch or (1,) * len(spec.axes)
         self.channels = spec.channels
         self.checkpoint = checkpoint
-        self.names = tuple(axis.name for axis in spec.axes)
         self.heads, self.sizes = heads, tuple(axis.size for axis in spec.axes)
         self.group: SequenceGroup | None = None
         if not spec.axes:
             raise ValueError("a transformer needs a stream with at least 1 axis; a plain vector is a case for the MLP")
-        if len(self.patch) != len(spec.axes):
-            raise ValueError(
-                f"patch {self.patch} has {len(self.patch)} sizes for the {len(spec.axes)} axes {self.names}"
-            )
-        self._tokens(self.sizes)
+        self.patches = Patches(tuple(axis.name for axis in spec.axes), self.patch)
+        self.patches.grid(self.sizes)
 
-        self.attended = _attended(self.names, attention)
+        self.attended = _attended(self.patches.names, attention)
         self.time = TimeEmbedding(width)
         self.conditions = ConditionEmbedding(conditions, width)
-        self.embed = nn.Linear(spec.channels * math.prod(self.patch), width)
+        self.embed = nn.Linear(spec.channels * self.patches.volume, width)
         self.positions = nn.ModuleList(
             Positions(tuple(spec.axes[i] for i in axes), tuple(self.patch[i] for i in axes), pairs=width // heads // 2)
             for axes in self.attended
@@ -147,11 +143,11 @@ class Transformer(nn.Module):
         inputs, cond = self.inputs.take(cond, t)
         if mask is not None:
             x = torch.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0.0)
-            t = _real_times(t, mask)
-            inputs |= {END_TIME: _real_times(inputs[END_TIME], mask)} if END_TIME in inputs else {}
-        grid = self._tokens(tuple(x.shape[1:-1]))
-        tokens = self._patchify(x)
-        times, inputs = self._token_times(t), {name: self._token_times(value) for name, value in inputs.items()}
+            t = real_times(t, mask)
+            inputs |= {END_TIME: real_times(inputs[END_TIME], mask)} if END_TIME in inputs else {}
+        grid = self.patches.grid(tuple(x.shape[1:-1]))
+        tokens = self.patches.split(x)
+        times, inputs = self.patches.times(t), {name: self.patches.times(value) for name, value in inputs.items()}
         if self.group is not None:
             inputs = {name: self._own(self.group, tokens, value)[1] for name, value in inputs.items()}
             tokens, times = self._own(self.group, tokens, times)
@@ -165,7 +161,7 @@ class Transformer(nn.Module):
         h = self.embed(tokens).float().unflatten(1, (emb.shape[1], -1))  # [B, L, S, width]
         layouts = [Layout(grid, axes, self.group) for axes in self.attended]
         rotations = [p(tuple(grid[i] for i in axes)) for p, axes in zip(self.positions, self.attended, strict=True)]
-        masks = [None if mask is None else layout.split(self._token_mask(mask, grid))[..., 0] for layout in layouts]
+        masks = [None if mask is None else layout.split(self.patches.mask(mask, grid))[..., 0] for layout in layouts]
         for i, block in enumerate(self.blocks):
             k = i % len(layouts)
             given = (h, modulation, layouts[k], rotations[k], masks[k], embedded.sequence, embedded.mask)
@@ -176,13 +172,13 @@ class Transformer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # small, and what it rounds nothing downstream mends
             shift, scale = (self.table + emb.float()[:, :, None]).unsqueeze(2).unbind(3)
             out = self.out(modulate(h, shift, scale).to(self.out.weight.dtype)).flatten(1, 2)
-        return self._unpatchify(out if self.group is None else self.group.gather(out), grid)
+        return self.patches.join(out if self.group is None else self.group.gather(out), grid)
 
     def shard_sequence(self, group: SequenceGroup) -> None:
         """Divide the tokens of every clip among the ranks of a group from now on. ValueError: heads or tokens do not divide."""
         if self.heads % group.size:
             raise ValueError(f"{self.heads} heads do not divide among {group.size} ranks")
-        self._divisible(math.prod(self._tokens(self.sizes)), group)
+        self._divisible(math.prod(self.patches.grid(self.sizes)), group)
         self.group = group
 
     def _own(self, group: SequenceGroup, tokens: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,37 +197,6 @@ class Transformer(nn.Module):
                 f"{tokens} tokens of a clip do not divide among {group.size} ranks; choose sizes or a patch {self.patch} that do"
             )
 
-    def _tokens(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        """The grid of tokens of a grid of positions."""
-        for name, size, p in zip(self.names, sizes, self.patch, strict=True):
-            if size < 1 or size % p:
-                raise ValueError(f"axis {name!r} has {size} steps, which a patch of {p} does not divide")
-        return tuple(size // p for size, p in zip(sizes, self.patch, strict=True))
-
-    def _patchify(self, x: Tensor) -> Tensor:
-        """[B, *axes, C] to [B, tokens, volume of a patch]."""
-        return rearrange(
-            x, f"b {_outer(self.patch)} c -> b ({_g(self.patch)}) ({_p(self.patch)} c)", **_sizes(self.patch)
-        )
-
-    def _unpatchify(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
-        sizes = _sizes(self.patch) | {f"g{i}": n for i, n in enumerate(grid)}
-        return rearrange(x, f"b ({_g(grid)}) ({_p(grid)} c) -> b {_outer(grid)} c", **sizes)
-
-    def _patches(self, x: Tensor, operation: Literal["min", "max"]) -> Tensor:
-        """A value for each position of the leading axes to one for each token."""
-        patch = self.patch[: x.ndim - 1]
-        return reduce(x, f"b {_outer(patch)} -> b {' '.join(_g(patch).split())}", operation, **_sizes(patch))
-
-    def _token_times(self, t: Tensor) -> Tensor:
-        """[B, L], for S tokens each."""
-        return self._patches(t, "min").flatten(1) if t.ndim > 1 else t[:, None]
-
-    def _token_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Which tokens have a valid position, [B, *grid, 1]."""
-        valid = self._patches(mask.to(torch.uint8), "max").bool()
-        return valid.reshape(valid.shape + (1,) * (len(grid) + 2 - valid.ndim)).expand(len(mask), *grid, 1)
-
 
 def _attended(names: tuple[str, ...], attention: str) -> tuple[tuple[int, ...], ...]:
     """Over which axes successive blocks attend, in turn."""
@@ -244,29 +209,3 @@ def _attended(names: tuple[str, ...], attention: str) -> tuple[tuple[int, ...], 
         raise ValueError(f"factorised attention needs at least 2 axes, the stream has {names}")
     time = names.index("time") if "time" in names else 0
     return tuple(i for i in every if i != time), (time,)
-
-
-def _real_times(t: Tensor, mask: Tensor) -> Tensor:
-    """Times in which padding counts as given, so that it never is the earliest of a token."""
-    if t.ndim == 1:
-        return t
-    valid = (
-        mask.flatten(t.ndim).any(-1) if mask.ndim > t.ndim else mask.reshape(mask.shape + (1,) * (t.ndim - mask.ndim))
-    )
-    return torch.where(valid, t, 1.0)
-
-
-def _g(axes: tuple[int, ...]) -> str:
-    return " ".join(f"g{i}" for i in range(len(axes)))
-
-
-def _p(axes: tuple[int, ...]) -> str:
-    return " ".join(f"p{i}" for i in range(len(axes)))
-
-
-def _outer(axes: tuple[int, ...]) -> str:
-    return " ".join(f"(g{i} p{i})" for i in range(len(axes)))
-
-
-def _sizes(patch: tuple[int, ...]) -> dict[str, int]:
-    return {f"p{i}": p for i, p in enumerate(patch)}

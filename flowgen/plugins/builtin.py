@@ -102,6 +102,12 @@ def flowgen_components() -> list[Component]:
             "dataset", "pairs", "flowgen.runs.pairs:Pairs", "clips of one data set that start from those of another"
         ),
         Component("network", "transformer", "flowgen.nn:Transformer", "attention over any axes, full or factorised"),
+        Component(
+            "network",
+            "stream-transformer",
+            "flowgen.nn:StreamTransformer",
+            "attention among the tokens of several streams",
+        ),
         Component("network", "mlp", "flowgen.nn:MLP", "linear layers, for states without axes"),
         Component("conditioner", "class", "flowgen.media.conditions:ClassCondition", "one of a list of names"),
         Component("conditioner", "number", "flowgen.media.conditions:NumberCondition", "a number in a range"),
