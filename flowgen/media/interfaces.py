@@ -299,6 +299,14 @@ class SeesBeyondCuts(Protocol):
 
 
 @runtime_checkable
+class HadOtherDefaults(Protocol):
+    """A run that was trained with another default of an earlier version is refused with what to write in its config."""
+
+    def earlier(self, state: Mapping[str, Tensor]) -> str | None:
+        """The option, as in "stereo: separate", with which what was measured on the data fits; None: it is not that."""
+
+
+@runtime_checkable
 class MarksMasks(Protocol):
     """`flowgen sample --inpaint FILE --mask MASK`: a clip in black and white says what is sampled."""
 

@@ -10,13 +10,19 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from flowgen.nn.overlap import crossfade, span
+
 
 @dataclass(frozen=True)
 class Patches:
-    """Tokens of a stream: `patch` steps of each of its axes make one. ValueError: it is not one size for each axis."""
+    """Tokens of a stream: `patch` steps of each of its axes make one. ValueError: it is not one size for each axis.
+
+    What tokens say overlaps along the axes that `overlap` names, and is cross-faded (`flowgen.nn.overlap`).
+    """
 
     names: tuple[str, ...]
     patch: tuple[int, ...]
+    overlap: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.patch) != len(self.names):
@@ -24,9 +30,17 @@ class Patches:
                 f"patch {self.patch} has {len(self.patch)} sizes for the {len(self.names)} axes {self.names}"
             )
 
+        if unknown := set(self.overlap) - set(self.names):
+            raise ValueError(f"overlap {sorted(unknown)} names none of the axes {self.names}")
+
     @property
     def volume(self) -> int:
         return math.prod(self.patch)
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Positions of each axis that a token says something about."""
+        return tuple(span(p) if name in self.overlap else p for name, p in zip(self.names, self.patch, strict=True))
 
     def grid(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The grid of tokens of a grid of positions. ValueError: the patch does not divide it."""
@@ -41,10 +55,14 @@ class Patches:
             x, f"b {_outer(self.patch)} c -> b ({_g(self.patch)}) ({_p(self.patch)} c)", **_sizes(self.patch)
         )
 
-    def join(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Back to [B, *axes, C]."""
-        sizes = _sizes(self.patch) | {f"g{i}": n for i, n in enumerate(grid)}
-        return rearrange(x, f"b ({_g(grid)}) ({_p(grid)} c) -> b {_outer(grid)} c", **sizes)
+    def join(self, x: Tensor, grid: tuple[int, ...], mask: Tensor | None = None) -> Tensor:
+        """[B, tokens, volume of the reach x C] to [B, *axes, C]; `mask`: which positions are real, left-aligned."""
+        sizes = _sizes(self.reach) | {f"g{i}": n for i, n in enumerate(grid)}
+        if self.reach == self.patch:
+            return rearrange(x, f"b ({_g(grid)}) ({_p(grid)} c) -> b {_outer(grid)} c", **sizes)
+        valid = x.new_ones((len(x), *grid)) if mask is None else self.mask(mask, grid)[..., 0]
+        x = rearrange(x, f"b ({_g(grid)}) ({_p(grid)} c) -> b {_apart(grid)} c", **sizes)
+        return crossfade(x, valid, self.patch)
 
     def times(self, t: Tensor) -> Tensor:
         """The earliest time of each token, [B, L] with as many tokens for each as the axes that t lacks have."""
@@ -81,6 +99,10 @@ def _p(axes: tuple[int, ...]) -> str:
 
 def _outer(axes: tuple[int, ...]) -> str:
     return " ".join(f"(g{i} p{i})" for i in range(len(axes)))
+
+
+def _apart(axes: tuple[int, ...]) -> str:
+    return " ".join(f"g{i} p{i}" for i in range(len(axes)))
 
 
 def _sizes(patch: tuple[int, ...]) -> dict[str, int]:

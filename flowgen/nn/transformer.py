@@ -76,6 +76,8 @@ class Transformer(nn.Module):
         mlp_ratio: hidden width of an MLP relative to `width`.
         attention: "full", or "factorised": over space and over time in turn, where time is the axis of that name, or the
             first.
+        overlap: names of axes along which what tokens say overlaps by half a patch and is cross-faded, so that there is no
+            seam between patches. It takes twice the output layer for each.
         checkpoint: recompute the blocks in the backward pass instead of keeping what they made.
 
     Raises ValueError for a patch, a width or a number of axes that does not fit.
@@ -101,6 +103,7 @@ class Transformer(nn.Module):
         patch: tuple[Count, ...] | None = None,
         mlp_ratio: Positive = 4.0,
         attention: Literal["full", "factorised"] = "full",
+        overlap: tuple[str, ...] = (),
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class Transformer(nn.Module):
         self.group: SequenceGroup | None = None
         if not spec.axes:
             raise ValueError("a transformer needs a stream with at least 1 axis; a plain vector is a case for the MLP")
-        self.patches = Patches(tuple(axis.name for axis in spec.axes), self.patch)
+        self.patches = Patches(tuple(axis.name for axis in spec.axes), self.patch, overlap)
         self.patches.grid(self.sizes)
 
         self.attended = _attended(self.patches.names, attention)
@@ -126,7 +129,7 @@ class Transformer(nn.Module):
         hidden, cross = int(width * mlp_ratio), self.conditions.has_sequence
         self.blocks = nn.ModuleList(Block(width, heads, hidden, cross) for _ in range(depth))
         self.table = nn.Parameter(torch.zeros(2, width))
-        self.out = nn.Linear(width, self.embed.in_features)
+        self.out = nn.Linear(width, spec.channels * math.prod(self.patches.reach))
         for layer in (self.project, self.out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -172,7 +175,7 @@ class Transformer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # small, and what it rounds nothing downstream mends
             shift, scale = (self.table + emb.float()[:, :, None]).unsqueeze(2).unbind(3)
             out = self.out(modulate(h, shift, scale).to(self.out.weight.dtype)).flatten(1, 2)
-        return self.patches.join(out if self.group is None else self.group.gather(out), grid)
+        return self.patches.join(out if self.group is None else self.group.gather(out), grid, mask)
 
     def shard_sequence(self, group: SequenceGroup) -> None:
         """Divide the tokens of every clip among the ranks of a group from now on. ValueError: heads or tokens do not divide."""

@@ -69,7 +69,7 @@ KINDS = {
             "clips to latents and back",
             "flowgen.media.encoder:Encoder",
             ("modality",),
-            _abilities("KnownLengths", "SeesBeyondCuts", "MarksMasks"),
+            _abilities("KnownLengths", "SeesBeyondCuts", "HadOtherDefaults", "MarksMasks"),
         ),
         Kind(
             "network",

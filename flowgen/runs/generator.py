@@ -82,6 +82,7 @@ class Generator:
         """
         run = Run(Path(folder))
         experiment = Experiment(run.config(overrides))
+        run.refuse_earlier(experiment.encoder)  # before weights that do not fit are compared
         checkpoint = run.read_newest(lambda c: c.load_weights(experiment.network, weights))
         run.load_encoder(experiment.encoder, checkpoint)
         place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))

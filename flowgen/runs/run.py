@@ -24,6 +24,7 @@ from flowgen.config import Config, load
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import refuse_links_out
 from flowgen.media.encoder import Encoder
+from flowgen.media.interfaces import HadOtherDefaults
 from flowgen.runs.manifest import read_manifest
 from flowgen.weights import load_strictly, read_tensors
 
@@ -132,10 +133,22 @@ class Run:
             else:
                 return checkpoint
 
+    def refuse_earlier(self, encoder: Encoder) -> None:
+        """FlowgenError: the run was trained by an earlier version, with a default of the encoder that is another one now."""
+        path = self.folder / "encoder.safetensors"
+        if not isinstance(encoder, HadOtherDefaults) or not path.is_file():
+            return
+        if option := encoder.earlier(read_tensors(path)):
+            raise FlowgenError(
+                f"{self.folder} was trained by an earlier flowgen, whose encoder had another default; write {option!r} in the "
+                f"encoder section of {self.folder / 'config.yaml'}"
+            )
+
     def load_encoder(self, encoder: Encoder, checkpoint: Checkpoint) -> None:
         """Load what the encoder measured, and refuse an encoder the network was not trained with."""
         path = self.folder / "encoder.safetensors"
         if path.is_file():
+            self.refuse_earlier(encoder)
             load_strictly(encoder, read_tensors(path), path)
         expected = checkpoint.manifest["encoder"]
         if encoder.identity != expected:

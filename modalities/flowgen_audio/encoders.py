@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from flowgen.media.encoder import Encoder, Latents
 from flowgen.media.streams import Axis, StreamSpec
 from flowgen_audio.griffin_lim import griffin_lim
 from flowgen_audio.modality import Audio
+from flowgen_audio.stereo import Stereo, joint_griffin_lim, mid_side_balance
+
+_BALANCE = 2.0
+"""Of the balance in the features, beside logarithms that span about 7."""
 
 
 class AudioEncoder(Encoder):
@@ -132,11 +136,14 @@ class _Transform(AudioEncoder):
 
     hann: Tensor
 
-    def __init__(self, modality: Audio, window: int, hop: int, channels: int, multiple: int) -> None:
+    def __init__(
+        self, modality: Audio, window: int, hop: int, rows: int, multiple: int, channels: int | None = None
+    ) -> None:
         if not 0 < hop <= window // 2:
             raise UsageError(f"encoder.hop: expected 1 to {window // 2} (half of window={window}), got {hop}")
-        super().__init__(modality, hop, channels * modality.channels, multiple)
-        self.window, self.context = window, math.ceil(window / 2 / hop)
+        self.channels = channels or modality.channels
+        super().__init__(modality, hop, rows * self.channels, multiple)
+        self.window = window
         self.context = math.ceil(window / (2 * hop))
         """Steps on either side of a cut that depend on what is beyond it."""
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
@@ -154,17 +161,86 @@ class _Transform(AudioEncoder):
         ) / math.sqrt(self.window)
 
     def _rows(self, features: Tensor) -> Tensor:
-        """[B channels, F, T] of features [B, T, channels F]."""
-        return features.unflatten(-1, (self.modality.channels, -1)).permute(0, 2, 3, 1).flatten(0, 1)
+        """[B channels, rows, T] of features [B, T, channels rows]."""
+        return features.unflatten(-1, (self.channels, -1)).permute(0, 2, 3, 1).flatten(0, 1)
 
     def _features(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (-1, self.modality.channels)).permute(0, 3, 1, 2).flatten(2)
+        return rows.unflatten(0, (-1, self.channels)).permute(0, 3, 1, 2).flatten(2)
 
 
-class Spectrogram(_Transform):
+class _Magnitudes(_Transform):
+    """Logarithmic magnitudes, `floor_db` below full scale at the least; phases are found by Griffin-Lim.
+
+    Of two channels, with `stereo` joint, these are the magnitudes of mid and side, and the balance of left and right.
+    """
+
+    def __init__(
+        self,
+        modality: Audio,
+        window: int,
+        hop: int,
+        rows: int,
+        floor_db: float,
+        iterations: int,
+        multiple: int,
+        stereo: Stereo,
+        settings: tuple[float, ...],
+    ) -> None:
+        self.joint = modality.channels == 2 and stereo == "joint"
+        super().__init__(modality, window, hop, rows, multiple, 3 if self.joint else modality.channels)
+        self.floor, self.iterations = 10 ** (floor_db / 20), iterations
+        self.settings = (*settings, _BALANCE) if self.joint else settings
+
+    def earlier(self, state: Mapping[str, Tensor]) -> str | None:
+        """What fits statistics of flowgen 0.1, which held left and right."""
+        mean = state.get("mean")
+        two = mean is not None and 3 * mean.numel() == 2 * self.spec.channels
+        return "stereo: separate" if self.joint and two else None
+
+    def features(self, samples: Tensor) -> Tensor:
+        z = self._stft(samples)
+        if not self.joint:
+            return self._features(self._compress(self._banded(z.abs())))
+        mid, side, balance = mid_side_balance(z.unflatten(0, (-1, 2)), self.floor)
+        mid, side = (self._compress(self._banded(x)) for x in (mid, side))
+        rows = torch.stack([mid, side, _BALANCE * self._banded(balance)], 1)
+        return self._features(rows.flatten(0, 1))
+
+    def samples(self, features: Tensor) -> Tensor:
+        rows, scale = self._rows(features), math.sqrt(self.window)
+        if not self.joint:
+            magnitude = self._unbanded(self._expand(rows)) * scale
+            waves = griffin_lim(magnitude, self.hann, self.hop, self.iterations)
+            return waves.unflatten(0, (-1, self.modality.channels))
+        mid, side, balance = rows.unflatten(0, (-1, 3)).unbind(1)
+        mid, side = (self._unbanded(self._expand(x)) * scale for x in (mid, side))
+        return joint_griffin_lim(mid, side, self._spread(balance / _BALANCE), self.hann, self.hop, self.iterations)
+
+    def _compress(self, magnitude: Tensor) -> Tensor:
+        return (magnitude / self.floor + 1).log()
+
+    def _expand(self, features: Tensor) -> Tensor:
+        # no magnitude of a clip in [-1, 1] exceeds sqrt(window); what a generator overshoots must not overflow
+        return ((features.clamp(min=0).exp() - 1) * self.floor).clamp(max=math.sqrt(self.window))
+
+    def _banded(self, rows: Tensor) -> Tensor:
+        """Rows of the features [B, rows, T] of rows of frequencies [B, F, T]."""
+        return rows
+
+    def _unbanded(self, rows: Tensor) -> Tensor:
+        """Magnitudes [B, F, T] of those of rows [B, rows, T]."""
+        return rows
+
+    def _spread(self, rows: Tensor) -> Tensor:
+        """Mean values [B, F, T] of those of rows [B, rows, T]."""
+        return rows
+
+
+class Spectrogram(_Magnitudes):
     """Logarithmic magnitudes of a short-time Fourier transform, `floor_db` below full scale at the least.
 
-    Decoding finds phases by `iterations` rounds of Griffin-Lim with momentum, from a fixed start: deterministic.
+    Decoding finds phases by `iterations` rounds of Griffin-Lim with momentum, from a fixed start: deterministic. Of two channels
+    it holds mid, side and balance, and finds their phases together, unless `stereo` is separate.
     """
 
     def __init__(
@@ -175,33 +251,17 @@ class Spectrogram(_Transform):
         floor_db: Real = -80.0,
         iterations: Whole = 32,
         multiple: Count = 1,
+        stereo: Stereo = "joint",
     ) -> None:
-        super().__init__(modality, window, hop, window // 2 + 1, multiple)
-        self.settings = (window, floor_db)
-        self.floor, self.iterations = 10 ** (floor_db / 20), iterations
-
-    def features(self, samples: Tensor) -> Tensor:
-        return self._features(self._compress(self._stft(samples).abs()))
-
-    def samples(self, features: Tensor) -> Tensor:
-        waves = griffin_lim(
-            self._expand(self._rows(features)) * math.sqrt(self.window), self.hann, self.hop, self.iterations
-        )
-        return waves.unflatten(0, (-1, self.modality.channels))
-
-    def _compress(self, magnitude: Tensor) -> Tensor:
-        return (magnitude / self.floor + 1).log()
-
-    def _expand(self, features: Tensor) -> Tensor:
-        # no magnitude of a clip in [-1, 1] exceeds sqrt(window); what a generator overshoots must not overflow
-        return ((features.clamp(min=0).exp() - 1) * self.floor).clamp(max=math.sqrt(self.window))
+        settings = (window, floor_db)
+        super().__init__(modality, window, hop, window // 2 + 1, floor_db, iterations, multiple, stereo, settings)
 
 
-class Mel(_Transform):
+class Mel(_Magnitudes):
     """Logarithmic magnitudes in `bands` mel bands from `low_hz` up to the Nyquist frequency.
 
     Decoding inverts the filter bank by non-negative least squares in a few multiplicative steps, then finds phases as
-    `spectrogram` does.
+    `spectrogram` does, in two channels, too.
     """
 
     filters: Tensor
@@ -217,26 +277,26 @@ class Mel(_Transform):
         floor_db: Real = -80.0,
         iterations: Whole = 32,
         multiple: Count = 1,
+        stereo: Stereo = "joint",
     ) -> None:
-        super().__init__(modality, window, hop, bands, multiple)
+        settings = (window, low_hz, floor_db)
+        super().__init__(modality, window, hop, bands, floor_db, iterations, multiple, stereo, settings)
         if not 0 <= low_hz < modality.sample_rate / 2:
             raise UsageError(f"encoder.low_hz: expected 0 to {modality.sample_rate / 2:g}, got {low_hz:g}")
-        self.settings = (window, low_hz, floor_db)
-        self.floor, self.iterations = 10 ** (floor_db / 20), iterations
         self.register_buffer(
             "filters", mel_filters(window // 2 + 1, bands, modality.sample_rate, low_hz), persistent=False
         )
         self.register_buffer("inverse", torch.linalg.pinv(self.filters), persistent=False)
 
-    def features(self, samples: Tensor) -> Tensor:
-        return self._features((self.filters @ self._stft(samples).abs() / self.floor + 1).log())
+    def _banded(self, rows: Tensor) -> Tensor:
+        return self.filters @ rows
 
-    def samples(self, features: Tensor) -> Tensor:
-        limit = math.sqrt(self.window)
-        mel = ((self._rows(features).clamp(min=0).exp() - 1) * self.floor).clamp(max=limit)
-        magnitude = nonnegative(self.filters, self.inverse, mel).clamp(max=limit)
-        waves = griffin_lim(magnitude * math.sqrt(self.window), self.hann, self.hop, self.iterations)
-        return waves.unflatten(0, (-1, self.modality.channels))
+    def _unbanded(self, rows: Tensor) -> Tensor:
+        return nonnegative(self.filters, self.inverse, rows).clamp(max=math.sqrt(self.window))
+
+    def _spread(self, rows: Tensor) -> Tensor:
+        weights = self.filters.T
+        return weights / weights.sum(1, keepdim=True).clamp(min=1e-6) @ rows
 
 
 class ComplexSTFT(_Transform):

@@ -12,7 +12,7 @@ def griffin_lim(magnitude: Tensor, window: Tensor, hop: int, iterations: int, mo
     """Samples [B, (T - 1) hop] whose STFT has about the magnitudes [B, F, T]."""
     n_fft = len(window)
     length = (magnitude.shape[-1] - 1) * hop
-    angles = torch.polar(torch.ones_like(magnitude), _start(magnitude, n_fft, hop))
+    angles = torch.polar(torch.ones_like(magnitude), start_phases(magnitude, n_fft, hop))
     previous = torch.zeros_like(angles)
     for _ in range(iterations):
         wave = torch.istft(magnitude * angles, n_fft, hop, window=window, length=length)
@@ -23,7 +23,7 @@ def griffin_lim(magnitude: Tensor, window: Tensor, hop: int, iterations: int, mo
     return torch.istft(magnitude * angles, n_fft, hop, window=window, length=length)
 
 
-def _start(magnitude: Tensor, n_fft: int, hop: int) -> Tensor:
+def start_phases(magnitude: Tensor, n_fft: int, hop: int) -> Tensor:
     """Phases [B, F, T] of single-pass inversion (Beauregard et al. 2015): every peak advances at its own frequency.
 
     The bins around a peak follow it, with the alternating sign that a centred window gives its main lobe.

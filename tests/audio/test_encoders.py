@@ -225,3 +225,38 @@ def test_a_click_where_a_continuation_begins_is_measured():
     assert smooth["seam"] < 1.1
     assert click["seam"] > 4
     assert audio.compare_continuations([Clip(wave + 1e-4, 8000)], truth, 0.2)["given_exact"] == 0.0
+
+
+def correlation(clip: Clip) -> float:
+    left, right = clip.data  # type: ignore[misc]
+    return float((left @ right) / (left.norm() * right.norm()))
+
+
+@pytest.mark.parametrize("made", [Spectrogram, Mel])
+def test_left_and_right_belong_together_after_the_round_trip(made: type[AudioEncoder]) -> None:
+    stereo, noise = Audio(16000, 2, 1.0), torch.Generator().manual_seed(0)
+    time = torch.arange(16000) / 16000
+    clips = []
+    for share in (-0.6, 0.0, 0.5, 0.9, 1.0):  # of the power that both have in common
+        tone = sum(torch.sin(2 * torch.pi * hz * time) for hz in (220, 331, 447))
+        both, left, right = (tone + 2 * torch.randn(16000, generator=noise) for _ in range(3))
+        angle = abs(share) ** 0.5, (1 - abs(share)) ** 0.5
+        pair = torch.stack(
+            [angle[0] * both + angle[1] * left, angle[0] * both * (-1 if share < 0 else 1) + angle[1] * right]
+        )
+        clips.append(Clip(0.05 * pair, 16000))
+    errors = {}
+    for option in ("joint", "separate"):
+        encoder = made(stereo, stereo=option)  # type: ignore[call-arg]
+        encoder.fit(clips)
+        decoded = encoder.decode(encoder.encode(clips))
+        errors[option] = max(abs(correlation(a) - correlation(b)) for a, b in zip(clips, decoded, strict=True))
+        powers = [float((a.data.norm() / b.data.norm()).log10() * 20) for a, b in zip(clips, decoded, strict=True)]  # type: ignore[union-attr]
+        assert max(map(abs, powers)) < 1.5
+    assert errors["joint"] < 0.1
+    assert errors["separate"] > 0.3  # the test tells them apart
+    mono = made(Audio(16000, 1, 1.0))
+    assert mono.identity == made(Audio(16000, 1, 1.0), stereo="separate").identity  # type: ignore[call-arg]
+    joint, separate = made(stereo), made(stereo, stereo="separate")  # type: ignore[call-arg]
+    assert joint.earlier(separate.state_dict()) == "stereo: separate"  # type: ignore[attr-defined]
+    assert joint.earlier(joint.state_dict()) is None  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowgen.media.conditions import ClassCondition, NumberCondition, TextCondition, encode_conditions, null_conditions
 from flowgen.media.streams import Axis, StreamSpec
 from flowgen.nn import Transformer
+from flowgen.nn.overlap import crossfade, span
 
 AXES = (Axis("time", 8, 4.0), Axis("height", 6), Axis("width", 4))
 CONDITIONS = {"kind": ClassCondition(("a", "b")), "level": NumberCondition(0, 1), "text": TextCondition(8)}
@@ -89,11 +90,13 @@ def test_every_position_reaches_every_other(n: int, attention: str) -> None:
 
 
 @every_case
-@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("patch", [1, 2, "overlapping"])
 @pytest.mark.parametrize("times", ["sample", "time", "position"])
 @pytest.mark.parametrize("masked", ["time", "position"])
-def test_padding_changes_nothing(n: int, attention: str, patch: int, times: str, masked: str) -> None:
-    net, (x, _, cond) = build(n, attention, patch), inputs(n)
+def test_padding_changes_nothing(n: int, attention: str, patch: int | str, times: str, masked: str) -> None:
+    overlap = tuple(axis.name for axis in AXES[:n]) if patch == "overlapping" else ()
+    patch = patch if isinstance(patch, int) else 2
+    net, (x, _, cond) = build(n, attention, patch, overlap=overlap), inputs(n)
     lead = {"sample": 0, "time": 1, "position": n}[times]
     t = torch.rand(x.shape[: 1 + lead], generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([5, 8, 6])
@@ -281,3 +284,19 @@ def test_a_grid_or_conditions_that_do_not_fit_are_refused() -> None:
 def test_every_option_changes_the_result(option: str, value: Any) -> None:
     x, t, cond = inputs(2)
     assert gap(build(2)(x, t, cond), build(2, **{option: value})(x, t, cond)) > 1e-3
+
+
+@pytest.mark.parametrize("patch", [2, 3, 4])
+def test_overlapping_tokens_leave_no_seam(patch: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    said = torch.randn(2, 50, 1, 1, generator=g).expand(2, 50, span(patch), 1)  # each token another level
+    steps = crossfade(said, torch.ones(2, 50), (patch,))[:, patch:-patch, 0].diff(dim=1).abs()
+    borders = (torch.arange(steps.shape[1]) + 1) % patch == 0
+    assert float(steps[:, borders].mean() / steps[:, ~borders].mean()) == pytest.approx(1, abs=0.1)
+    apart = said[:, :, :patch].flatten(1, 2)[..., 0].diff(dim=1).abs()
+    assert float(apart[:, (torch.arange(apart.shape[1]) + 1) % patch != 0].max()) == 0  # all of it at the borders
+    # the same on every axis of a grid, whatever the others are
+    x = torch.randn(2, 5, span(patch), 3, 2, 4, generator=g)
+    one = crossfade(x, torch.ones(2, 5, 3), (patch, 2))
+    rows = [crossfade(x[..., i, j, :], torch.ones(2, 5), (patch,)) for i in range(3) for j in range(2)]
+    torch.testing.assert_close(one, torch.stack(rows, 2))
