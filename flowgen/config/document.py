@@ -113,10 +113,12 @@ def _merge(base: Document, new: Any, sources: Mapping[Key, str], key: Key) -> No
     for name, value in new.items():
         child = (*key, name)
         old = target.get(name)
-        if isinstance(value, Mapping) and isinstance(old, str) and "type" not in value:
+        replaces = _replaces(child, value, old)
+        if isinstance(value, Mapping) and isinstance(old, str) and "type" not in value and not replaces:
             old = target[name] = {"type": old}
         same = (
-            isinstance(value, Mapping)
+            not replaces
+            and isinstance(value, Mapping)
             and isinstance(old, Mapping)
             and value.get("type", old.get("type")) == old.get("type")
         )
@@ -137,6 +139,27 @@ def _paths(value: Any, key: Key) -> Iterator[Key]:
     if isinstance(value, Mapping | list):
         for name, child in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _paths(child, (*key, name))
+
+
+_BY_STREAM: tuple[Key, ...] = (("path",), ("times",), ("shift",), ("loss", "predicts"), ("loss", "noise_levels"))
+"""What may be one for all streams, or one for each."""
+_TOKEN_SHIFT = {"base", "power"}
+
+
+def _replaces(key: Key, new: Any, old: Any) -> bool:
+    """Whether one of `new` and `old` is given by stream and the other for all: they have no keys in common to merge."""
+    if key not in _BY_STREAM or not isinstance(new, Mapping):
+        return False
+    if key == ("shift",):
+        return isinstance(old, Mapping) and (new.keys() <= _TOKEN_SHIFT) != (old.keys() <= _TOKEN_SHIFT)
+    return _by_stream(new) and not _by_stream(old)
+
+
+def _by_stream(section: Any) -> bool:
+    """Whether a section is by stream: names, or sections. (An import string is an option of a component.)"""
+    if not isinstance(section, Mapping) or "type" in section:
+        return False
+    return all(":" not in part if isinstance(part, str) else isinstance(part, Mapping) for part in section.values())
 
 
 def write(values: Mapping[str, Any], path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ from flowgen.config.defaults import with_defaults
 from flowgen.config.document import Document, override, read
 from flowgen.config.force import in_force, refusals, without_idle, without_null
 from flowgen.config.notation import Key
-from flowgen.config.schema import ComponentConfig, Config, Slot
+from flowgen.config.schema import ComponentConfig, Config, Slot, StreamSlot
 from flowgen.config.unions import chosen
 from flowgen.errors import FlowgenError, UsageError, shorten, unknown
 from flowgen.plugins import registry
@@ -176,6 +176,8 @@ def _with_types(values: Any, model: type[BaseModel]) -> Any:
     filled = dict(values)
     for name, info in model.model_fields.items():
         value = values.get(name)
+        if any(isinstance(mark, StreamSlot) for mark in info.metadata):
+            continue  # a section without a type is one by stream
         if isinstance(value, dict) and isinstance(info.default, ComponentConfig) and "type" not in value:
             filled[name] = {"type": info.default.type, **value}
         elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -193,11 +195,19 @@ def _slots(values: Any, model: type[BaseModel], key: Key) -> Iterator[tuple[str,
         value, child = values[name], (*key, name)
         slot = next((m for m in info.metadata if isinstance(m, Slot)), None)
         if slot is not None:
-            items = enumerate(value) if isinstance(value, list) else [(None, value)]
-            for i, item in items:
+            for i, item in _parts(value, slot):
                 yield str(slot), child if i is None else (*child, i), item
         elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from _slots(value, info.annotation, child)
+
+
+def _parts(value: Any, slot: Slot) -> Iterable[tuple[Any, Any]]:
+    """The components of a slot by their key in it; None: it is one itself."""
+    if isinstance(value, list):
+        return enumerate(value)
+    if isinstance(slot, StreamSlot) and isinstance(value, dict) and "type" not in value:
+        return value.items()
+    return [(None, value)]
 
 
 def _sentences(

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+)
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
@@ -34,6 +45,28 @@ def _component(value: Any) -> Any:
 
 Named = Annotated[ComponentConfig, BeforeValidator(_component)]
 """A component section. `Annotated[Named, Slot(kind)]` marks one in the config, and among the options of a component."""
+
+
+class StreamSlot(Slot):
+    """Marks a field that holds a component for all streams, or one a stream: {sound: cosine, picture: {type: linear}}."""
+
+
+def _of_stream(value: Any) -> Any:
+    if not isinstance(value, (str, Mapping, ComponentConfig)):
+        raise PydanticCustomError(
+            "stream",
+            "expected the name of a component, or a section with a type: in a section without one, each key is a stream",
+        )
+    return _component(value)
+
+
+OnePerStream: TypeAlias = dict[str, Annotated[ComponentConfig, BeforeValidator(_of_stream)]]
+"""Component sections by stream; to be marked by a `StreamSlot`."""
+NamedByStream: TypeAlias = Annotated[
+    Annotated[Named, Tag("component")] | Annotated[OnePerStream, Tag("streams")],
+    Discriminator(lambda value: "streams" if isinstance(value, Mapping) and "type" not in value else "component"),
+]
+"""A component section, or one a stream; to be marked by a `StreamSlot`."""
 
 
 class ConditionConfig(BaseModel):
@@ -166,6 +199,9 @@ def _run_folder(value: str) -> str:
     return value
 
 
+OneShift: TypeAlias = Annotated[float, Field(gt=0)] | TokenShiftConfig
+
+
 class Config(Section):
     """A whole run."""
 
@@ -180,10 +216,12 @@ class Config(Section):
     """Conditions by name; all that the data set offers where the key is left out."""
     known: Annotated[list[Named], Slot("region")] = []
     """Known regions: parts of a clip that some training samples are given, each with its probability."""
-    path: Annotated[Named, Slot("path")] = ComponentConfig(type="linear")
-    times: Annotated[Named, Slot("times")] = ComponentConfig(type="uniform")
-    shift: Annotated[float, Field(gt=0)] | TokenShiftConfig = 1.0
-    """Shift of the times, in training and in sampling alike; above 1 spends more of them near the noise."""
+    path: Annotated[NamedByStream, StreamSlot("path")] = ComponentConfig(type="linear")
+    """The probability path; of several streams, also one a stream: {sound: cosine, picture: {type: linear}}."""
+    times: Annotated[NamedByStream, StreamSlot("times")] = ComponentConfig(type="uniform")
+    """The distribution of training times, or one a stream (then `loss.noise_levels` says which streams share a draw)."""
+    shift: Annotated[OneShift | dict[str, OneShift], Field(union_mode="left_to_right")] = 1.0
+    """Shift of the times, in training and in sampling alike; above 1 spends more of them near the noise. Or one a stream."""
     coupling: Annotated[Named, Slot("coupling")] = ComponentConfig(type="independent")
     loss: Annotated[Named, Slot("loss")] = ComponentConfig(type="flow-matching")
     train: Train

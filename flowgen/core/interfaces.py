@@ -8,7 +8,7 @@ dict of them by stream may stand: one for all streams, or one a stream.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 from torch import Tensor
@@ -214,6 +214,14 @@ class LossWithGroups(Protocol):
 
     def groups(self) -> Mapping[str, Group]:
         """By the name of a module or parameter of the loss."""
+
+
+@runtime_checkable
+class NamesStreams(Protocol):
+    """A loss with options by stream: a config that names other streams than the latents have is refused."""
+
+    def streams_named(self) -> Mapping[str, Collection[str]]:
+        """By option, the streams that it names."""
 
 
 Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]

@@ -29,4 +29,4 @@ def autoguidance(
     def network(x: State, t: Any, cond: Cond) -> State:
         return weak.network.to(first_leaf(x).device)(x, t, cond)
 
-    return AutoGuidance(weak.loss.flow(network), scale, start, end)
+    return AutoGuidance(weak.experiment.flow(network), scale, start, end)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,17 +12,19 @@ from torch import nn
 
 from flowgen.config import ComponentConfig, Config, build
 from flowgen.config.components import takes
-from flowgen.config.schema import ConditionConfig
-from flowgen.core.interfaces import Coupling, Loss, LossWithInputs
+from flowgen.config.schema import ConditionConfig, TokenShiftConfig
+from flowgen.core.flow import Shifted
+from flowgen.core.interfaces import Coupling, Flow, Loss, LossWithInputs, NamesStreams
 from flowgen.core.random import generator
-from flowgen.core.times import Shift, TokenShift
+from flowgen.core.times import Shift, Shifts, TokenShift, stream_factors
+from flowgen.core.tree import State, tree_map
 from flowgen.data.order import full_size
 from flowgen.errors import UsageError, unknown
 from flowgen.media.conditions import Conditioner
 from flowgen.media.encoder import Encoder
 from flowgen.media.interfaces import Dataset, Metric, Modality, Resolves
 from flowgen.media.regions import Region, check_regions
-from flowgen.media.streams import Spec
+from flowgen.media.streams import Spec, check_streams
 from flowgen.plugins import registry
 
 
@@ -75,10 +77,9 @@ class Experiment:
         }
 
     @cached_property
-    def shift(self) -> Shift:
-        """The one shift of training times and sampling grids."""
-        shift = self.config.shift
-        return shift if isinstance(shift, float) else TokenShift(shift.base, shift.power)
+    def shift(self) -> Shifts:
+        """The one shift of training times and sampling grids, or one a stream."""
+        return self._by_stream("shift", self.config.shift, _shift)
 
     @cached_property
     def coupling(self) -> Coupling:
@@ -89,14 +90,34 @@ class Experiment:
         """The objective around path, times, coupling and shift; of these, one that the config sets and the loss does not
         take is refused when the config is read (see `flowgen.config.force`)."""
         with self._initial_weights("weights of the loss"):
-            return build(
+            loss = build(
                 "loss",
                 self.config.loss,
-                path=build("path", self.config.path),
-                times=build("times", self.config.times),
+                path=self._by_stream("path", self.config.path, partial(build, "path")),
+                times=self._by_stream("times", self.config.times, partial(build, "times")),
                 coupling=self.coupling,
                 shift=self.shift,
             )
+        if isinstance(loss, NamesStreams):
+            for option, streams in loss.streams_named().items():
+                check_streams(f"loss.{option}", streams, self.spec)
+        return loss
+
+    def flow(self, network: Callable[..., State], x: State | None = None) -> Flow:
+        """The flow of a network trained by this loss, for states like x (as trained by default).
+
+        Streams with shifts of their own go by clocks of their own: this, not `loss.flow`, is what sampling integrates.
+        """
+        like = tree_map(lambda spec: torch.zeros(1, *spec.shape), self.spec) if x is None else x
+        flow, factors = self.loss.flow(network), stream_factors(self.shift, like)
+        return flow if factors is None else Shifted(flow, factors)
+
+    def _by_stream(self, key: str, section: Any, make: Callable[[Any], Any]) -> Any:
+        """What a section describes, or a dict of them by stream. UsageError: its streams are not those of the latents."""
+        if not isinstance(section, Mapping):
+            return make(section)
+        check_streams(key, section, self.spec)
+        return {name: make(part) for name, part in section.items()}
 
     @contextmanager
     def _initial_weights(self, of: str) -> Iterator[None]:
@@ -145,6 +166,10 @@ class Experiment:
             )
         given = {"modality": self.modality, "dataset": full_size(self.dataset), "encoder": self.encoder}
         return [(m.type, build("metric", m, **given)) for m in self.config.eval.metrics]
+
+
+def _shift(section: float | TokenShiftConfig) -> Shift:
+    return section if isinstance(section, float) else TokenShift(section.base, section.power)
 
 
 def resolve_conditions(config: Config, dataset: Dataset) -> Config:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowgen import __version__
 from flowgen.config import Config, build
 from flowgen.config.schema import Sample
-from flowgen.core.interfaces import Loss, Paths, SourceCoupling
+from flowgen.core.interfaces import Flow, Loss, Paths, SourceCoupling
 from flowgen.core.likelihood import log_prob, rademacher
 from flowgen.core.random import Randomness
 from flowgen.core.rows import Rows
@@ -174,9 +174,7 @@ class Generator:
         )
         x = self.encoder.encode(clips).x
         with self.refusals():
-            return tree_map(
-                lambda v: v.cpu(), self.loss.flow(self.network)(x, torch.tensor(t, dtype=torch.float64), cond).velocity
-            )
+            return tree_map(lambda v: v.cpu(), self.flow(x)(x, torch.tensor(t, dtype=torch.float64), cond).velocity)
 
     def log_prob(
         self,
@@ -199,7 +197,7 @@ class Generator:
             raise UsageError("a likelihood compares latents of one size; give clips of one length")
         probe = None if exact else rademacher(x, seed)
         with self.refusals():
-            flow, times = self.loss.flow(self.network), self.grid(self.config.sample, x)
+            flow, times = self.flow(x), self.grid(self.config.sample, x)
             noise = None
             if not has_velocity(flow, times[-1]):  # an error of its estimate would be divided by 1 - t
                 times, noise = times[:-1], Randomness(seed, 0, len(clips)).normal(x)
@@ -225,7 +223,14 @@ class Generator:
         """The times of the solver; ValueError where the path does not have them."""
         path = self.path(settings)
         single = None if isinstance(path, Mapping) else path
-        return make_grid(settings.grid, settings.steps, single, shift_factor(self.experiment.shift, x))
+        shift = self.experiment.shift
+        if isinstance(shift, Mapping):  # each stream has a clock of its own, see `Experiment.flow`
+            return make_grid(settings.grid, settings.steps, single)
+        return make_grid(settings.grid, settings.steps, single, shift_factor(shift, x))
+
+    def flow(self, x: State) -> Flow:
+        """The flow of this run's network, for states like x."""
+        return self.experiment.flow(self.network, x)
 
     def on_device(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         return tree_map(lambda v: v.to(self.device), dict(cond))

@@ -150,7 +150,7 @@ def _flow(
     rows: range,
 ) -> tuple[Any, KnownFlow | Replaced | None]:
     """The flow that is sampled: the network's, on its path, with guidance and given parts; and what restores these."""
-    flow: Any = generator.loss.flow(generator.network)
+    flow: Any = generator.flow(x)
     kept: KnownFlow | Replaced | None = None
     if given and generator.config.known:
         flow = kept = KnownFlow(flow, *place(generator.encoder, given, x, rows))

@@ -55,7 +55,7 @@ def taught(loss: Loss, experiment: Experiment, device: torch.device) -> Loss:
             f"give both the same conditions"
         )
     null = tree_map(lambda v: v.to(device), null_conditions(experiment.conditioners, 1))
-    return loss.with_teacher(found.loss.flow(Frozen(found.network)), null)
+    return loss.with_teacher(found.experiment.flow(Frozen(found.network)), null)
 
 
 def _conditions(experiment: Experiment) -> dict[str, Any]:

@@ -140,12 +140,13 @@ def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int]:
     config, spec = experiment.config, experiment.spec
     null = null_conditions(experiment.conditioners, micro)
     # an assignment of noise to data is made on the host before the step, and reads values
-    loss = Experiment(config.model_copy(update={"coupling": ComponentConfig(type="independent")})).loss
+    plain = Experiment(config.model_copy(update={"coupling": ComponentConfig(type="independent")}))
+    loss = plain.loss
     with fake_tensors():
         network = experiment.new_network()
         other = Frozen(experiment.new_network())  # of the size of this one
         if isinstance(loss, LossWithTeacher):
-            loss = loss.with_teacher(loss.flow(other), null_conditions(experiment.conditioners, 1))
+            loss = loss.with_teacher(plain.flow(other), null_conditions(experiment.conditioners, 1))
         if isinstance(loss, LossWithAverage):
             loss = loss.with_average(other)
         if config.train.sequence_parallel > 1:
