@@ -15,9 +15,10 @@ from flowgen.data.items import CAPTION, LABEL, USUAL, Found, Item, Kind, named, 
 from flowgen.data.remote import Remote, below, listed, place
 from flowgen.data.shards import Member, Sample, Source, read_shards
 from flowgen.data.tables import read_table, read_text
-from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.errors import FlowgenError, UsageError, shorten, unknown
 
 _CACHES = frozenset(("__pycache__", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
+_LONGEST_NAME = 255
 _PLAIN = frozenset((".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".parquet"))
 
 
@@ -93,6 +94,10 @@ class TableSource:
             start_s, duration_s = (_seconds(row, column, where) for column in (self.start, self.duration))
         except FlowgenError as error:
             return Item(where, Path(root), row, problem=f"no time: {error}")
+        if "\0" in str(name) or any(len(os.fsencode(part)) > _LONGEST_NAME for part in str(name).split("/")):
+            return Item(
+                where, Path(root), row, problem=f"no file: {shorten(str(name))!r} is no name that a file can have"
+            )
         path = below(root, str(name), self.allow_outside, where)
         return Item(segment(str(name), start_s or 0.0, duration_s), path, row, start_s or 0.0, duration_s)
 

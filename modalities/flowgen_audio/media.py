@@ -253,12 +253,15 @@ def header_frames(path: Source) -> int | None:
             return None
     import av
 
-    with readable(path) as source, av.open(source, metadata_errors="replace") as container:
-        stream = container.streams.audio[0]
-        known = container.format.name == _EXACT[0] or (container.format.name == "mp3" and _has_length(path))
-        if not known or stream.duration is None or stream.time_base is None:
-            return None
-        return round(float(stream.duration * stream.time_base) * stream.rate)
+    try:
+        with readable(path) as source, av.open(source, metadata_errors="replace") as container:
+            stream = next(iter(container.streams.audio), None)
+            known = container.format.name == _EXACT[0] or (container.format.name == "mp3" and _has_length(path))
+            if not known or stream is None or stream.duration is None or stream.time_base is None:
+                return None
+            return round(float(stream.duration * stream.time_base) * stream.rate)
+    except (OSError, av.error.FFmpegError):  # what another library has read
+        return None
 
 
 def _has_length(path: Source) -> bool:

@@ -34,6 +34,7 @@ IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 BICUBIC, AREA = 4, 32
 EXACT = 0x40000 | 0x2000 | 0x4000  # accurate rounding, full chroma resolution on both sides
 
+_LONGEST_S = 7 * 86400.0
 _UNSEEKABLE = frozenset(("gif", "apng"))  # every frame builds on the one before, whatever the packets say
 
 
@@ -103,6 +104,8 @@ def index_frames(path: Source, fps: float = 25.0) -> FrameIndex:
             return FrameIndex(torch.arange(len(packets), dtype=torch.float64) / rate)
         times = torch.tensor(stamps, dtype=torch.float64) * float(stream.time_base or 1)
         times = times - times[0]
+        if float(times[-1]) > _LONGEST_S:
+            raise FlowgenError(f"{path}: its frames lie {float(times[-1]):.3g} s apart; the file may be damaged")
         if len(set(stamps)) < len(stamps) or container.format.name in _UNSEEKABLE:
             return FrameIndex(times)
         return FrameIndex(times, tuple(i for i, (_, key) in enumerate(found) if key) or (0,), stamps)
