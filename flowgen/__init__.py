@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from flowgen.core.solvers import DPMSolverPP2M as DPMSolverPP2M
     from flowgen.core.solvers import DPMSolverPP3M as DPMSolverPP3M
     from flowgen.core.solvers import DPMSolverPPSDE as DPMSolverPPSDE
+    from flowgen.core.solvers import EDMChurn as EDMChurn
     from flowgen.core.solvers import Euler as Euler
     from flowgen.core.solvers import EulerMaruyama as EulerMaruyama
     from flowgen.core.solvers import FlowMapSolver as FlowMapSolver
@@ -154,6 +155,7 @@ _HOME = {
     "CFGRescale": "core.guidance",
     "APG": "core.guidance",
     "AutoGuidance": "core.guidance",
+    "EDMChurn": "core.solvers",
     "Euler": "core.solvers",
     "Midpoint": "core.solvers",
     "FlowMapSolver": "core.solvers",

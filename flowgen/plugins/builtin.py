@@ -81,6 +81,7 @@ def flowgen_components() -> list[Component]:
         ),
         Component("solver", "euler-maruyama", "flowgen.core.solvers:EulerMaruyama", "SDE, first order, any churn"),
         Component("solver", "heun-sde", "flowgen.core.solvers:HeunSDE", "SDE, second order, any churn"),
+        Component("solver", "edm-churn", "flowgen.core.solvers:EDMChurn", "Heun with renewed noise (EDM)"),
         Component("solver", "ancestral", "flowgen.core.solvers:Ancestral", "SDE, DDPM at eta 1"),
         Component("solver", "dpm++sde", "flowgen.core.solvers:DPMSolverPPSDE", "SDE, multistep, 1 evaluation a step"),
         Component(

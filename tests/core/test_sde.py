@@ -13,8 +13,10 @@ from flowgen.core.solvers import (
     Ancestral,
     DPMSolverPP2M,
     DPMSolverPPSDE,
+    EDMChurn,
     Euler,
     EulerMaruyama,
+    Heun,
     HeunSDE,
     Langevin,
 )
@@ -65,6 +67,8 @@ def run(solver, path, steps=100, flow=None, seed=0):
         (DPMSolverPPSDE(0.5), Cosine(), 100),
         (DPMSolverPPSDE(), VP(), 100),
         (Langevin(rate=0.2), Linear(), 200),
+        (EDMChurn(10.0), Linear(), 40),
+        (EDMChurn(40.0, start=0.2, end=0.9), Cosine(), 60),
     ],
     ids=repr,
 )
@@ -75,6 +79,7 @@ def test_marginal_is_the_target(solver, path, steps):
 def test_marginal_on_ve():
     path = VE(sigma_min=0.01, sigma_max=10.0)
     assert distance(run(Ancestral(), path, 300)) < LIMIT
+    assert distance(run(EDMChurn(10.0), path, 60)) < LIMIT
     # Langevin alone lags behind the level it is at: the more, the fewer corrections
     assert distance(run(Langevin(predictor=False, corrections=8), path, 100)) < 2 * LIMIT
     assert distance(run(Langevin(predictor=False, corrections=1), path, 30)) > 4 * LIMIT
@@ -101,7 +106,9 @@ def test_the_wrong_target_fails():
 
 
 @pytest.mark.parametrize(
-    ("solver", "order"), [(EulerMaruyama(1.0), 1), (HeunSDE(1.0), 2)], ids=["euler-maruyama", "heun"]
+    ("solver", "order"),
+    [(EulerMaruyama(1.0), 1), (HeunSDE(1.0), 2), (EDMChurn(0.0), 2), (EDMChurn(5.0), 2)],
+    ids=["euler-maruyama", "heun", "edm without churn", "edm"],
 )
 def test_weak_order_on_a_gaussian(solver, order):
     """For a linear drift the variance follows from propagating 0 and 1 through the noiseless step: no sampling error."""
@@ -135,7 +142,32 @@ def test_limits_agree():
     }
     torch.testing.assert_close(x["em"], x["euler"])
     torch.testing.assert_close(x["ddim"], x["euler"], rtol=1e-9, atol=1e-9)
+    assert torch.equal(run(EDMChurn(0.0), Linear(), 10), run(Heun(), Linear(), 10))
     torch.testing.assert_close(run(DPMSolverPPSDE(0.0), VP(), 30), run(DPMSolverPP2M(), VP(), 30), rtol=1e-9, atol=1e-9)
+
+
+def test_churn_is_karras_algorithm_2_on_ve():
+    """One step written out in the paper's own terms: sigma_hat = sigma + gamma sigma, then Heun in sigma."""
+    path = VE(sigma_min=0.1, sigma_max=10.0)
+    t, s = torch.tensor([0.5, 0.505], dtype=torch.float64)
+    x, z = (torch.randn(8, 1, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (0, 1))
+    flow, churn, scale = TARGET.flow(path), 20.0, 1.1
+    made, _ = EDMChurn(churn, noise_scale=scale).step(flow, x, t, s, None, lambda x, t, s: z, None)
+
+    sigma, after = float(path(t).sigma), float(path(s).sigma)
+    hat = sigma * (1 + churn * 0.005)
+    x_hat = x + math.sqrt(hat**2 - sigma**2) * scale * z
+
+    def slope(x, sigma):  # d_i = (x - D(x; sigma)) / sigma
+        at = path.time_of_snr(torch.tensor(1 / sigma, dtype=torch.float64))
+        return (x - flow(x, at).data) / sigma
+
+    # Heun in t is Heun in sigma up to the third order of the step
+    euler = x_hat + (after - hat) * slope(x_hat, hat)
+    exact = x_hat + (after - hat) / 2 * (slope(x_hat, hat) + slope(euler, after))
+    torch.testing.assert_close(made, exact, rtol=0, atol=2e-3)
+    still, _ = EDMChurn(0.0).step(flow, x, t, s, None, None, None)
+    assert float((made - still).abs().mean()) > 0.2
 
 
 def test_ancestral_on_vp_is_the_ddpm_posterior():
@@ -159,7 +191,7 @@ def test_every_draw_of_a_step_has_a_name_of_its_own():
         names.append((float(t), float(s)))
         return torch.zeros_like(x)
 
-    for solver in (EulerMaruyama(), HeunSDE(), Ancestral(), DPMSolverPPSDE(), Langevin()):
+    for solver in (EulerMaruyama(), HeunSDE(), Ancestral(), DPMSolverPPSDE(), Langevin(), EDMChurn()):
         names.clear()
         sample(
             TARGET.flow(Linear()), torch.zeros(2, 1, dtype=torch.float64), uniform_grid(5), solver=solver, noise=noise
@@ -176,6 +208,8 @@ def test_every_draw_of_a_step_has_a_name_of_its_own():
         lambda: Ancestral(1.5),
         lambda: Langevin(0),
         lambda: Langevin(rate=0),
+        lambda: EDMChurn(-1.0),
+        lambda: EDMChurn(start=0.5, end=0.5),
     ],
 )
 def test_impossible_options_are_refused(build):

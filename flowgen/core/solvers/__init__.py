@@ -2,6 +2,7 @@
 
 from flowgen.core.interfaces import Noise, Solver
 from flowgen.core.solvers.adaptive import DormandPrince
+from flowgen.core.solvers.churn import EDMChurn
 from flowgen.core.solvers.jumps import FlowMapSolver
 from flowgen.core.solvers.multistep import AdamsBashforth, AdamsMoulton, DPMSolverPP2M, DPMSolverPP3M, UniPC
 from flowgen.core.solvers.ode import RK4, Euler, Heun, Midpoint, Ralston, RungeKutta, Tableau, TableRungeKutta
@@ -18,6 +19,7 @@ __all__ = [
     "DPMSolverPP3M",
     "DPMSolverPPSDE",
     "DormandPrince",
+    "EDMChurn",
     "Euler",
     "EulerMaruyama",
     "FlowMapSolver",
