@@ -8,9 +8,16 @@ import torch
 from click.testing import CliRunner
 
 from flowgen.config import load
+from flowgen.core.flow import NetworkFlow
+from flowgen.core.guidance import CFG
+from flowgen.core.paths import Linear
+from flowgen.core.sampler import evaluation_times
+from flowgen.core.solvers.jumps import FlowMapSolver
+from flowgen.core.solvers.ode import Euler, Heun
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.runs.generator import Generator
+from flowgen.runs.idle import warn_idle_guidance
 
 pytestmark = pytest.mark.exact
 
@@ -130,3 +137,17 @@ def test_the_likelihood_of_held_out_clips_is_the_mean_of_theirs(folder, tmp_path
     assert log_p == pytest.approx(2 * per_dim, abs=0.01)
     with pytest.raises(UsageError, match="give FILES, or --data"):
         said()
+
+
+def test_the_times_at_which_a_solver_asks_tell_where_a_guidance_is_idle(recwarn):
+    flow = NetworkFlow(lambda x, t, cond: x, path=Linear(), predicts="velocity")
+    grid = torch.linspace(0, 1, 3, dtype=torch.float64)
+    assert evaluation_times(flow, grid, Euler()) == [0.0, 0.5]
+    assert evaluation_times(flow, grid, Heun()) == [0.0, 0.5, 0.5, 1.0]
+    guided = CFG(scale=3.0, start=0.1)(flow, {"kind": torch.zeros(1)})
+    warn_idle_guidance(guided, grid, Euler())
+    assert not recwarn.list
+    with pytest.warns(
+        UserWarning, match=r"changes nothing: it acts from t = 0\.1 to 1, and all evaluations are at t = 0;"
+    ):
+        warn_idle_guidance(guided, torch.tensor([0.0, 1.0], dtype=torch.float64), FlowMapSolver())

@@ -12,12 +12,17 @@ import click
 @click.argument("config")
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Continue the run exactly where its newest checkpoint stands.")
-@click.option("--init-from", metavar="RUN", help="Start a new run from the averaged weights of a run or an export.")
+@click.option(
+    "--init-from",
+    metavar="RUN",
+    help="Start a new run from the averaged weights of a run or an export. Classes are mapped by name.",
+)
 @click.option(
     "--allow",
     multiple=True,
     metavar="PATTERN",
-    help="Weights that --init-from may find missing, unexpected or of another shape; with --resume, 'data' that changed.",
+    help="Weights that --init-from may find missing, unexpected or of another shape, or 'encoder': measure its statistics "
+    "on the new data; with --resume, 'data' that changed.",
 )
 @click.option(
     "--gpus", type=click.IntRange(1, 1_000_000), metavar="N", help="Train as N ranks on this machine (of each node)."

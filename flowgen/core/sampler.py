@@ -151,6 +151,33 @@ def refuse_singular(flow: Flow, grid: Tensor, solver: Solver) -> None:
                 _try_step(paths, predicts, solver, t, s)
 
 
+def evaluation_times(flow: Flow, grid: Tensor, solver: Solver) -> list[float]:
+    """The times at which a solver asks a flow on a grid, in order: of all streams together."""
+    asked: list[float] = []
+    paths, predicts = alike(flow.path, flow.predicts)
+    silent = _Silent(paths, predicts)
+
+    def listening(x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        asked.extend(float(leaf.flatten()[0]) for leaf in leaves(t))
+        return silent(x, t, cond)
+
+    x: Any = tree_map(lambda path: torch.zeros(1, 1, dtype=torch.float64), paths)
+    solve(_Listened(paths, predicts, listening), x, check_grid(grid), solver, None, noise=lambda x, t, s: x)
+    return asked
+
+
+@dataclass(frozen=True)
+class _Listened:
+    """A flow made of a function."""
+
+    path: Paths
+    predicts: Predictions
+    function: Callable[[State, Any, Cond | None], Estimate]
+
+    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
+        return self.function(x, t, cond)
+
+
 @dataclass(frozen=True)
 class _Silent:
     """A flow that says the state itself."""

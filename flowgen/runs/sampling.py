@@ -21,9 +21,8 @@ from flowgen.media.conditions import encode_conditions
 from flowgen.media.encoder import Latents
 from flowgen.media.regions import KnownFlow
 from flowgen.runs.given import Given, clips_of, place, source_latents
-from flowgen.runs.requests import (
-    SampleRequest,
-)
+from flowgen.runs.idle import warn_idle_guidance
+from flowgen.runs.requests import SampleRequest
 
 if TYPE_CHECKING:
     from flowgen.runs.generator import Generator
@@ -127,9 +126,10 @@ def _batch(
     show(0.0, x)
     with generator.refusals():
         grid = generator.grid(settings, x)
-        flow, kept = _flow(generator, settings, grid, null, around.given, x, x0, batch.rows)
+        flow, kept = sampled_flow(generator, settings, grid, null, around.given, x, x0, batch.rows)
         solver = build("solver", settings.solver)
         if around.varied is None:
+            warn_idle_guidance(flow, grid, solver)
             x = sample(flow, x, grid, solver=solver, cond=cond, noise=noise_fn, on_step=on_step)
         else:
             x1 = tree_map(lambda v, x: v.expand_as(x), generator.encoder.encode([around.varied]).x, x)
@@ -139,7 +139,7 @@ def _batch(
     return kept.restore(x) if kept is not None else x
 
 
-def _flow(
+def sampled_flow(
     generator: Generator,
     settings: Sample,
     grid: Tensor,

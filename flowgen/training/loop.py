@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -123,14 +124,14 @@ class Trainer:
                 if figures:
                     figures["learning_rate"] = self._rate(self.step - 1)
                 bar.update(self.step, f"loss {figures['loss']:.4f}" if "loss" in figures else "")
+                if stop or self._due(options.checkpoint.every) or self.step == options.steps:
+                    self._save()
                 if self._due(options.validation.every) or self._due(options.preview.every):
                     self._stages.enter("watch")
                     figures |= self._watch(bar)
                 if figures:
                     loggers.log(self.step, figures)
                 self._notify("flowgen_step_done", step=self.step, figures=figures)
-                if self._due(options.checkpoint.every):
-                    self._save()
                 if stop:
                     break
             saved = self._save()
@@ -277,10 +278,12 @@ class Trainer:
                 if self.ranks.first and self.validator is not None:
                     self.validator.show(network_weights(self.engine, trained))
                     if self._due(options.preview.every):
-                        self._preview(self.validator, name, bar)
+                        with _surviving(f"preview of the {name} weights", self.step):
+                            self._preview(self.validator, name, bar)
                     if name == "ema" and self._due(options.validation.every):
-                        figures = self.validator.validate(options.validation.quantiles)
-                        bar.say(f"step {self.step}: validation loss {figures['validation/loss']:.4f}")
+                        with _surviving("validation", self.step):
+                            figures = self.validator.validate(options.validation.quantiles)
+                            bar.say(f"step {self.step}: validation loss {figures['validation/loss']:.4f}")
         return figures
 
     def _preview(self, validator: Validator, name: str, bar: ProgressDisplay) -> None:
@@ -336,6 +339,17 @@ class Trainer:
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+
+
+@contextmanager
+def _surviving(what: str, step: int) -> Iterator[None]:
+    """A block that looks at the run; where it fails that is said, and training goes on."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        warnings.warn(
+            f"the {what} at step {step} failed, and training goes on: {type(error).__name__}: {error}", stacklevel=3
+        )
 
 
 def _extent(spec: Spec, x1: State, mask: State | None) -> tuple[Any, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from flowgen.config import Config, Resolved, dumps, in_force
 from flowgen.core.tree import leaves
@@ -21,12 +20,12 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing, write_json
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder
-from flowgen.media.interfaces import Dataset, Extensible, Fingerprinted
+from flowgen.media.interfaces import Dataset, Fingerprinted
 from flowgen.plugins import registry
 from flowgen.runs.run import Run
 from flowgen.training.deepspeed_config import user_config
 from flowgen.training.same_data import ALLOW, changes
-from flowgen.weights import load_allowing, write_tensors
+from flowgen.weights import write_tensors
 
 FIT_CLIPS = 256
 _MAY_CHANGE = ("run", "sample", "eval", "loggers")
@@ -135,17 +134,6 @@ def check_encoder(encoder: Encoder, clips: Sequence[Clip]) -> str:
     if len(decoded) != len(clips):
         raise FlowgenError(f"the encoder decoded {len(decoded)} clips of {len(clips)}")
     return ", ".join(lines)
-
-
-def initialise(network: nn.Module, source: Path, allow: Sequence[str]) -> str:
-    """Load the averaged weights of a run into a network; returns a line about it.
-
-    What `allow` names may differ, and modules that change nothing as they are made may be new.
-    """
-    checkpoint = Run(source).newest_checkpoint()
-    new = [f"{name}.*" for name in network.neutral_at_start] if isinstance(network, Extensible) else []
-    loaded = load_allowing(network, checkpoint.weights("ema"), checkpoint.folder, allow, new)
-    return f"from {checkpoint.folder} (averaged): {loaded}"
 
 
 def write_config(run: Run, config: Config) -> None:

@@ -18,6 +18,7 @@ from flowgen.data.order import InBuckets, has_buckets
 from flowgen.errors import UsageError
 from flowgen.media.encoder import Encoder
 from flowgen.media.interfaces import Dataset
+from flowgen.runs.checks import check_sampling
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.runs.lock import locked
@@ -29,11 +30,11 @@ from flowgen.training.checkpoints import choose_checkpoint, load_after, load_bef
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
 from flowgen.training.engine import Objective, check_config, share_sequences, start_engine, start_ranks
 from flowgen.training.failures import counted
+from flowgen.training.initial import Source
 from flowgen.training.loop import Result, Trainer
 from flowgen.training.prepare import (
     FIT_CLIPS,
     check_encoder,
-    initialise,
     refuse_changes,
     refuse_existing,
     run_folder,
@@ -60,8 +61,10 @@ def train(
 
     Args:
         resume: continue the run folder of this config exactly; refused where the config differs in what matters.
-        init_from: a run or an export whose averaged weights to start from; step, optimizer, schedule and EMA begin anew.
-        allow: patterns of the weights that may be missing from it, unexpected or of another shape; with resume, "data".
+        init_from: a run or an export whose averaged weights to start from, with the statistics of its encoder; step,
+            optimizer, schedule and EMA begin anew.
+        allow: patterns of the weights that may be missing from it, unexpected or of another shape, and "encoder" for
+            statistics of its own; with resume, "data".
 
     Raises UsageError and FlowgenError before the first step where something does not fit.
     """
@@ -108,14 +111,17 @@ def _train(
     if isinstance(schedule, InBuckets):
         sizes = ", ".join(f"{bucket.batch} x {bucket.name}" for bucket in schedule.buckets)
         heading("batches", f"{schedule.per_epoch} an epoch, each of one bucket: {sizes}")
-    encoder = _fitted_encoder(experiment, run, checkpoint, ranks, heading)
+    source = None if init_from is None else Source(Path(init_from), allow)
+    encoder = _fitted_encoder(experiment, run, checkpoint, source, ranks, heading)
 
     loss, averaged = complete_loss(experiment, ranks.device)
     network = experiment.network
     ranks = share_sequences(network, ranks, shared)
     shadow = experiment.new_network().to(ranks.device).requires_grad_(False)
-    if init_from is not None:
-        heading("weights", initialise(network, Path(init_from), allow))
+    generator = Generator(experiment, shadow, ranks.device)
+    check_sampling(generator)
+    if source is not None:
+        heading("weights", source.load_network(network, experiment))
     heading("network", f"{config.network.type}, {sum(p.numel() for p in network.parameters()):,} parameters")
     heading("run", str(run.folder))
     with together(ranks):
@@ -128,7 +134,6 @@ def _train(
     if checkpoint is not None:
         load_before(checkpoint, network, loss)
 
-    generator = Generator(experiment, shadow, ranks.device)
     check_buckets(generator, dataset, schedule)
     prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=config.train.compile)
     engine = start_engine(Objective(network, loss), config.train.optimizer, engine_config, config.train.timeout_s)
@@ -202,15 +207,23 @@ def _moved(checkpoint: Checkpoint, engine: Any, ranks: Ranks) -> str:
 
 
 def _fitted_encoder(
-    experiment: Experiment, run: Run, checkpoint: Checkpoint | None, ranks: Ranks, heading: _Heading
+    experiment: Experiment,
+    run: Run,
+    checkpoint: Checkpoint | None,
+    source: Source | None,
+    ranks: Ranks,
+    heading: _Heading,
 ) -> Encoder:
-    """The encoder, with what it measured on the data, tried on real clips."""
+    """The encoder, with what it measured on the data or on those of the source, tried on real clips."""
     encoder, dataset, seed = experiment.encoder.to(ranks.device), experiment.dataset, experiment.config.train.seed
     clips = sample_clips(dataset, seed, 8 if checkpoint else FIT_CLIPS)
     if checkpoint is not None:
         run.load_encoder(encoder, checkpoint)
     else:
         encoder.fit(clips)
+        kept = "" if source is None else source.load_encoder(encoder, experiment.config)
+        if kept:
+            heading("encoder", kept)
     if has_buckets(dataset):
         clips = sample_clips(dataset, seed, 8, alike=True)
     heading("latents", check_encoder(encoder, clips[:8]))

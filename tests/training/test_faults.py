@@ -13,6 +13,7 @@ from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError
 from flowgen.runs.run import Run
 from flowgen.training.loggers import read_log
+from flowgen.training.watch import Validator
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -77,3 +78,35 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoint_before_stays(fit, tiny, sm
     assert [c.step for c in run.checkpoints()] == [2]
     run.newest_checkpoint().verify()
     assert [p.name for p in run.checkpoints_folder.iterdir()] == ["step-00000002"]
+
+
+def _fails(*arguments, **options):
+    raise RuntimeError("no picture today")
+
+
+def test_a_checkpoint_comes_before_a_preview_and_none_of_its_failures_ends_training(fit, tiny, tmp_path, monkeypatch):
+    seen = []
+
+    def preview(self, step, name, clips):
+        seen.append((step, [c.step for c in Run(tmp_path / "run").checkpoints()]))
+        _fails()
+
+    monkeypatch.setattr(Validator, "preview", preview)
+    monkeypatch.setattr(Validator, "validate", _fails)
+    looking = {"preview": {"every": 2}, "validation": {"every": 2}, "checkpoint": {"every": 2, "keep": 9}}
+    with pytest.warns(UserWarning, match="training goes on") as caught:
+        result = fit(tiny(tmp_path / "run", steps=3, **looking))
+    assert result.finished
+    assert seen == [(step, saved) for step, saved in [(2, [2]), (3, [2, 3])] for _ in ("raw", "ema")]
+    said = [str(warning.message) for warning in caught if "training goes on" in str(warning.message)]
+    assert (
+        "the preview of the raw weights at step 2 failed, and training goes on: RuntimeError: no picture today" in said
+    )
+    assert "the validation at step 3 failed, and training goes on: RuntimeError: no picture today" in said
+
+
+def test_what_cannot_be_sampled_is_refused_before_the_first_step(fit, tiny, tmp_path):
+    noisy = tiny(tmp_path / "run", loss={"type": "flow-matching", "predicts": "noise"})
+    with pytest.raises(FlowgenError, match=r"cannot sample tiny: .*from t = 0 .*change sample\.solver"):
+        fit(noisy)
+    assert not (tmp_path / "run").exists()

@@ -240,6 +240,36 @@ def test_init_from_is_strict_and_says_what_differs(fit, tiny, tmp_path, capsys):
     assert "11 of 13 tensors match; missing: blocks.3.0.bias" in capsys.readouterr().err
 
 
+def test_init_from_maps_classes_by_name_and_keeps_the_encoder(fit, tiny, tmp_path, capsys):
+    network = {"type": "mlp", "width": 16, "depth": 2}
+    still = {"steps": 1, "optimizer": {"lr": 1e-12, "weight_decay": 0.0}, "network": network}
+    source, names = tmp_path / "source", ["a", "b", "c"]
+    fit(tiny(source, steps=3, network=network))
+    other = tiny(tmp_path / "new", **still, data={"type": "tiny", "clips": 24})
+    changed = ["c", "other", "a", "b"]
+    fit({**other, "conditions": {"kind": {"type": "class", "names": changed}}}, init_from=str(source))
+    said = capsys.readouterr().err
+    assert "condition kind: 3 of 4 classes mapped by name; new: other" in said
+    assert f"encoder  statistics of {source}" in said
+
+    def table(folder):
+        tensors = load_file(Run(folder).newest_checkpoint().folder / "ema.safetensors")
+        return next(v for k, v in tensors.items() if k.endswith("embedders.kind.weight"))
+
+    old, new = table(source), table(tmp_path / "new")
+    for name in names:
+        torch.testing.assert_close(new[changed.index(name)], old[names.index(name)], rtol=0, atol=1e-6)
+    torch.testing.assert_close(new[-1], old[-1], rtol=0, atol=1e-6)  # the row of none
+    scales = [load_file(tmp_path / run / "encoder.safetensors")["scale"] for run in ("source", "new")]
+    assert torch.equal(*scales)
+    fit({**other, "run": str(tmp_path / "own")}, init_from=str(source), allow=("encoder",))
+    assert not torch.equal(load_file(tmp_path / "own" / "encoder.safetensors")["scale"], scales[0])
+    fit(tiny(tmp_path / "plain", steps=1))
+    moved = {**tiny(tmp_path / "bad"), "conditions": {"kind": {"type": "class", "names": changed[:1] + changed[2:]}}}
+    with pytest.raises(UsageError, match=r"classes of 'kind' are not the same .*tiny-blocks.*ClassEmbedding"):
+        fit(moved, init_from=str(tmp_path / "plain"))
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_signal_ends_the_program_cleanly(tiny, tiny_plugin, tmp_path, name):
     values = tiny(tmp_path / "run", loggers=["jsonl", {"type": "signal-at", "step": 3, "name": name}])

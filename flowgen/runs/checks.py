@@ -1,0 +1,36 @@
+"""Whether the settings of a run can be sampled at all, before anything is trained or computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from flowgen.config import build
+from flowgen.core.sampler import refuse_singular
+from flowgen.core.tree import tree_map
+from flowgen.errors import FlowgenError
+from flowgen.media.conditions import null_conditions
+from flowgen.runs.sampling import sampled_flow
+
+if TYPE_CHECKING:
+    from flowgen.runs.generator import Generator
+
+
+def check_sampling(generator: Generator) -> None:
+    """Take solver, grid and guidance of `sample` to the flow that is trained, on zeros.
+
+    FlowgenError: the solver asks the network's prediction where it is singular.
+    """
+    settings = generator.config.sample
+    x = tree_map(lambda stream: torch.zeros(1, *stream.shape), generator.encoder.spec)
+    try:
+        with generator.refusals():
+            grid = generator.grid(settings, x)
+            null = null_conditions(generator.conditioners, 1)
+            flow, _ = sampled_flow(generator, settings, grid, null, (), x, x, range(1))
+            refuse_singular(flow, grid, build("solver", settings.solver))
+    except FlowgenError as error:
+        raise FlowgenError(
+            f"{error}; it would train and never be sampled: change sample.solver, sample.grid or loss.predicts"
+        ) from None
