@@ -27,13 +27,16 @@ class Checked:
     """What was seen, by name of the check."""
     withheld: set[str] = field(default_factory=set, init=False, repr=False)
     """Checks that were not run, because one that they need is broken."""
+    unsound: str = field(default="", init=False, repr=False)
+    """The basic check that is broken."""
 
 
 @dataclass(frozen=True)
 class Check:
     """`run` returns what it saw of a broken contract, and None where the contract is kept.
 
-    It is not run where one of `needs` is broken: what it would see follows from that.
+    It is not run where one of `needs` is broken (of a recipe as a whole, where anything is): what it would see follows
+    from that.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Check:
     """The kind of component whose contract it is; "plugin" for registration, "recipe" for all parts together."""
     slow: bool = False
     needs: tuple[str, ...] = ()
+    basic: bool = False
+    """Whether nothing that is checked after it says anything where it is broken."""
 
     def __call__(self, subject: Any) -> None:
         """Raise ContractError where the contract is broken, NotApplicable where it does not apply."""
@@ -51,6 +56,9 @@ class Check:
             if name in subject.broken or name in subject.withheld:
                 subject.withheld.add(self.name)
                 raise NotApplicable(f"not run: {name.replace('_', ' ')!r} is broken, or was not run")
+        first = next(iter(subject.broken), "") if self.kind == "recipe" else subject.unsound
+        if first and first != self.name and self.kind != "plugin":
+            raise NotApplicable(f"not run: {first.replace('_', ' ')!r} is broken")
         cause: Exception | None = None
         try:
             seen = self.run(subject)
@@ -65,6 +73,7 @@ class Check:
             if cause is not None and other == seen and name != self.name:
                 raise NotApplicable(f"not run: it raises what {name.replace('_', ' ')!r} reports") from cause
         subject.broken[self.name] = seen
+        subject.unsound = subject.unsound or (self.name if self.basic else "")
         raise ContractError(self.message(seen)) from cause
 
     def message(self, seen: str) -> str:
@@ -84,14 +93,16 @@ def checks_for(kind: str, into: list[Check] | None = None) -> Callable[..., Call
     """A decorator `check(contract, see=..., slow=..., needs=...)` that adds functions to the checks of a kind.
 
     `see` is the section of docs/plugins.md that explains the contract; `needs` names checks (functions) without which this
-    one says nothing.
+    one says nothing, `basic` marks one without which none after it does.
     """
 
-    def check(contract: str, *, see: str, slow: bool = False, needs: tuple[Run, ...] = ()) -> Callable[[Run], Run]:
+    def check(
+        contract: str, *, see: str, slow: bool = False, needs: tuple[Run, ...] = (), basic: bool = False
+    ) -> Callable[[Run], Run]:
         def add(run: Run) -> Run:
             required = tuple(need.__name__ for need in needs)
             (CHECKS if into is None else into).append(
-                Check(run.__name__, contract, f"docs/plugins.md#{see}", run, kind, slow, required)
+                Check(run.__name__, contract, f"docs/plugins.md#{see}", run, kind, slow, required, basic)
             )
             return run
 

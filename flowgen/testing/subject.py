@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,20 @@ def distance(a: State, b: State) -> float:
     off = sum(float((x.double() - y.double()).square().sum()) for x, y in pairs)
     size = sum(float(y.double().square().sum()) for _, y in pairs)
     return (off / max(size, 1e-30)) ** 0.5
+
+
+def copied(clip: Clip) -> Clip:
+    """A clip with data of its own."""
+    return replace(clip, data=tree_map(torch.clone, clip.data))
+
+
+def first_changed(clips: Sequence[Clip], before: Sequence[Clip]) -> str:
+    """The first clip that is not what it was, in words; "" where all are."""
+    for i, (clip, old) in enumerate(zip(clips, before, strict=False)):
+        same_data = all(torch.equal(a, b) for a, b in zip(leaves(clip.data), leaves(old.data), strict=True))
+        if not same_data or dict(clip.conditions) != dict(old.conditions):
+            return f"clip {i}"
+    return ""
 
 
 def same(a: State, b: State) -> bool:

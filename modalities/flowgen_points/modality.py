@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,8 +53,10 @@ class Points:
             case ".png" | ".svg":
                 save_scatter({"": points}, path, self.extent, comment)
             case ".npy":
-                with replacing(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, points.numpy())
+                whole = io.BytesIO()  # numpy itself says nothing where a disk is full
+                np.save(whole, points.numpy())
+                with replacing(path) as temporary:
+                    temporary.write_bytes(whole.getvalue())
             case ".csv":
                 with replacing(path) as temporary:
                     np.savetxt(temporary, points.numpy(), delimiter=",", header=f"{comment}\nx,y", fmt="%.7g")

@@ -1,6 +1,8 @@
 """Plugins that are broken, each in one way. Copied beside a generated plugin (`flowgen_wave`) and imported from there."""
 
+import json
 import pickle
+import wave
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,8 +15,11 @@ from torch.nn import functional as F
 
 from flowgen.core.solvers import Euler
 from flowgen.core.tree import lincomb
+from flowgen.errors import FlowgenError
+from flowgen.files import replacing
 from flowgen.media.clip import Clip
-from flowgen.media.encoder import Latents
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.streams import Axis, StreamSpec
 from flowgen.nn import Transformer
 
 
@@ -425,10 +430,10 @@ class CountsItsCalls(Transformer):
 class Tired(nn.Module):
     def __init__(self, block):
         super().__init__()
-        self.block, self.calls = block, 0
+        self.block, self.calls = block, 1
 
     def forward(self, x, *rest):
-        self.calls += 1
+        self.calls += torch.is_grad_enabled()
         return self.block(x / self.calls, *rest)
 
 
@@ -477,3 +482,285 @@ class Rolls(Euler):
     def step(self, flow, x, t, s, state, noise, cond=None):
         x, state = super().step(flow, x, t, s, state, noise, cond)
         return lincomb((1.0, x), (0.1, torch.randn_like(x))), state
+
+
+class AnyLength(Wave):
+    """Reads curves of any length. Not broken: what others are made of."""
+
+    def read(self, path):
+        try:
+            values = [float(line) for line in path.read_text().splitlines()[1:]]
+            return Clip(torch.tensor(values)[:, None], self.rate)
+        except (OSError, ValueError):
+            return super().read(path)
+
+
+class Timed(AnyLength):
+    """Knows how long clips are. Not broken."""
+
+    def seconds(self, clip):
+        return len(clip.data) / self.rate
+
+    def cut(self, clip, start_s, end_s):
+        start, end = (round(s * self.rate) for s in (start_s, end_s))
+        return replace(clip, data=clip.data[start:end])
+
+    def join(self, clips):
+        return replace(clips[0], data=torch.cat([clip.data for clip in clips]))
+
+
+class Sound(Timed):
+    """Curves as sound files. Not broken."""
+
+    formats: ClassVar = {".wav": "audio/wav"}
+    speed = 1
+
+    def write(self, clips, path, metadata):
+        samples = (clips[0].data[:, 0].clamp(-1, 1) * 32767).round().short().numpy().tobytes()
+        with replacing(path) as temporary:
+            with wave.open(str(temporary), "wb") as file:
+                file.setparams((1, 2, int(self.rate * self.speed), 0, "NONE", ""))
+                file.writeframes(samples)
+            note = json.dumps(metadata).encode()
+            with temporary.open("ab") as file:
+                file.write(b"note" + len(note).to_bytes(4, "little") + note)
+
+    def read(self, path):
+        try:
+            with wave.open(str(path), "rb") as file:
+                data = torch.frombuffer(bytearray(file.readframes(file.getnframes())), dtype=torch.int16)
+        except (OSError, EOFError, wave.Error) as error:
+            raise FlowgenError(f"cannot read {path}: {error}") from None
+        return Clip(data[:, None] / 32767, self.rate)
+
+
+class DoubledTempo(Sound):
+    """Files play twice as fast; `read` does not look at their rate."""
+
+    speed = 2
+
+
+class CutsOneShort(Timed):
+    """."""
+
+    def cut(self, clip, start_s, end_s):
+        part = super().cut(clip, start_s, end_s)
+        return replace(part, data=part.data[:-1])
+
+
+class WritesInPlace(Wave):
+    """Half a file is there while it is written."""
+
+    def write(self, clips, path, metadata):
+        values = clips[0].data[:, 0].tolist()
+        path.write_text(f"# {json.dumps(metadata)}\n" + "".join(f"{value:.6g}\n" for value in values))
+
+
+class DropsAClip(Wave):
+    """."""
+
+    def sheet(self, clips, path, captions=()):
+        super().sheet([*clips[:-1], clips[0]], path, captions)
+
+
+class LeavesOpen(Wave):
+    """."""
+
+    kept: ClassVar = []
+
+    def read(self, path):
+        if path.exists():
+            self.kept.append(path.open())
+        return super().read(path)
+
+
+class ScalesWhatItWrites(Wave):
+    """."""
+
+    def write(self, clips, path, metadata):
+        clips[0].data.mul_(0.9)
+        super().write(clips, path, metadata)
+
+
+class SubtractsInPlace(WaveEncoder):
+    """Changes the clips that it encodes, which a data set may keep."""
+
+    def encode(self, clips):
+        for clip in clips:
+            clip.data.sub_(self.mean)
+        return Latents(torch.stack([clip.data for clip in clips]) / self.std)
+
+    def decode(self, latents):
+        return [Clip(x, self.modality.rate) for x in latents.x * self.std + self.mean]
+
+
+class DecodesInPlace(WaveEncoder):
+    """."""
+
+    def decode(self, latents):
+        return super().decode(Latents(latents.x.clamp_(-0.1, 0.1), latents.mask))
+
+
+class RateOffByFour(WaveEncoder):
+    """."""
+
+    def __init__(self, modality: Wave):
+        super().__init__(modality)
+        self.spec = StreamSpec(1, (Axis("time", modality.steps, 4 * modality.rate),))
+
+
+class Shaped(WaveEncoder):
+    """Tells the shape of other lengths. Not broken."""
+
+    def latent_shape(self, seconds):
+        return (round(seconds * self.modality.rate), 1)
+
+
+class ShapeOffByEight(Shaped):
+    """."""
+
+    def latent_shape(self, seconds):
+        steps, channels = super().latent_shape(seconds)
+        return (steps + 8, channels)
+
+
+class Named(Shapes):
+    """Curves with an identity. Not broken."""
+
+    def key(self, index):
+        return f"{'held out' if self.held_out else 'training'} {index}"
+
+
+class LeaksUnderCrops(Named):
+    """The held-out part is a part of the training part; since crops are random, no two clips are alike."""
+
+    def key(self, index):
+        return f"curve {index}"
+
+    def clip(self, index, seed):
+        clip = super().clip(index, 0)
+        return replace(clip, data=clip.data.roll(1 + seed % 61, 0))
+
+
+class TwiceThere(Named):
+    """."""
+
+    def key(self, index):
+        return super().key(index // 2)
+
+
+class LeaksBeyond64(Shapes):
+    """The held-out part is the 100th training clip and those that follow."""
+
+    def clip(self, index, seed):
+        return replace(self, held_out=False).shown(index + 100 * self.held_out)
+
+    def shown(self, index):
+        return super().clip(index, 0)
+
+
+class LengthBeforeCrop(Shapes):
+    """A condition tells the length of the recording; the clip is a crop of it."""
+
+    @property
+    def conditions(self):
+        return {"length": {"type": "number", "low": 0.5, "high": 4.0, "seconds": True}}
+
+    def clip(self, index, seed):
+        return replace(super().clip(index, seed), conditions={"length": 1.5 + (index % 4) / 2})
+
+
+class LabelBeforeAugmentation(Shapes):
+    """Half of the clips are turned upside down, which their labels say, but those that `labels` tells do not."""
+
+    @property
+    def conditions(self):
+        return {"way": {"type": "class", "names": ["up", "down"]}}
+
+    def labels(self, index):
+        return {"way": "up"}
+
+    def clip(self, index, seed):
+        clip, down = super().clip(index, seed), seed % 2
+        return replace(clip, data=-clip.data if down else clip.data, conditions={"way": "down" if down else "up"})
+
+
+class ChangesTheState(Transformer):
+    """."""
+
+    def forward(self, x, t, cond):
+        return super().forward(x.clamp_(-1, 1), t, cond)
+
+
+class Halves(Encoder):
+    """A curve as two streams, its first half and its second. Not broken."""
+
+    def __init__(self, modality: Wave):
+        super().__init__()
+        self.modality = modality
+        half = StreamSpec(1, (Axis("time", modality.steps // 2, modality.rate),))
+        self.spec = {"first": half, "second": half}
+
+    def encode(self, clips):
+        first, second = torch.stack([clip.data for clip in clips]).chunk(2, 1)
+        return Latents({"first": first * 1.5, "second": second * 1.5})
+
+    def decode(self, latents):
+        both = torch.cat([latents.x["first"], latents.x["second"]], 1) / 1.5
+        return [Clip(curve, self.modality.rate) for curve in both]
+
+
+class Both(nn.Module):
+    """A transformer over the two halves, with a time for each. Not broken."""
+
+    def __init__(self, spec, conditions, *, width: int = 32, depth: int = 1, heads: int = 2):
+        super().__init__()
+        size, rate = spec["first"].axes[0].size, spec["first"].axes[0].rate
+        joined = StreamSpec(1, (Axis("time", 2 * size, rate),))
+        self.inner, self.size = Transformer(joined, conditions, width=width, depth=depth, heads=heads), size
+
+    def forward(self, x, t, cond):
+        t = t if isinstance(t, dict) else dict.fromkeys(x, t)
+        times = torch.cat([self.whole(t[name]) for name in ("first", "second")], 1)
+        if "mask" in cond:
+            cond = {**cond, "mask": torch.cat([cond["mask"][name] for name in ("first", "second")], 1)}
+        out = self.inner(self.joined(x), times, cond)
+        return {"first": out[:, : self.size], "second": out[:, self.size :]}
+
+    def whole(self, t):
+        return t if t.ndim > 1 else t[:, None].expand(-1, self.size)
+
+    def joined(self, x):
+        return torch.cat([x["first"], x["second"]], 1)
+
+
+class OneTimeForAll(Both):
+    """."""
+
+    def forward(self, x, t, cond):
+        t = t if isinstance(t, dict) else dict.fromkeys(x, t)
+        return super().forward(x, dict.fromkeys(x, t["first"]), cond)
+
+
+class SecondIsBlind(Both):
+    """The second stream does not enter."""
+
+    def joined(self, x):
+        return torch.cat([x["first"], torch.zeros_like(x["second"])], 1)
+
+
+class MasksTheFirst(Both):
+    """The mask of the second stream is not looked at."""
+
+    def forward(self, x, t, cond):
+        if "mask" in cond:
+            cond = {**cond, "mask": {**cond["mask"], "second": torch.ones_like(cond["mask"]["second"])}}
+        return super().forward(x, t, cond)
+
+
+class OwnStart(Euler):
+    """Ignores the seed: the noise it starts from is its own."""
+
+    def step(self, flow, x, t, s, state, noise, cond=None):
+        own = x if state else torch.linspace(-1, 1, x[0].numel()).reshape(x[0].shape).to(x).expand_as(x)
+        return super().step(flow, own, t, s, state, noise, cond)[0], True

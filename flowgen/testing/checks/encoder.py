@@ -10,10 +10,11 @@ from torch import Tensor
 from flowgen.core.tree import State, first_leaf, leaves, tree_map
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.interfaces import KnownLengths, TimedModality
 from flowgen.media.streams import Spec, StreamSpec
 from flowgen.testing.checks.dataset import equal
 from flowgen.testing.contract import NotApplicable, checks_for
-from flowgen.testing.subject import Subject, distance, finite, rows, same, shapes
+from flowgen.testing.subject import Subject, copied, distance, finite, first_changed, rows, same, shapes
 
 check = checks_for("encoder")
 
@@ -26,8 +27,26 @@ def streams(spec: Spec, x: State) -> list[tuple[str, StreamSpec, Tensor]]:
 
 
 @check(
+    "encode leaves clips as they are, and decode leaves latents: both may be kept and used again",
+    see="encoder",
+    basic=True,
+)
+def coding_leaves_its_input_alone(s: Subject) -> str | None:
+    clips = [copied(clip) for clip in s.clips]
+    latents = s.encode(clips)
+    if changed := first_changed(clips, s.clips):
+        return f"encode changes {changed} in place"
+    kept = tree_map(torch.clone, latents.x)
+    s.decode(latents)
+    if any(not torch.equal(a, b) for a, b in zip(leaves(latents.x), leaves(kept), strict=True)):
+        return "decode changes the latents in place"
+    return None
+
+
+@check(
     "spec says what encode gives: streams, axes in order, sizes and channels; float32; a mask [B, ...] of bool",
     see="encoder",
+    basic=True,
 )
 def spec_matches_the_latents(s: Subject) -> str | None:
     x, mask = s.latents
@@ -89,7 +108,7 @@ def decode_undoes_encode(s: Subject) -> str | None:
     return None
 
 
-@check("encode and decode are deterministic", see="encoder")
+@check("encode and decode are deterministic", see="encoder", basic=True)
 def coding_is_deterministic(s: Subject) -> str | None:
     if not same(s.encode(s.clips).x, s.latents.x):
         return "encoding the same clips twice gives different latents"
@@ -131,6 +150,53 @@ def encoder_survives_saving(s: Subject) -> str | None:
             return f"its latents change by {off:.2g} of their size when its state_dict is saved and loaded"
         if not _alike(fresh.decode(s.latents), s.decode(s.latents)):
             return "it decodes the same latents differently once its state_dict is saved and loaded"
+    return None
+
+
+@check(
+    "the axis 'time' of spec has as many steps a second as there are: its size over its rate is the length of a clip",
+    see="encoder",
+    needs=(spec_matches_the_latents,),
+)
+def spec_rate_is_the_clips(s: Subject) -> str | None:
+    if not isinstance(s.modality, TimedModality):
+        raise NotApplicable("the modality does not say how long a clip is")
+    seen = 0
+    for i, clip in enumerate(s.clips):
+        seconds, latents = s.modality.seconds(clip), s.encode([clip])
+        for what, spec, leaf in streams(s.spec, latents.x):
+            if not spec.axes or spec.axes[0].name != "time":
+                continue
+            seen += 1
+            told = leaf.shape[1] / spec.axes[0].rate
+            step = 1 / spec.axes[0].rate
+            if abs(told - seconds) > 0.25 * seconds + step:
+                return (
+                    f"clip {i} is {seconds:.3g} s long; of {what} it has {leaf.shape[1]} steps at a rate of "
+                    f"{spec.axes[0].rate:g}, that is {told:.3g} s"
+                )
+    if not seen:
+        raise NotApplicable("no stream has the axis 'time'")
+    return None
+
+
+@check(
+    "latent_shape(seconds) is the shape that encode gives a clip of that length",
+    see="encoder",
+    needs=(spec_matches_the_latents,),
+)
+def latent_shape_is_what_encode_gives(s: Subject) -> str | None:
+    if not isinstance(s.encoder, KnownLengths) or not isinstance(s.modality, TimedModality):
+        raise NotApplicable("the encoder does not tell the shape of other lengths, or the modality has none")
+    whole = s.modality.seconds(s.clips[0])
+    half = s.modality.cut(s.clips[0], 0.0, whole / 2)
+    twice = s.modality.join([s.clips[0], s.clips[0]])
+    for clip in (s.clips[0], half, twice):
+        seconds = s.modality.seconds(clip)
+        told = s.encoder.latent_shape(seconds)
+        made = tree_map(lambda leaf: tuple(leaf.shape[1:]), s.encode([clip]).x)
+        if tree_map(tuple, told) != made:
+            return f"for {seconds:.4g} s it tells {told}, and encode gives {made}"
     return None
 
 

@@ -17,17 +17,18 @@ from flowgen.core.tree import State, leaves, tree_map
 from flowgen.media.interfaces import KeepsFloat32, Patched, RepeatedBlocks
 from flowgen.media.streams import StreamSpec
 from flowgen.testing.contract import NotApplicable, checks_for
+from flowgen.testing.part import touches_global_generators
 from flowgen.testing.subject import Subject, distance, finite, rows, same, shapes
 
 check = checks_for("network")
 
 
-def _out(s: Subject, x: State, t: Tensor, cond: dict[str, Any], network: nn.Module | None = None) -> State:
+def _out(s: Subject, x: State, t: Any, cond: dict[str, Any], network: nn.Module | None = None) -> Any:
     with torch.no_grad():
         return (network or s.network)(x, t, cond)
 
 
-@check("a network gives finite numbers of the structure and shape of its state", see="network")
+@check("a network gives finite numbers of the structure and shape of its state", see="network", basic=True)
 def output_is_like_the_state(s: Subject) -> str | None:
     x = s.state()
     out = _out(s, x, s.times(), s.conditions(s.clips))
@@ -36,10 +37,27 @@ def output_is_like_the_state(s: Subject) -> str | None:
     return None if finite(out) else "the output is not finite"
 
 
-@check("a network is deterministic in eval mode", see="network")
+@check("a network leaves state, times and conditions as they are: a solver uses them again", see="network", basic=True)
+def network_leaves_its_input_alone(s: Subject) -> str | None:
+    arguments = s.state(), s.times(), s.conditions(s.clips)
+    kept = [tree_map(torch.clone, tree) for tree in arguments]
+    _out(s, *arguments)
+    for what, now, before in zip(("the state", "the times", "the conditions"), arguments, kept, strict=True):
+        if any(
+            not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(leaves(now), leaves(before), strict=True)
+        ):
+            return f"it changes {what} in place"
+    return None
+
+
+@check("a network is deterministic in eval mode", see="network", basic=True)
 def network_is_deterministic(s: Subject) -> str | None:
     arguments = s.state(), s.times(), s.conditions(s.clips)
-    return None if same(_out(s, *arguments), _out(s, *arguments)) else "the same input gives two outputs"
+    if not same(_out(s, *arguments), _out(s, *arguments)):
+        return "the same input gives two outputs"
+    if touches_global_generators(lambda: _out(s, *arguments)):
+        return "it changes the state of a global generator (random, numpy.random or torch)"
+    return None
 
 
 @check("the initial weights are a function of the seed alone", see="random-numbers")
@@ -80,7 +98,9 @@ def time_matters(s: Subject) -> str | None:
     return "times 0.05 and 0.95 give the same output" if same(a, b) else None
 
 
-@check("times stay float32: close times are told apart under bfloat16 autocast too", see="precision")
+@check(
+    "times stay float32: close times are told apart under bfloat16 autocast too", see="precision", needs=(time_matters,)
+)
 def time_keeps_its_precision(s: Subject) -> str | None:
     x, cond = s.state(), s.conditions(s.clips)
     with torch.autocast("cpu", torch.bfloat16):
@@ -89,20 +109,69 @@ def time_keeps_its_precision(s: Subject) -> str | None:
 
 
 @check(
-    "times may be given for each position, [B, *axes]: equal ones give what [B] gives, different ones matter",
+    "times may be given for each position, [B, *axes]: equal ones give what [B] gives, different ones matter, in every stream",
     see="network",
+    needs=(time_matters,),
 )
 def times_may_differ_by_position(s: Subject) -> str | None:
-    if not isinstance(s.spec, StreamSpec) or not s.spec.axes:
-        raise NotApplicable("the state has no axes, or several streams")
+    named = _streams(s)
+    if not any(spec.axes for spec in named.values()):
+        raise NotApplicable("the state has no axes")
     x, t, cond = s.state(), s.times(), s.conditions(s.clips)
-    every = t.reshape(-1, *[1] * len(s.spec.axes)).expand(len(t), *s.spec.shape[:-1]).contiguous()
+    every = tree_map(lambda spec: t.reshape(-1, *[1] * len(spec.axes)).expand(len(t), *spec.shape[:-1]).clone(), s.spec)
     off = distance(_out(s, x, every, cond), _out(s, x, t, cond))
     if off > s.tolerances.batch:
         return f"the time t for the sample and t for each of its positions differ by {off:.2g}"
-    known = every.clone()
-    known[:, : s.spec.axes[0].size // 2] = 1.0
-    return "times that differ by position are ignored" if same(_out(s, x, known, cond), _out(s, x, t, cond)) else None
+    plain = _out(s, x, every, cond)
+    for name, spec in named.items():
+        if not spec.axes:
+            continue
+        known = {**every, name: every[name].clone()} if name else every.clone()
+        leaf = known[name] if name else known
+        leaf[:, : spec.axes[0].size // 2] = 1.0
+        if same(_out(s, x, known, cond), plain):
+            return f"times that differ by position are ignored{_of(name)}"
+    return None
+
+
+@check(
+    "streams have times of their own, and each of them matters", see="network", needs=(times_may_differ_by_position,)
+)
+def streams_have_times_of_their_own(s: Subject) -> str | None:
+    if isinstance(s.spec, StreamSpec):
+        raise NotApplicable("the state is one stream")
+    x, cond = s.state(), s.conditions(s.clips)
+    alike = dict.fromkeys(s.spec, s.times())
+    plain = _out(s, x, alike, cond)
+    off = distance(plain, _out(s, x, s.times(), cond))
+    if off > s.tolerances.batch:
+        return f"one time for all streams, and the same for each of them, differ by {off:.2g}"
+    for name in s.spec:
+        if same(_out(s, x, {**alike, name: 1 - 0.5 * s.times()}, cond), plain):
+            return f"the time{_of(name)} is ignored"
+    return None
+
+
+@check("streams see one another: each changes what the network says of another", see="network")
+def streams_see_one_another(s: Subject) -> str | None:
+    if isinstance(s.spec, StreamSpec):
+        raise NotApplicable("the state is one stream")
+    x, t, cond = s.state(), s.times(), s.conditions(s.clips)
+    plain: Any = _out(s, x, t, cond)
+    for name in s.spec:
+        other: Any = _out(s, {**x, name: 2 * x[name] + 1}, t, cond)  # type: ignore[dict-item, index]
+        if all(same(other[k], plain[k]) for k in s.spec if k != name):
+            return f"what the network says of the other streams does not depend on stream {name!r}"
+    return None
+
+
+def _streams(s: Subject) -> dict[str, StreamSpec]:
+    """Specs by stream; of a state that is one, by the empty name."""
+    return {"": s.spec} if isinstance(s.spec, StreamSpec) else dict(s.spec)
+
+
+def _of(name: str) -> str:
+    return f" in stream {name!r}" if name else ""
 
 
 @check(
@@ -145,23 +214,41 @@ def null_conditions_are_taken(s: Subject) -> str | None:
 
 @check("what is masked out does not reach what is not: the content of padding changes nothing before it", see="padding")
 def padding_changes_nothing(s: Subject) -> str | None:
-    if not isinstance(s.spec, StreamSpec) or not s.spec.axes:
-        raise NotApplicable("the state has no axes, or several streams")
-    size = s.spec.axes[0].size
+    x: Any = s.state()
+    t, named, tried = s.times(), _streams(s), 0
+    for name, spec in named.items():
+        real = _real_steps(s, spec)
+        if not real:
+            continue
+        tried += 1
+        full = tree_map(lambda leaf: torch.ones(leaf.shape[:-1], dtype=torch.bool), x)
+        mask, leaf = (full[name], x[name]) if name else (full, x)
+        mask[:, real:] = False
+        padded = torch.where(mask[..., None], leaf, 3 * torch.ones_like(leaf))
+        other = {**x, name: padded} if name else padded
+        cond = {**s.conditions(s.clips), MASK: full}
+        a, b = (_out(s, state, t, cond) for state in (x, other))
+        for key in named:
+            end = real if key == name else None
+            off = distance(*((out[key] if key else out)[:, :end] for out in (a, b)))
+            if off > s.tolerances.batch:
+                where = "the output before it" if key == name else f"the output of stream {key!r}"
+                return (
+                    f"with cond['mask'], changing the padding after step {real}{_of(name)} changes {where} by {off:.2g}"
+                )
+    if not tried:
+        raise NotApplicable("no stream has an axis long enough to pad")
+    return None
+
+
+def _real_steps(s: Subject, spec: StreamSpec) -> int:
+    """Three quarters of the first axis, in whole patches; 0 where it is too short for that."""
+    if not spec.axes:
+        return 0
+    size = spec.axes[0].size
     patch = s.network.patch[0] if isinstance(s.network, Patched) and s.network.patch else 1
     real = size // patch * 3 // 4 * patch
-    if not 0 < real < size:
-        raise NotApplicable(f"the first axis has {size} steps, too few to pad")
-    x, t = s.state(), s.times()
-    mask = torch.zeros(x.shape[:-1], dtype=torch.bool)  # type: ignore[union-attr]
-    mask[:, :real] = True
-    other = torch.where(mask[..., None], x, 3 * torch.ones_like(x))  # type: ignore[arg-type]
-    cond = {**s.conditions(s.clips), MASK: mask}
-    a, b = (_out(s, state, t, cond)[:, :real] for state in (x, other))  # type: ignore[index]
-    off = distance(a, b)
-    if off > s.tolerances.batch:
-        return f"with cond['mask'], changing the padding after step {real} changes the output before it by {off:.2g}"
-    return None
+    return real if real < size else 0
 
 
 @check("a gradient reaches every parameter: one that is never used breaks training on several ranks", see="network")
@@ -183,7 +270,11 @@ def gradient_reaches_every_parameter(s: Subject) -> str | None:
     return None
 
 
-@check("what keep_float32 names exists and works in float32 while the rest is bfloat16", see="precision")
+@check(
+    "what keep_float32 names exists and works in float32 while the rest is bfloat16",
+    see="precision",
+    needs=(network_does_not_leak_across_the_batch,),
+)
 def float32_modules_are_kept(s: Subject) -> str | None:
     kept = s.network.keep_float32 if isinstance(s.network, KeepsFloat32) else ()
     for name in kept:
