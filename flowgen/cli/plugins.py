@@ -168,18 +168,21 @@ def check(name: str, overrides: tuple[str, ...], configs: tuple[str, ...], fast:
 
 @plugins.command()
 @click.argument("name")
+@click.option("--kind", default="modality", show_default=True, help="What it brings, such as solver, loss or metric.")
 @click.option("--folder", type=File(), help="Where to write it (default: flowgen-NAME).")
-def new(name: str, folder: Path | None) -> None:
-    """Write a new plugin that brings the modality NAME: it trains, samples and passes its tests as it is.
+def new(name: str, kind: str, folder: Path | None) -> None:
+    """Write a new plugin that brings the modality NAME, or a component of another kind; it passes its tests as it is.
 
     \b
     Examples:
       flowgen plugins new tone
       flowgen plugins new hand-writing --folder ~/projects/handwriting
+      flowgen plugins new my-solver --kind solver
     """
     from flowgen.plugins.scaffold import new_plugin
 
-    for path in new_plugin(name, folder):
+    for path in new_plugin(name, folder, kind):
         click.echo(path)
     where = folder or f"flowgen-{name}"
-    click.echo(f"next: pip install -e '{where}' && flowgen plugins check {name} && flowgen train {name}/small")
+    then = f" && flowgen train {name}/small" if kind == "modality" else ""
+    click.echo(f"next: pip install -e '{where}' && flowgen plugins check {name}{then}")

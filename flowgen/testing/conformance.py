@@ -71,7 +71,7 @@ class ComponentConformance:
     _subject: ClassVar[Part | None] = None
 
     def __init_subclass__(cls) -> None:
-        for check in checks_of(cls.kind):
+        for check in (*checks_of("plugin"), *checks_of(cls.kind)):
             setattr(cls, f"test_{check.name}", _test(check))
 
     @classmethod

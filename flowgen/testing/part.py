@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from flowgen.core.paths import Linear
 from flowgen.core.sampler import sample
 from flowgen.core.times import Uniform
 from flowgen.errors import FlowgenError
-from flowgen.plugins import registry
+from flowgen.plugins import Plugin, registry
 from flowgen.testing.contract import Checked, NotBuilt
 from flowgen.testing.oracle import GaussianMixture
 from flowgen.testing.subject import Subject
@@ -88,6 +88,12 @@ class Part(Checked):
         return self.new()
 
     @property
+    def plugins(self) -> list[Plugin]:
+        """The plugin that brings it, where that is not flowgen itself."""
+        owner = registry().owner(self.kind, self.name)
+        return [] if owner.name == "flowgen" else [owner]
+
+    @property
     def target(self) -> Any:
         """The class or function itself."""
         return registry().get(self.kind, self.name).load()
@@ -95,14 +101,18 @@ class Part(Checked):
     @cached_property
     def medium(self) -> Subject:
         """The config in which it is used: the one given, or the first recipe of the modality that it asks for."""
-        return self.host or _recipe_for(self.target)
+        return self.host or recipe_for(self.target)
 
 
-def _recipe_for(target: Any) -> Subject:
+def is_protocol(target: type) -> bool:
+    return Protocol in target.__mro__ and Protocol in target.__bases__
+
+
+def recipe_for(target: Any) -> Subject:
     """The first recipe whose modality is what a component's parameter `modality` is typed as, and whose data are there;
     that of points, if there is none."""
     wanted: Any = get_type_hints(target.__init__ if inspect.isclass(target) else target).get("modality")
-    for name in recipes() if inspect.isclass(wanted) else ():
+    for name in recipes() if inspect.isclass(wanted) and not is_protocol(wanted) else ():
         with contextlib.suppress(FlowgenError):  # a recipe for files of one's own
             subject = Subject.of(name)
             if isinstance(subject.modality, wanted) and len(subject.dataset):

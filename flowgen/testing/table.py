@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flowgen.config import recipes
-from flowgen.errors import UsageError, unknown
-from flowgen.plugins import registry
+from flowgen.config import in_force, recipes
+from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.plugins import Plugin, registry
 from flowgen.testing.checks import CHECKS, checks_of
 from flowgen.testing.contract import COMPONENT_CHECKS, Check, Checked, ContractError, NotApplicable, NotBuilt
-from flowgen.testing.part import Part
+from flowgen.testing.part import Part, recipe_for
 from flowgen.testing.subject import Subject
 
 
@@ -34,10 +34,22 @@ class Target:
     checks: tuple[Check, ...]
 
 
-def targets(plugin: str, configs: Sequence[str] = (), overrides: Sequence[str] = ()) -> list[Target]:
-    """The recipes of a plugin (or configs given instead) and each of its components that is checked by itself.
+@dataclass
+class Registered(Checked):
+    """What a plugin registers, without building it."""
 
-    UsageError: there is no such plugin, it is broken, or there is nothing to check.
+    plugins: list[Plugin]
+
+
+_SECTIONS = {"modality": "modality", "dataset": "data", "encoder": "encoder", "network": "network"}
+"""Kinds that are checked within a config, and the section that names each."""
+
+
+def targets(plugin: str, configs: Sequence[str] = (), overrides: Sequence[str] = ()) -> list[Target]:
+    """What there is to check of a plugin: its registration, its recipes (or configs given instead), and each component that
+    no recipe names.
+
+    UsageError: there is no such plugin, or it is broken, or overrides have no recipe to change.
     """
     found = registry().plugins
     if plugin not in found:
@@ -50,19 +62,44 @@ def targets(plugin: str, configs: Sequence[str] = (), overrides: Sequence[str] =
         raise UsageError(
             f"the plugin {plugin!r} has no recipe that {overrides[0]} could change; name one with --config"
         )
-    host = next(iter(subjects.values()), None)
-    alone = {check.kind for check in COMPONENT_CHECKS}
-    parts = [
-        Target(f"{c.kind} {c.name}", Part(c.kind, c.name, host=host), tuple(checks_of(c.kind)))
-        for c in found[plugin].components
-        if c.kind in alone
+    everything = tuple(check for check in CHECKS if check.kind != "plugin")
+    return [
+        Target("registration", Registered([found[plugin]]), tuple(checks_of("plugin"))),
+        *(Target(name, subject, everything) for name, subject in subjects.items()),
+        *_components(found[plugin], list(subjects.values())),
     ]
-    if not subjects and not parts:
-        raise UsageError(
-            f"the plugin {plugin!r} has no recipe to check it with; name a config with --config, "
-            "or let it bring recipes (docs/plugins.md#recipes)"
-        )
-    return [*(Target(name, subject, tuple(CHECKS)) for name, subject in subjects.items()), *parts]
+
+
+def _components(plugin: Plugin, subjects: Sequence[Subject]) -> Iterator[Target]:
+    """Each component that no recipe names: by itself, or in a config of the medium that it is for."""
+    alone = {check.kind for check in COMPONENT_CHECKS}
+    host = subjects[0] if subjects else None
+    for component in plugin.components:
+        kind, name = component.kind, component.name
+        if kind in alone:
+            yield Target(f"{kind} {name}", Part(kind, name, host=host), tuple(checks_of(kind)))
+        elif all(getattr(s.written, _SECTIONS[kind]).type != name for s in subjects):
+            yield _within(kind, name, host)
+
+
+def _within(kind: str, name: str, host: Subject | None) -> Target:
+    """A component in the place of that of its kind in a config."""
+    part = Part(kind, name)
+    checks = tuple(c for c in CHECKS if c.kind == kind or (kind == "network" and c.kind == "recipe"))
+    try:
+        host = host or recipe_for(part.target)
+        config = {k: v for k, v in in_force(host.written).items() if k not in ("conditions", "known", "run", "eval")}
+        subject: Checked = Subject.of({**config, _SECTIONS[kind]: {"type": name, **part.complete_options()}})
+    except (NotBuilt, FlowgenError) as error:
+        subject, checks = part, (_not_built(str(error)),)
+    return Target(f"{kind} {name}", subject, checks)
+
+
+def _not_built(reason: str) -> Check:
+    def run(subject: Checked) -> str | None:
+        raise NotBuilt(reason)
+
+    return Check("is_built", "a component can be built", "docs/plugins.md#options", run)
 
 
 def outcomes(target: Target, *, slow: bool = True) -> Iterator[Outcome]:

@@ -3,12 +3,17 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from flowgen.cli import cli
 from flowgen.errors import UsageError
-from flowgen.plugins.scaffold import FILES, new_plugin
+from flowgen.plugins import KINDS
+from flowgen.plugins.scaffold import COMPONENTS, FILES, _component_files, new_plugin
+from flowgen.testing import plugged
+from flowgen.testing.table import outcomes, targets
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,8 @@ def test_its_own_tests_pass_on_two_ranks_too(world):
 @pytest.mark.slow
 def test_check_from_the_command_line(world):
     done = world("-m", "flowgen", "plugins", "check", "hand-wave", "--fast", "network.width=32", "network.depth=1")
-    assert done.stdout.startswith("hand-wave/small\n")
+    assert done.stdout.startswith("registration\n")  # of a plugin without recipes, too
+    assert "\nhand-wave/small\n" in done.stdout
     assert "broken" not in done.stdout
     assert "trains on two ranks" not in done.stdout
 
@@ -119,13 +125,16 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
 def test_every_template_is_used_and_none_is_missing(tmp_path):
     from importlib import resources
 
-    there = {p.name.removesuffix(".tmpl") for p in resources.files("flowgen.plugins").joinpath("template").iterdir()}
-    assert there == set(FILES)
+    folder = Path(str(resources.files("flowgen.plugins"))) / "template"
+    there = {p.relative_to(folder).as_posix().removesuffix(".tmpl") for p in folder.rglob("*.tmpl")}
+    assert there == set(FILES).union(*(_component_files(kind) for kind in COMPONENTS))
 
 
 def test_what_is_written_is_formatted_and_free_of_lint(tmp_path):
     new_plugin("tone", tmp_path / "tone")
     new_plugin("longer-name", tmp_path / "long")
+    for kind in COMPONENTS:
+        new_plugin(f"a-{kind}", tmp_path / kind, kind)
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--config", "line-length=120", tmp_path],
@@ -140,3 +149,36 @@ def test_new_says_what_comes_next(tmp_path):
 
     output = CliRunner().invoke(cli, ["plugins", "new", "tone", "--folder", str(tmp_path / "t")]).output
     assert f"next: pip install -e '{tmp_path}/t' && flowgen plugins check tone && flowgen train tone/small" in output
+
+
+def test_a_component_of_every_kind_is_written():
+    assert {"modality", *COMPONENTS} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", COMPONENTS)
+def test_a_plugin_of_one_component_keeps_its_contract(kind, tmp_path, monkeypatch):
+    new_plugin(f"new-{kind}", tmp_path, kind)
+    monkeypatch.syspath_prepend(tmp_path)
+    with plugged(f"new-{kind}", import_module(f"flowgen_new_{kind}")) as plugin:
+        (component,) = plugin.components
+        found = [o for target in targets(plugin.name) for o in outcomes(target, slow=False)]
+    assert [o.message for o in found if o.result == "broken"] == []
+    kept = [o.check for o in found if o.result == "kept" and o.check.kind == component.kind]
+    assert len(kept) >= 2, [o.message for o in found]
+
+
+def test_what_it_writes_as_a_test_is_that_check(tmp_path, monkeypatch):
+    """The test files of one kind that is checked by itself, and of one that is checked in a config."""
+    for kind in ("solver", "network"):
+        new_plugin(f"own-{kind}", tmp_path / kind, kind)
+        monkeypatch.syspath_prepend(tmp_path / kind)
+        with plugged(f"own-{kind}", import_module(f"flowgen_own_{kind}")):
+            monkeypatch.syspath_prepend(tmp_path / kind / "tests")
+            sys.modules.pop("test_conformance", None)
+            made = vars(import_module("test_conformance"))[f"TestOwn{kind.capitalize()}"]
+            getattr(made(), "test_solver_has_its_order" if kind == "solver" else "test_time_matters")()
+
+
+def test_a_kind_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="unknown kind of component 'sampler'"):
+        new_plugin("tone", tmp_path / "x", "sampler")
