@@ -45,11 +45,12 @@ class NetworkFlow:
             state = tree_map(lambda leaf: leaf.float(), x)
             like = first_leaf(state)
             value = self.network(state, tree_map(lambda t: _times(t, like), t), given)
-        _same_structure(value, x)
+        check_output(value, x)
         return Estimate(self.path, x, t, self.predicts, tree_map(lambda x, v: v.to(x.dtype), x, value))
 
 
-def _same_structure(value: State, x: State) -> None:
+def check_output(value: State, x: State) -> None:
+    """ValueError: what a network made of the state x has not its streams and shapes (broadcasting would hide it)."""
     if isinstance(value, Tensor) and isinstance(x, Tensor):
         if value.shape != x.shape:
             raise ValueError(f"the network made {list(value.shape)} of a state {list(x.shape)}; it must keep the shape")
@@ -58,12 +59,12 @@ def _same_structure(value: State, x: State) -> None:
         raise ValueError(f"the network made {made} of a state of {given}; it must keep the streams")
     else:
         for key in x:
-            _same_structure(value[key], x[key])
+            check_output(value[key], x[key])
 
 
 def _times(t: Tensor, like: Tensor) -> Tensor:
     """Times in float32 for the network, [B] or [B, ...], on the device of the (float32) state."""
-    if t.ndim == 0 and t.is_cpu:  # made where it is wanted: no copy from host to device
+    if t.ndim == 0 and t.is_cpu and not t.requires_grad:  # made where it is wanted: no copy from host to device
         return like.new_full((len(like),), t.item())
     t = t.to(like.device, torch.float32)
     return t if t.ndim else t.expand(len(like))

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from flowgen.core.estimate import Estimate
+from flowgen.core.flow import check_output
 from flowgen.core.interfaces import END_TIME, Cond, Flow, FlowMap, Paths, Prediction
-from flowgen.core.tree import State, first_leaf, leaves, left, lincomb, tree_map
+from flowgen.core.tree import State, first_leaf, left, lincomb, tree_map
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,7 @@ class NetworkFlowMap:
         if isinstance(x, dict) and not isinstance(t, dict) and not isinstance(s, dict):
             times, ends = first_leaf(times), first_leaf(ends)  # one time for all streams stays one
         value = self.network(seen, times, {**(cond or {}), END_TIME: ends})
-        for said, x_ in zip(leaves(value), leaves(x), strict=True):
-            if said.shape != x_.shape:
-                raise ValueError(
-                    f"the network made {list(said.shape)} of a state {list(x_.shape)}; it must keep the shape"
-                )
+        check_output(value, x)
         return tree_map(lambda v, x: v.to(x.dtype), value, x)
 
     def __call__(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:

@@ -228,6 +228,7 @@ Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]
 """noise(x, t, s): standard normal noise with the structure of x for the step from t to s; another one for every (t, s)."""
 
 
+@runtime_checkable
 class Solver(Protocol):
     @property
     def order(self) -> int:

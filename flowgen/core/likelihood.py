@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from flowgen.core.estimate import Estimate
 from flowgen.core.interfaces import Cond, Flow, Path, Paths, Predictions, Solver
 from flowgen.core.paths import coefficients, interpolate
 from flowgen.core.random import Randomness
-from flowgen.core.sampler import check_grid, checked_flow, solve
+from flowgen.core.sampler import Grid, check_grid, checked_flow, solve
 from flowgen.core.solvers.adaptive import DormandPrince
 from flowgen.core.tree import State, batch_size, first_leaf, leaves, tree_map
 
@@ -30,15 +31,16 @@ class LogProb(NamedTuple):
 def log_prob(
     flow: Flow,
     x1: State,
-    grid: Tensor,
+    grid: Grid,
     *,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     cond: Cond | None = None,
     probe: State | None = None,
     noise: State | None = None,
+    log_p0: Callable[[State], Tensor] | None = None,
     gradient: bool = False,
 ) -> LogProb:
-    """The log-density of x1 under the ODE of `flow` whose prior at grid[0] is N(0, sigma^2).
+    """The log-density of x1 under the ODE of `flow` whose source at grid[0] is N(0, sigma^2), or `log_p0`.
 
     With `noise` it is a bound from below (in the mean over the noise), for flows whose velocity is singular at t = 1:
     log p(x1) >= E log p_t(alpha x1 + sigma noise) + d log alpha at t = grid[-1] < 1, from the evidence bound with
@@ -51,33 +53,42 @@ def log_prob(
             new one for every evaluation would make the field rough (`rademacher` makes one). None: the exact trace, at one
             backward pass for each dimension.
         noise: standard normal, of the structure of x1.
+        log_p0: the log-density [B] of the state at grid[0], for a source of one's own.
         gradient: keep what it takes to differentiate the result, by x1 or by the network's weights.
     """
+    grid = check_grid(grid)
     augmented = _Augmented(checked_flow(flow), probe, gradient)
-    seen = x1 if noise is None else interpolate(flow.path, x1, noise, grid[-1].double().cpu())
+    seen = x1 if noise is None else interpolate(flow.path, x1, noise, grid[-1])
     start: Any = {
         "x": seen,
         "log": torch.zeros(batch_size(x1), 1, dtype=first_leaf(x1).dtype, device=first_leaf(x1).device),
     }
-    backwards = check_grid(grid).flip(0)
-    end: Any = solve(augmented, start, backwards, solver or DormandPrince(), cond, gradient=gradient)
+    end: Any = solve(augmented, start, grid.flip(0), solver or DormandPrince(), cond, gradient=gradient)
     source = end["x"]
-
-    def leaf(x: Tensor, path: Path) -> Tensor:
-        sigma = coefficients(path, grid[0].double().cpu()).sigma
-        return -0.5 * ((x / sigma).square() + math.log(2 * math.pi * sigma**2)).flatten(1).sum(1)
-
-    prior = sum(leaves(tree_map(leaf, source, flow.path)))
+    with torch.set_grad_enabled(gradient):
+        prior = _normal(flow.path, source, grid[0]) if log_p0 is None else log_p0(source)
+    if prior.shape != (batch_size(x1),):
+        raise ValueError(f"log_p0 gave {list(prior.shape)} for {batch_size(x1)} samples; expected [{batch_size(x1)}]")
     # solved backwards, the divergence has been integrated from 1 to 0
     total = prior + end["log"][:, 0]
     return LogProb(total if noise is None else total + _volume(flow.path, x1, grid[-1]), source)
+
+
+def _normal(paths: Paths, x: State, t: Tensor) -> Tensor:
+    """log N(x; 0, sigma(t)^2) [B], over all streams."""
+
+    def leaf(x: Tensor, path: Path) -> Tensor:
+        sigma = coefficients(path, t).sigma
+        return -0.5 * ((x / sigma).square() + math.log(2 * math.pi * sigma**2)).flatten(1).sum(1)
+
+    return torch.stack(list(leaves(tree_map(leaf, x, paths)))).sum(0)
 
 
 def _volume(paths: Paths, x1: State, t: Tensor) -> float:
     """d log alpha(t), over all streams."""
 
     def leaf(x: Tensor, path: Path) -> float:
-        return x[0].numel() * math.log(coefficients(path, t.double().cpu()).alpha)
+        return x.shape[1:].numel() * math.log(coefficients(path, t).alpha)
 
     return float(sum(leaves(tree_map(leaf, x1, paths))))
 
@@ -122,7 +133,7 @@ class _Augmented:
                 pairs = zip(leaves(velocity), leaves(y), leaves(self.probe), strict=True)
                 vs, ys, probes = zip(*pairs, strict=True)
                 probes = tuple(p.to(v.dtype) for p, v in zip(probes, vs, strict=True))
-                pulled = torch.autograd.grad(vs, ys, probes, create_graph=keep)
+                pulled = _pulled(vs, ys, probes, keep)
                 each = {str(i): (g * p).flatten(1).sum(1) for i, (g, p) in enumerate(zip(pulled, probes, strict=True))}
             divergence = sum(leaves(each))[:, None]
         if not keep:
@@ -131,17 +142,30 @@ class _Augmented:
         return Estimate(self.path, x, t, "velocity", value)
 
 
+def _pulled(vs: Any, ys: Any, directions: Any, keep: bool, batched: bool = False) -> list[Tensor]:
+    """directions^T dv/dy; 0 where the velocity does not depend on the state."""
+    depends = [(v, d) for v, d in zip(vs, directions, strict=True) if v.requires_grad]
+    found: Any = [None] * len(ys)
+    if depends:
+        found = torch.autograd.grad(
+            *([v for v, _ in depends], ys, [d for _, d in depends]),
+            is_grads_batched=batched,
+            create_graph=keep,
+            retain_graph=keep or batched,
+            allow_unused=True,
+        )
+    return [torch.zeros_like(d) if g is None else g for g, d in zip(found, directions, strict=True)]
+
+
 def _trace(v: Tensor, y: Tensor, keep: bool) -> Tensor:
     """sum_i dv_i/dy_i [B], for samples that do not see each other."""
-    n = v[0].numel()
+    n = v.shape[1:].numel()
     total = torch.zeros(len(v), dtype=v.dtype, device=v.device)
     for start in range(0, n, _CHUNK):
         rows = torch.arange(start, min(start + _CHUNK, n), device=v.device)
         directions = torch.zeros(len(rows), len(v), n, dtype=v.dtype, device=v.device)
         directions[torch.arange(len(rows)), :, rows] = 1.0
-        (pulled,) = torch.autograd.grad(
-            v, y, directions.reshape(len(rows), *v.shape), is_grads_batched=True, create_graph=keep, retain_graph=True
-        )
+        (pulled,) = _pulled([v], [y], [directions.reshape(len(rows), *v.shape)], keep, batched=True)
         picked = pulled.flatten(2)
         total = total + picked[torch.arange(len(rows)), :, rows].sum(0)
     return total

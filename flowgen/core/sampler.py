@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,51 +14,60 @@ from torch import Tensor
 from flowgen.core.estimate import Estimate
 from flowgen.core.flow_map import MapFlow
 from flowgen.core.interfaces import Cond, Flow, FlowMap, Noise, Paths, Predictions, Solver
+from flowgen.core.solvers import named_solver
 from flowgen.core.solvers.jumps import FlowMapSolver
 from flowgen.core.solvers.ode import Euler
+from flowgen.core.times import uniform_grid
 from flowgen.core.tree import State, alike, leaves, lincomb, tree_map
+
+Grid: TypeAlias = Tensor | Sequence[float] | int
+"""Increasing times in [0, 1] with both ends, [steps + 1]; an integer stands for that many equal steps from 0 to 1."""
 
 
 def sample(
     flow: Flow | FlowMap,
     x: State,
-    grid: Tensor,
+    grid: Grid,
     *,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     cond: Cond | None = None,
     noise: Noise | None = None,
     on_step: Callable[[int, float, State], None] | None = None,
+    gradient: bool = False,
 ) -> State:
     """Carry x from grid[0] to grid[-1] along `flow`, or by the jumps of a flow map.
 
     Args:
         x: the state at grid[0] [B, ...]; `prior` of standard normal noise where grid[0] = 0. Kept in float32 or float64.
-        grid: increasing times with both ends in it, [steps + 1], on the host.
+        grid: see `Grid`.
+        solver: one, or the name of a built-in one ("heun"); Euler by default, the jumps of a flow map.
         noise: what a stochastic solver draws from; unseeded normal numbers by default.
         on_step: called after each step with its number, the time reached and the state.
+        gradient: let gradients through, by x, by parameters and by conditions; memory grows with the evaluations.
 
     Raises ValueError for a grid that is no grid, a prediction that is singular where the solver asks for it (before
     anything is computed), and values that are not finite.
     """
     if isinstance(flow, FlowMap):
         flow, solver = MapFlow(flow), solver or FlowMapSolver()
-    return solve(flow, x, check_grid(grid), solver or Euler(), cond, noise=noise, on_step=on_step)
+    return solve(flow, x, check_grid(grid), solver or Euler(), cond, noise=noise, on_step=on_step, gradient=gradient)
 
 
 def invert(
     flow: Flow,
     x: State,
-    grid: Tensor,
+    grid: Grid,
     *,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     cond: Cond | None = None,
     on_step: Callable[[int, float, State], None] | None = None,
+    gradient: bool = False,
 ) -> State:
     """Carry x backwards from grid[-1] to grid[0]: the noise that `sample` would turn into x, up to the solver's error.
 
     The grid is that of `sample`, increasing. A stochastic solver refuses.
     """
-    return solve(flow, x, check_grid(grid).flip(0), solver or Euler(), cond, on_step=on_step)
+    return solve(flow, x, check_grid(grid).flip(0), solver or Euler(), cond, on_step=on_step, gradient=gradient)
 
 
 def prior(paths: Paths, noise: State, t: float = 0.0) -> State:
@@ -71,7 +80,7 @@ def solve(
     flow: Flow,
     x: State,
     grid: Tensor,
-    solver: Solver,
+    solver: Solver | str,
     cond: Cond | None,
     *,
     noise: Noise | None = None,
@@ -80,6 +89,7 @@ def solve(
 ) -> State:
     """Carry x along a checked grid, in either direction. `gradient`: let gradients through."""
     checked_flow(flow)
+    solver = checked_solver(solver)
     _check_state(x)
     noise = noise or _unseeded
     refuse_singular(flow, grid, solver)
@@ -89,6 +99,11 @@ def solve(
             x, state = solver.step(flow, x, t, s, state, noise, cond)
             if on_step is not None:
                 on_step(i, float(s), x)
+    _refuse_not_finite(x)
+    return x
+
+
+def _refuse_not_finite(x: State) -> None:
     for name, leaf in x.items() if isinstance(x, Mapping) else [("the result", x)]:
         if all(bool(torch.isfinite(part).all()) for part in leaves(leaf)):
             continue
@@ -97,11 +112,19 @@ def solve(
             f"sampling gave values that are not finite in {name} ({int(broken.sum())} of {len(broken)} samples); "
             "check the network's weights and the grid's ends"
         )
-    return x
 
 
-def check_grid(grid: Tensor) -> Tensor:
+def check_grid(grid: Grid) -> Tensor:
     """The grid in float64 on the host. ValueError: it is no grid."""
+    if isinstance(grid, int):
+        return uniform_grid(grid)
+    if not isinstance(grid, Tensor):
+        try:
+            grid = torch.as_tensor(grid, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"a grid is a tensor or list of increasing times, or a number of steps, got {grid!r}"
+            ) from error
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"a grid is a vector of at least 2 times, got shape {tuple(grid.shape)}")
     grid = grid.to(device="cpu", dtype=torch.float64)
@@ -134,6 +157,18 @@ def checked_flow(flow: Flow) -> Flow:
         f"a {type(flow).__name__} is no flow: it declares no `path` and no `predicts`; wrap a network or a function "
         "network(x, t, cond) as NetworkFlow(network, path=Linear(), predicts='velocity')"
     )
+
+
+def checked_solver(solver: Solver | str) -> Solver:
+    """The solver, made if it is named. ValueError: it is none."""
+    if isinstance(solver, str):
+        return named_solver(solver)
+    if isinstance(solver, type) or not isinstance(solver, Solver):
+        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
+        raise ValueError(
+            f"{what} is no solver: give an object with order, evaluations, init and step, such as Heun(), or a name"
+        )
+    return solver
 
 
 def refuse_singular(flow: Flow, grid: Tensor, solver: Solver) -> None:

@@ -97,7 +97,7 @@ def shift_factor(shift: Shift, state: Any) -> float:
     """The k of a shift, for a state (tensors [B, *axes, C], one a stream); a number stands for itself."""
     if not isinstance(shift, TokenShift):
         return float(shift)
-    tokens = sum(leaf[0].numel() // leaf.shape[-1] for leaf in leaves(state))
+    tokens = sum(leaf.shape[1:-1].numel() for leaf in leaves(state))
     return shift.factor(tokens)
 
 

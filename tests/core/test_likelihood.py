@@ -166,3 +166,20 @@ def test_noised_data_give_a_bound_that_tightens_towards_the_data(mixture, g):
         gaps.append(exact - float(log_prob(mixture.flow(Linear(), "data"), x1, grid, noise=noise).log_prob.mean()))
     assert gaps[0] > gaps[1] > gaps[2] > -0.05, gaps
     assert gaps[2] < 0.1 * gaps[0]
+
+
+def test_a_source_of_ones_own(mixture, g):
+    """Data that a flow of velocity 0.3 carries from a mixture have the mixture's density, moved."""
+    x1 = mixture.sample(16, g)
+    flow = FunctionFlow(lambda x, t, cond=None: Estimate(Linear(), x, t, "velocity", torch.full_like(x, 0.3)), Linear())
+    found = log_prob(flow, x1, 4, solver="rk4", log_p0=mixture.log_prob).log_prob
+    torch.testing.assert_close(found, mixture.log_prob(x1 - 0.3))
+    with pytest.raises(ValueError, match=r"log_p0 gave \[16, 2\] for 16 samples; expected \[16\]"):
+        log_prob(flow, x1, 4, solver="rk4", log_p0=lambda x: x)
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_of_an_empty_batch_there_are_no_likelihoods(mixture, solver):
+    none = torch.zeros(0, 2, dtype=torch.float64)
+    for probe in (None, none):
+        assert log_prob(mixture.flow(Linear()), none, 4, solver=solver, probe=probe).log_prob.shape == (0,)

@@ -9,6 +9,7 @@ from flowgen.core.paths import VE, VP, Cosine, Linear
 from flowgen.core.sampler import invert, prior, sample
 from flowgen.core.solvers import (
     DDIM,
+    NAMED,
     RK4,
     Ancestral,
     DormandPrince,
@@ -21,6 +22,7 @@ from flowgen.core.solvers import (
     UniPC,
 )
 from flowgen.core.times import uniform_grid
+from flowgen.plugins import builtin
 from flowgen.testing.oracle import FunctionFlow, GaussianMixture
 
 X = torch.zeros(2, 2, dtype=torch.float64)
@@ -162,3 +164,39 @@ def test_prior_has_the_width_of_the_path(mixture, g):
     z = torch.randn(4, 2, generator=g)
     torch.testing.assert_close(prior(VE(sigma_max=7.0), z), 7 * z)
     torch.testing.assert_close(prior(Linear(), z), z)
+
+
+def test_a_solver_by_name_and_a_grid_as_list_or_number(mixture):
+    flow, x = mixture.flow(), X + 0.5
+    expected = sample(flow, x, uniform_grid(4), solver=Heun())
+    for grid in (4, [0.0, 0.25, 0.5, 0.75, 1.0], uniform_grid(4).numpy(), (0, 0.25, 0.5, 0.75, 1)):
+        torch.testing.assert_close(sample(flow, x, grid, solver="heun"), expected, rtol=0, atol=0)
+    torch.testing.assert_close(
+        invert(flow, x, 4, solver="rk4"), invert(flow, x, uniform_grid(4), solver=RK4()), rtol=0, atol=0
+    )
+
+
+def test_the_names_of_solvers_are_those_of_the_config():
+    registered = {c.name: c.target for c in builtin.flowgen_components() if c.kind == "solver" and c.name != "table"}
+    assert registered == {name: f"flowgen.core.solvers:{made.__name__}" for name, made in NAMED.items()}
+
+
+@pytest.mark.parametrize(
+    ("grid", "solver", "reason"),
+    [
+        (4, "hein", r"no built-in solver is named 'hein'; there are euler, .*flowgen\.build"),
+        (4, Heun, r"the class Heun is no solver: .*Heun\(\)"),
+        (4, torch.nn.Linear(1, 1), "a Linear is no solver"),
+        ("uniform", Heun(), "a grid is a tensor or list"),
+        ([0.0, None], Heun(), "a grid is a tensor or list"),
+        (0, Heun(), "at least 1 step"),
+    ],
+)
+def test_what_is_no_solver_or_grid_is_one_sentence(mixture, grid, solver, reason):
+    with pytest.raises(ValueError, match=reason):
+        sample(mixture.flow(), X, grid, solver=solver)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMED if n != "flow-map"])
+def test_of_an_empty_batch_nothing_is_sampled(mixture, name):
+    assert sample(mixture.flow(), X[:0], 4, solver=name).shape == (0, 2)

@@ -76,6 +76,12 @@ def check_interval(start: float, end: float) -> None:
         raise ValueError(f"expected 0 <= start < end <= 1, got start={start}, end={end}")
 
 
+def quotient(a: Tensor, b: Tensor, otherwise: float) -> Tensor:
+    """a/b where b > 0, else a constant; its gradient is finite where b = 0, too."""
+    there = b > 0
+    return torch.where(there, a / torch.where(there, b, 1.0), otherwise)
+
+
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of each sample [B]."""
     return (a * b).flatten(1).sum(1)

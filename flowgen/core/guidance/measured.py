@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate, reading
-from flowgen.core.guidance.base import Guided, branches, check_interval, for_batch, inner
+from flowgen.core.guidance.base import Guided, branches, check_interval, for_batch, inner, quotient
 from flowgen.core.interfaces import Cond, Flow, Path, Prediction
 from flowgen.core.paths import coefficients
 from flowgen.core.ranges import NonNegative, Real, Share
@@ -39,8 +39,7 @@ class CFGZeroStar:
             c, u = branches(flow, x, t, [cond, {**cond, **for_batch(null, x)}])
 
             def leaf(c: Tensor, u: Tensor, t: Tensor) -> Tensor:
-                size = inner(u, u)
-                s = torch.where(size > 0, inner(c, u) / size, 1.0)
+                s = quotient(inner(c, u), inner(u, u), 1.0)
                 v = lincomb(((1 - self.scale) * s, u), (self.scale, c))
                 moves = (t >= self.zero_until).to(c.device)
                 return torch.where(left(moves, c), v, 0.0)  # type: ignore[arg-type]
@@ -78,7 +77,7 @@ class CFGRescale:
 
             def leaf(c: Tensor, u: Tensor) -> Tensor:
                 guided = lincomb((self.scale, c), (1 - self.scale, u))
-                ratio = c.flatten(1).std(1) / guided.flatten(1).std(1)  # type: ignore[union-attr]
+                ratio = quotient(_spread(c), _spread(guided), 1.0)  # type: ignore[arg-type]
                 return lincomb((self.rescale * ratio + (1 - self.rescale), guided))  # type: ignore[return-value]
 
             value = tree_map(leaf, c.read(self.space), u.read(self.space))
@@ -120,10 +119,10 @@ class APG:
                 push, ratio = c_own - u_own, reading(coefficients(path, t), said, self.space)[1]
                 if self.norm:
                     seen = push * left(torch.as_tensor(ratio, dtype=push.dtype, device=push.device), push)
-                    length = inner(seen, seen).sqrt()
-                    push = lincomb(((self.norm / length).clamp(max=1.0), push))  # type: ignore[assignment]
-                size = inner(along, along)
-                share = torch.where(size > 0, inner(push, along) / size, 0.0)
+                    square = inner(seen, seen)
+                    long = torch.where(square > self.norm**2, square, self.norm**2)
+                    push = lincomb((self.norm / long.sqrt(), push))  # type: ignore[assignment]
+                share = quotient(inner(push, along), inner(along, along), 0.0)
                 return lincomb(
                     (1.0, c_own), (self.scale - 1, push), ((self.scale - 1) * (self.parallel - 1) * share, along)
                 )
@@ -132,3 +131,8 @@ class APG:
             return c, replace(c, value=value)
 
         return Guided(flow, self.start, self.end, rule)
+
+
+def _spread(x: Tensor) -> Tensor:
+    """The standard deviation within each sample [B]; 0 for a single number."""
+    return x.flatten(1).std(1, correction=0)

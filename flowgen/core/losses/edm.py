@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.couplings import Independent
-from flowgen.core.flow import NetworkFlow
+from flowgen.core.flow import NetworkFlow, check_output
 from flowgen.core.interfaces import Coefficients, Cond, Coupling, Flow, LossOutput, Path, Paths, Times
 from flowgen.core.losses.base import by_name, check_named, check_streams, draw, mean_error, output, valid_in
 from flowgen.core.paths import Linear, interpolate
@@ -39,6 +39,7 @@ class Preconditioned:
 
     def __call__(self, x: State, t: Any, cond: Cond) -> State:
         value = self.network(scaled_input(self.path, x, t, self.data_std), t, cond)
+        check_output(value, x)
 
         def leaf(x: Tensor, value: Tensor, path: Path, t: Tensor) -> State:
             c, s = path(t), self.data_std
@@ -103,7 +104,7 @@ class EDM:
         x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
         xt = interpolate(self.path, x1, x0, times)
         value = network(scaled_input(self.path, xt, times, self.data_std), times, cond)
-
+        check_output(value, xt)
         weights = valid_in(cond, known, x1)
 
         def leaf(x1: Tensor, value: Tensor, x0: Tensor, weight: Tensor | None, path: Path, t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.couplings import Independent
+from flowgen.core.flow import check_output
 from flowgen.core.flow_map import MapFlow, NetworkFlowMap, jvp
 from flowgen.core.interfaces import (
     END_TIME,
@@ -89,7 +90,9 @@ class FlowMapMatching:
         x, v = noised(self.path, x1, x0, t)
 
         def u(x: State, t: Tensor, s: Tensor) -> State:
-            return network(x, t, {**cond, END_TIME: s})
+            value = network(x, t, {**cond, END_TIME: s})
+            check_output(value, x)
+            return value
 
         share = random.uniform("between").to(a)
         said, target = self._sides(u, x, v, t, s, t + share * (s - t))

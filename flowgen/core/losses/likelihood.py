@@ -58,6 +58,6 @@ class Likelihood:
         grid = uniform_grid(self.steps, shift_factor(self.shift, x1))
         probe = random.rademacher(x1) if self.divergence == "hutchinson" else None
         found = log_prob(self.flow(network), x1, grid, solver=solver, cond=cond, probe=probe, gradient=True)
-        size = sum(leaf[0].numel() for leaf in leaves(x1))
+        size = sum(leaf.shape[1:].numel() for leaf in leaves(x1))
         each = -found.log_prob / size
         return LossOutput(each, torch.zeros(len(each), device=first_leaf(x1).device), {})

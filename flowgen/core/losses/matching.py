@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.couplings import Independent
-from flowgen.core.flow import NetworkFlow
+from flowgen.core.flow import NetworkFlow, check_output
 from flowgen.core.interfaces import (
     PREDICTIONS,
     Coefficients,
@@ -91,6 +91,7 @@ class FlowMatching:
         if known is not None:
             xt = interpolate(self.path, x1, x0, times)
         prediction = network(xt, times, cond)
+        check_output(prediction, xt)
         weights = valid_in(cond, known, x1)
 
         def leaf(

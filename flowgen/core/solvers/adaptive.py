@@ -40,7 +40,9 @@ class DormandPrince(Stateless):
     """The Runge-Kutta pair 5(4), with a step size and an accept mask for every sample.
 
     A sample's result does not depend on what else is in the batch; the batch costs what its hardest sample costs. Times
-    reach the flow as [B]. ValueError: a sample takes more than `max_steps` steps between two points of the grid.
+    reach the flow as [B]. Gradients are those of the steps that were taken: their sizes count as constants.
+
+    ValueError: a sample takes more than `max_steps` steps between two points of the grid.
     """
 
     rtol: Positive = 1e-5
@@ -64,7 +66,8 @@ class DormandPrince(Stateless):
         end, sign = s.to(place), 1.0 if s > t else -1.0
         if state is None:
             slope = flow(x, now, cond).velocity
-            h = self._first_size(flow, x, now, end, slope, cond)
+            with torch.no_grad():
+                h = self._first_size(flow, x, now, end, slope, cond)
             before = torch.ones_like(h)
         else:
             h, before, slope = state
@@ -77,29 +80,15 @@ class DormandPrince(Stateless):
             for row, c in zip(_A, _C, strict=True):
                 y = lincomb((1.0, x), *((taken * a, k) for a, k in zip(row, ks, strict=True) if a))
                 ks.append(flow(y, arrival if c == 1 else now + c * taken, cond).velocity)
-            gap = lincomb(*((taken * e, k) for e, k in zip(_ERROR, ks, strict=True) if e))
-            error = self._norm(gap, x, y)
-            if not bool(torch.isfinite(error).all()):
-                i = int((~torch.isfinite(error)).nonzero()[0])
-                raise ValueError(
-                    f"the velocity of sample {i} is not finite between t = {float(now[i]):g} and {float(arrival[i]):g}; "
-                    "check the network, and whether its prediction is singular there"
-                )
-            accept = error <= 1
+            with torch.no_grad():
+                error = self._norm(lincomb(*((taken * e, k) for e, k in zip(_ERROR, ks, strict=True) if e)), x, y)
+                _refuse_not_finite(error, now, arrival)
+                accept = error <= 1
+                waits = accept & (now == end) & (taken == 0)  # it is there, and others are not
+                h, before = _next_size(h, before, taken.abs(), error, lands, waits)
             x = tree_map(lambda new, old, m=accept: torch.where(left(m, new), new, old), y, x)
             slope = tree_map(lambda new, old, m=accept: torch.where(left(m, new), new, old), ks[-1], slope)
             now = torch.where(accept, arrival, now)
-            # proportional and integral control: with a view to the error before, far fewer steps are tried in vain
-            # (Hairer and Wanner, Solving ODEs II, section IV.2)
-            error = error.clamp(min=1e-12)
-            steady = torch.where(accept, error ** (0.75 * _MEMORY - 0.2) * before**_MEMORY, error**-0.2)
-            # rounded to float32: the last bit of a power depends on the place in the batch
-            factor = (0.9 * steady).clamp(0.2, 10.0).float()
-            waits = accept & (now == end) & (taken == 0)  # it is there, and others are not
-            before = torch.where(accept & ~waits, error.clamp(min=1e-4), before)
-            # a step cut short by the grid point says little about the size the sample could take
-            grown = torch.where(lands & accept, torch.maximum(h, taken.abs() * factor), taken.abs() * factor)
-            h = torch.where(waits, h, grown)
             if bool((now == end).all()):
                 return x, _Carried(h, before, slope)
         i = int((now != end).nonzero()[0])
@@ -113,7 +102,7 @@ class DormandPrince(Stateless):
 
         def leaf(gap: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
             scaled = gap / (self.atol + self.rtol * torch.maximum(x.abs(), y.abs()))
-            return scaled.flatten(1).double().square().sum(1), scaled[0].numel()
+            return scaled.flatten(1).double().square().sum(1), scaled.shape[1:].numel()
 
         parts = list(leaves(tree_map(leaf, gap, x, y)))
         return torch.sqrt(torch.stack([p for p, _ in parts]).sum(0) / sum(n for _, n in parts))
@@ -129,3 +118,31 @@ class DormandPrince(Stateless):
         largest = torch.maximum(d1, d2)
         size = torch.where(largest <= 1e-15, (guess.abs() * 1e-3).clamp(min=1e-6), (0.01 / largest) ** 0.2)
         return torch.minimum(100 * guess.abs(), size).minimum(length)
+
+
+def _next_size(
+    h: Tensor, before: Tensor, taken: Tensor, error: Tensor, lands: Tensor, waits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The size of the next step, and the error of the last accepted one.
+
+    Proportional and integral control: with a view to the error before, far fewer steps are tried in vain (Hairer and
+    Wanner, Solving ODEs II, section IV.2).
+    """
+    accept = error <= 1
+    error = error.clamp(min=1e-12)
+    steady = torch.where(accept, error ** (0.75 * _MEMORY - 0.2) * before**_MEMORY, error**-0.2)
+    # rounded to float32: the last bit of a power depends on the place in the batch
+    factor = (0.9 * steady).clamp(0.2, 10.0).float()
+    # a step cut short by the grid point says little about the size the sample could take
+    grown = torch.where(lands & accept, torch.maximum(h, taken * factor), taken * factor)
+    return torch.where(waits, h, grown), torch.where(accept & ~waits, error.clamp(min=1e-4), before)
+
+
+def _refuse_not_finite(error: Tensor, now: Tensor, arrival: Tensor) -> None:
+    if bool(torch.isfinite(error).all()):
+        return
+    i = int((~torch.isfinite(error)).nonzero()[0])
+    raise ValueError(
+        f"the velocity of sample {i} is not finite between t = {float(now[i]):g} and {float(arrival[i]):g}; "
+        "check the network, and whether its prediction is singular there"
+    )

@@ -20,8 +20,18 @@ class Stateless:
         return None
 
 
+def number(t: Tensor) -> float:
+    """A single time as a number. ValueError: it requires gradients, which would be lost."""
+    if t.requires_grad:
+        raise ValueError(
+            "this solver is not differentiable by its times: take a Runge-Kutta solver such as heun, or detach the grid"
+        )
+    return float(t)
+
+
 def at(paths: Paths, t: Tensor) -> Any:
     """Coefficients at a single time, one for each path."""
+    number(t)
     return tree_map(lambda path: coefficients(path, t), paths)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Path
 from flowgen.core.ranges import NonNegative, Positive, Share
-from flowgen.core.solvers.base import Stateless, at
+from flowgen.core.solvers.base import Stateless, at, number
 from flowgen.core.solvers.ode import Heun
 from flowgen.core.tree import State, leaves, lincomb, tree_map
 
@@ -49,7 +49,7 @@ class EDMChurn(Stateless):
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
     ) -> tuple[State, Any]:
-        h = float(s - t)
+        h = number(s) - number(t)
         if h < 0 and self.churn:
             raise ValueError("a stochastic solver cannot run backwards; invert with an ODE solver such as heun")
         gamma = min(self.churn * h, _MOST)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowgen.core.estimate import Estimate
 from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Paths, Predictions
-from flowgen.core.solvers.base import Stateless, at, combine, interpolatory
+from flowgen.core.solvers.base import Stateless, at, combine, interpolatory, number
 from flowgen.core.solvers.ode import Ralston, RungeKutta, TableRungeKutta
 from flowgen.core.tree import State, leaves, lincomb, tree_map
 
@@ -54,9 +54,9 @@ class AdamsBashforth(Stateless):
             recorded = _Recorded(flow, [])
             starter: RungeKutta = {2: Ralston, 3: TableRungeKutta}[self.order - 1]()
             x_s, _ = starter.step(recorded, x, t, s, None, noise, cond)
-            return x_s, _Past(((t.item(), recorded.velocities[0]), *past), x)
-        seen = ((t.item(), flow(x, t, cond).velocity), *past[: self.order - 1])
-        return _quadrature(x, t.item(), s.item(), seen), _Past(seen, x)
+            return x_s, _Past(((number(t), recorded.velocities[0]), *past), x)
+        seen = ((number(t), flow(x, t, cond).velocity), *past[: self.order - 1])
+        return _quadrature(x, number(t), number(s), seen), _Past(seen, x)
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ class AdamsMoulton(Stateless):
     def step(
         self, flow: Flow, x: State, t: Tensor, s: Tensor, state: _Past | None, noise: Noise, cond: Cond | None
     ) -> tuple[State, _Past]:
-        seen = ((t.item(), flow(x, t, cond).velocity), *(state.seen if state else ()))
+        seen = ((number(t), flow(x, t, cond).velocity), *(state.seen if state else ()))
         if state is not None:
-            x = _quadrature(state.x, seen[1][0], t.item(), seen)
+            x = _quadrature(state.x, seen[1][0], number(t), seen)
         seen = seen[: self.points]
-        return _quadrature(x, t.item(), s.item(), seen), _Past(seen, x)
+        return _quadrature(x, number(t), number(s), seen), _Past(seen, x)
 
 
 def _quadrature(x: State, t: float, s: float, seen: tuple[tuple[float, State], ...]) -> State:

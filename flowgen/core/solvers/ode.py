@@ -80,7 +80,7 @@ class RungeKutta(Stateless):
         if 1.0 in self.tableau.c and not has_velocity(flow, s):
             last: RungeKutta = Ralston() if self.order > 2 else Euler()
             return last.step(flow, x, t, s, state, noise, cond)
-        h = s.item() - t.item()
+        h = s - t if s.requires_grad or t.requires_grad else s.item() - t.item()
         slopes: list[State] = []
         for c, row in self.tableau.stages:
             # a stage at an end meets the grid point itself, not its rounding
@@ -104,8 +104,10 @@ def has_velocity(flow: Flow, t: Tensor) -> bool:
     return all(math.isfinite(a + b) for a, b in at_all)
 
 
-def _advance(x: State, h: float, row: Row, slopes: list[State]) -> State:
-    if isinstance(x, Tensor):  # what lincomb would do, without its generality: this is the inner loop of sampling
+def _advance(x: State, h: float | Tensor, row: Row, slopes: list[State]) -> State:
+    if isinstance(x, Tensor) and isinstance(
+        h, float
+    ):  # what lincomb would do, without its generality: this is the inner loop of sampling
         for j, weight in row:
             x = torch.add(x, slopes[j], alpha=h * weight)  # type: ignore[arg-type]
         return x

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise
 from flowgen.core.ranges import Count, NonNegative, Positive
-from flowgen.core.solvers.base import Stateless, at, combine
+from flowgen.core.solvers.base import Stateless, at, combine, number
 from flowgen.core.solvers.multistep import Progress, Seen, ends, extrapolation
 from flowgen.core.tree import State, lincomb, tree_map
 
@@ -210,7 +210,7 @@ def _add(x: State, now: Any, size: Any, noise: Noise, like: State, t: Tensor, s:
 
 
 def _forward(t: Tensor, s: Tensor, amount: float) -> float:
-    h = float(s - t)
+    h = number(s) - number(t)
     if h < 0 and amount > 0:
         raise ValueError("a stochastic solver cannot run backwards; invert with an ODE solver such as heun")
     return h

@@ -23,7 +23,7 @@ class NonStationary(Stateless):
     """y_i = a_i x + sum_{j < i} b_ij v(y_j, t_j), the last y being the result (Shaul et al. 2024, bespoke non-stationary solvers).
 
     Every explicit solver of the velocity on a fixed grid is such a table, see `of`. Tensors that require gradients make
-    it learnable: call `step` itself, as `sample` takes no gradients. It goes from its first time to its last in one
+    it learnable, by `sample(..., gradient=True)`. It goes from its first time to its last in one
     step, so its grid is `grid`.
 
     Args:
