@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from flowgen.config import build, load
@@ -55,3 +57,25 @@ def test_a_shortened_demo_learns() -> None:
         optimizer.step()
         losses.append(float(value))
     assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
+
+
+def test_one_shots_takes_a_small_folder_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for i in range(10):
+        wave = np.concatenate([np.zeros(4000), 0.5 * np.sin(np.arange(4000 + 6000 * i) * (0.05 + 0.01 * i))])
+        path = tmp_path / "sounds" / ("low", "high")[i // 5] / f"{i}.{('wav', 'flac', 'ogg')[i % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, wave if i % 2 else np.stack([wave, 0.5 * wave], 1), 44100 if i % 3 else 22050)
+    (tmp_path / "sounds" / "low" / "broken.wav").write_bytes(b"RIFF")
+    experiment = Experiment(load("audio/one-shots", [f"data.folder={tmp_path / 'sounds'}"]).config).complete()
+    dataset, encoder = experiment.dataset, experiment.encoder
+    assert len(dataset.validation()) >= 1
+    assert "broken.wav" in str(dataset.describe()["left out"])
+    clips = [dataset.clip(i, 0) for i in range(4)]
+    assert all(clip.data.shape == (2, 33075) for clip in clips)  # type: ignore[union-attr]
+    assert min(float(clip.data[:, :2000].abs().max()) for clip in clips) > 0.1  # type: ignore[index]
+    encoder.fit(clips)
+    x = encoder.encode(clips).x
+    names = experiment.conditioners
+    cond = encode_conditions(names, [{k: c.conditions[k] for k in names} for c in clips])
+    assert experiment.network(x, torch.rand(4), cond).shape == x.shape
