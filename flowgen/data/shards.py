@@ -24,10 +24,12 @@ from flowgen.data.cells import Cell
 from flowgen.data.facts import cached
 from flowgen.data.remote import Remote, is_url, matching
 from flowgen.data.tables import cleaned, decode_text
-from flowgen.errors import FlowgenError, UsageError
+from flowgen.errors import FlowgenError, UsageError, shorten
 
 _VERSION = 2
 LABEL, CAPTION = "label", "caption"
+_MAX_VALUES = 10_000_000
+"""Bytes of a json, cls or txt member."""
 
 
 @dataclass(frozen=True, order=True)
@@ -167,6 +169,8 @@ def _index(shard: Path | Remote) -> list[tuple[str, dict[str, tuple[str, int, in
     try:
         with shard.open("rb") as whole, tarfile.open(fileobj=whole, mode="r:") as archive:
             for entry in archive:
+                if entry.size < 0 or entry.issparse():  # with the first, tarfile would go round in a circle
+                    raise FlowgenError(f"{shard}: {shorten(entry.name)} is damaged or sparse; pack the samples again")
                 folder, _, name = entry.name.rpartition("/")
                 base, dot, extension = name.partition(".")
                 if not entry.isreg() or not base or not dot:
@@ -175,7 +179,8 @@ def _index(shard: Path | Remote) -> list[tuple[str, dict[str, tuple[str, int, in
                 if extension.lower() in members:
                     raise FlowgenError(f"{shard}: holds {entry.name} twice; a key stands for one sample")
                 members[extension.lower()] = (entry.name, entry.offset_data, entry.size)
-    except (tarfile.TarError, OSError) as error:
+            _check_end(shard, whole, archive.offset)
+    except (tarfile.TarError, OSError, ValueError, LookupError, OverflowError) as error:
         raise FlowgenError(
             f"{shard}: cannot be read as a plain tar file ({error}); compressed ones are to be unpacked"
         ) from error
@@ -188,6 +193,25 @@ def _index(shard: Path | Remote) -> list[tuple[str, dict[str, tuple[str, int, in
         return [(key, members, *_values(shard, file, members)) for key, members in groups.items()]
 
 
+def _check_end(shard: Path | Remote, file: BinaryIO, offset: int) -> None:
+    """FlowgenError: where the members end there is no mark of the end, or something after it, so that members are missing.
+
+    Python's reader takes a damaged header for the end.
+    """
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise FlowgenError(f"{shard}: is cut off: the mark at its end is missing; copy or pack it again")
+    while block:
+        if rest := block.lstrip(b"\0"):
+            at = offset + len(block) - len(rest)
+            raise FlowgenError(
+                f"{shard}: is damaged at byte {at:,}, where neither a member stands nor the end; copy or pack it again"
+            )
+        offset += len(block)
+        block = file.read(1 << 20)
+
+
 def _values(
     shard: Path | Remote, file: BinaryIO, members: Mapping[str, tuple[str, int, int]]
 ) -> tuple[dict[str, Any], str]:
@@ -197,6 +221,11 @@ def _values(
         if extension not in members:
             continue
         name, offset, size = members[extension]
+        if size > _MAX_VALUES:
+            return (
+                values,
+                f"{shard}/{name}: is larger than {_MAX_VALUES / 1e6:g} MB, which no {extension} of a sample is",
+            )
         file.seek(offset)
         try:
             text = decode_text(file.read(size))

@@ -11,6 +11,7 @@ previews/  log.jsonl  tensorboard/  samples/  eval.json
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Run:
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The resolved config of this run, with overrides. UsageError: the folder is no run, or a link in it leads out of it."""
         path = self.folder / "config.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):  # a name may be too long to be asked about
             raise UsageError(
                 f"{self.folder} is not a run folder: it has no config.yaml; train one with: flowgen train CONFIG"
             )

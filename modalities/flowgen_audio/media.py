@@ -55,9 +55,9 @@ def blocks(path: Source, start_s: float = 0.0, duration_s: float | None = None) 
     """The same, a block after the other: (float32 [channels, n], rate). All have the channels and the rate of the first."""
     import av
 
-    if not path.is_file():
-        raise FlowgenError(f"{path}: there is no such file")
     try:
+        if not path.is_file():
+            raise FlowgenError(f"{path}: there is no such file")
         if path.stat().st_size == 0:
             raise FlowgenError(f"{path}: the file is empty")
         known = path.suffix.lower() in _SOUNDFILE and not _is_chained(path)

@@ -35,6 +35,8 @@ BICUBIC, AREA = 4, 32
 EXACT = 0x40000 | 0x2000 | 0x4000  # accurate rounding, full chroma resolution on both sides
 
 _LONGEST_S = 7 * 86400.0
+_MAX_PICTURE = 500_000_000
+"""Bytes of a picture in a zip."""
 _UNSEEKABLE = frozenset(("gif", "apng"))  # every frame builds on the one before, whatever the packets say
 
 
@@ -264,7 +266,10 @@ class _Scaler:
 def _video_stream(container: av.container.InputContainer, path: Source) -> av.VideoStream:
     if not container.streams.video:
         raise FlowgenError(f"{path}: no video in it; expected a file with frames")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise FlowgenError(f"{path}: its codec is unknown")
+    return stream
 
 
 def _holds_pictures(path: Source) -> bool:
@@ -290,6 +295,8 @@ class _Pictures:
 
     def __call__(self, i: int) -> av.VideoFrame:
         name, place = self.names[i], self.place
+        if not isinstance(place, Path) and place.getinfo(name).file_size > _MAX_PICTURE:
+            raise FlowgenError(f"{name} in it unpacks to more than {_MAX_PICTURE / 1e6:g} MB, which no picture does")
         with Image.open(place / name if isinstance(place, Path) else io.BytesIO(place.read(name))) as picture:
             return av.VideoFrame.from_image(_opaque(ImageOps.exif_transpose(picture)))
 
@@ -345,6 +352,9 @@ def _errors_of(path: Source) -> Iterator[None]:
         zlib.error,
         Image.DecompressionBombError,
         SyntaxError,
+        EOFError,
+        RuntimeError,  # a zip with a password
+        ValueError,
     ) as error:
         reason = getattr(error, "strerror", None) or error
         raise FlowgenError(f"{path}: cannot be read as video ({reason})") from error

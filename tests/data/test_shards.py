@@ -34,6 +34,43 @@ def write_tar(path, files):
     return path
 
 
+def at_header(number, change):
+    """Change the header of a member, counted from 0, each of one block of content."""
+
+    def damage(data):
+        block = bytearray(data[1024 * number : 1024 * number + 512])
+        change(block)
+        return data[: 1024 * number] + bytes(block) + data[1024 * number + 512 :]
+
+    return damage
+
+
+def _negative(block):
+    block[124:136] = b"\xff" * 12  # of GNU's binary numbers
+    block[148:156] = b" " * 8
+    block[148:156] = f"{sum(block):06o}\0 ".encode()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (at_header(2, lambda b: b.__setitem__(slice(0, 100), bytes(100))), r"is damaged at byte 2,\d+"),
+        (at_header(2, lambda b: b.__setitem__(150, b[150] ^ 1)), "is damaged at byte 2,048"),
+        (at_header(2, lambda b: b.__setitem__(slice(0, 512), bytes(512))), "is damaged at byte 2,560"),
+        (at_header(2, _negative), "is damaged or sparse"),
+        (lambda data: data[: 6 * 1024], "is cut off: the mark at its end is missing"),
+        (lambda data: data[: 6 * 1024 - 700], "cannot be read as a plain tar|cut off"),
+        (lambda data: data + data, "is damaged at byte 10,240"),
+    ],
+)
+def test_a_shard_that_lost_samples_is_refused(tmp_path, damage, sentence):
+    path = write_tar(tmp_path / "s.tar", [(f"{i}.txt", b"a") for i in range(6)])
+    assert len(read_shards(str(path))) == 6
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(FlowgenError, match=sentence):
+        read_shards(str(path))
+
+
 @pytest.fixture(params=[".wav", ".flac", ".mp3", ".ogg", ".opus"])
 def sounds(request, tmp_path):
     """Twelve sounds in a folder and in two shards, with cls, txt and json beside them in the shards."""
