@@ -14,6 +14,8 @@ from flowgen.files import read_small
 
 MAX_BYTES = 1_000_000
 """Of a config file."""
+COMMAND_LINE = "command line"
+"""The source of what an override sets."""
 _MAX_EXTENDS = 20
 
 
@@ -68,19 +70,57 @@ def _read(path: Path, find: Callable[[str], Path | None], below: tuple[Path, ...
 
 
 def override(document: Document, assignments: Sequence[str]) -> None:
-    """Apply `a.b.c=value` in order; values are read as YAML."""
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        key = tuple(name.split("."))
-        if not equals or not all(key) or len(key) > 50:
+    """Apply `a.b.c=value`: sections and their types first, then what is in them, in the order given; values are read as YAML.
+
+    Raises UsageError for what cannot be read, and for a value that another assignment leaves no place for.
+    """
+    parsed = [_parsed(assignment) for assignment in assignments]
+    for key, value in sorted(parsed, key=_place):
+        put(document, key, value, COMMAND_LINE)
+    for assignment, (key, value) in zip(assignments, parsed, strict=True):
+        lost = next((path for path, leaf in _leaves(value, key) if not _stands(document, path, leaf)), None)
+        if lost is not None:
             raise UsageError(
-                f"cannot read the override {shorten(assignment)!r}; expected key=value, as in train.steps=1000"
+                f"{shorten(assignment)}: another override takes the place of {'.'.join(lost)}; leave out one of them"
             )
-        try:
-            value, _ = parse(text)
-        except Invalid as error:
-            raise UsageError(f"cannot read the value of {shorten(assignment)!r}: {error}") from None
-        put(document, key, value, "command line")
+
+
+def _place(assignment: tuple[tuple[str, ...], Any]) -> tuple[int, bool]:
+    """The depth of the section that an override replaces, and whether it only adds to it."""
+    key, value = assignment
+    return len(key) - (key[-1] == "type"), isinstance(value, Mapping) and "type" not in value
+
+
+def _leaves(value: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping):
+        for name, child in value.items():
+            yield from _leaves(child, (*key, str(name)))
+    else:
+        yield key, value
+
+
+def _stands(document: Document, key: Key, value: Any) -> bool:
+    """Whether a value of the command line has a place: itself, a later one of its own key, or as the type of a section."""
+    if document.sources.get(key) != COMMAND_LINE:
+        return False
+    now: Any = document.values
+    for part in key:
+        now = now[part]
+    return not isinstance(now, Mapping) or now.get("type") == value
+
+
+def _parsed(assignment: str) -> tuple[tuple[str, ...], Any]:
+    name, equals, text = assignment.partition("=")
+    key = tuple(name.split("."))
+    if not equals or not all(key) or len(key) > 50:
+        raise UsageError(
+            f"cannot read the override {shorten(assignment)!r}; expected key=value, as in train.steps=1000"
+        )
+    try:
+        value, _ = parse(text)
+    except Invalid as error:
+        raise UsageError(f"cannot read the value of {shorten(assignment)!r}: {error}") from None
+    return key, value
 
 
 def put(document: Document, key: Sequence[str], value: Any, source: str) -> None:

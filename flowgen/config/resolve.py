@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from flowgen.config.components import options_model
 from flowgen.config.defaults import with_defaults
-from flowgen.config.document import Document, override, read
+from flowgen.config.document import COMMAND_LINE, Document, override, read
 from flowgen.config.force import in_force, refusals, without_idle, without_null
 from flowgen.config.notation import Key
 from flowgen.config.schema import ComponentConfig, Config, Slot, StreamSlot
@@ -58,34 +59,50 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     """
     path = locate(name)
     document = with_defaults(read(path, _recipe))
-    if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir():
+    of_run = path.name == "config.yaml" and (path.parent / "checkpoints").is_dir()
+    if of_run:
         without_idle(document)
-        _with_new_names(document)
+    _with_new_names(document, of_run)
     override(document, overrides)
+    _with_new_names(document)
     without_null(document)
     return resolve(document)
 
 
-def _with_new_names(document: Document) -> None:
-    """Options of a run's own config that have been renamed since."""
-    for kind, (name, *_), section in _slots(document.values, Config, ()):
+def _with_new_names(document: Document, of_run: bool = False) -> None:
+    """Give options the names that they have now: those that are still read, and all of them in a run's own config, unsaid.
+
+    Raises UsageError where both names are given.
+    """
+    for kind, key, section in _slots(document.values, Config, ()):
         if not isinstance(section, dict) or not isinstance(section.get("type"), str):
             continue
-        for old, new in _renamed(kind, section["type"]).items():
-            if old in section:
-                value = section.pop(old)
-                if section.get(new) is None:
-                    section[new] = value
-                where = document.sources.pop((name, old), "")
-                document.sources.setdefault((name, new), where)
+        for old, new in _renamed(kind, section["type"], still_read=not of_run).items():
+            if old not in section:
+                continue
+            there = (*key, new)
+            value, where = section.pop(old), document.sources.pop((*key, old), "")
+            written = section.get(new) is not None
+            if of_run and written:
+                continue
+            if not of_run:
+                was, now, other = _dotted((*key, old)), _dotted(there), document.source(there)
+                if written and (other == COMMAND_LINE) == (where == COMMAND_LINE):
+                    raise UsageError(
+                        f"{where}: {was} is called {now} now, and {other} gives that, too; leave out {was}"
+                    )
+                warnings.warn(f"{where}: {was} is called {now} now, and read as that; rename it", stacklevel=3)
+            section[new] = value
+            document.sources[there] = where
 
 
-def _renamed(kind: str, name: str) -> Mapping[str, str]:
+def _renamed(kind: str, name: str, still_read: bool = False) -> Mapping[str, str]:
     """What options of a component were called before; none where there is no such component, which is said elsewhere."""
     try:
-        return registry().get(kind, name).renamed
+        component = registry().get(kind, name)
     except FlowgenError:
         return {}
+    return component.still_read if still_read else component.renamed
 
 
 def locate(name: str) -> Path:

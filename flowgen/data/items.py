@@ -39,6 +39,11 @@ class Item:
     problem: str = ""
     """Why it cannot be used, where that is known without looking into the file."""
 
+    @property
+    def name(self) -> str:
+        """The key, by the word of 0.1."""
+        return self.key
+
     def seconds_of(self, file_s: float) -> float:
         """How long it is, of a file of so many seconds."""
         return file_s - self.start_s if self.duration_s is None else self.duration_s

@@ -113,13 +113,18 @@ class Recordings(ABC):
         return cached(self.version, paths, self.examine, what="look at files")
 
     @cached_property
+    def parts(self) -> dict[str, list[Item]]:
+        """The items of training and validation as they were found, before any file is looked into."""
+        return dict(zip(("training", "validation"), split(self.found.items, self.held_out, self.origin), strict=True))
+
+    @cached_property
     def survey(self) -> tuple[list[Item], list[Item]]:
         """The usable items of training and validation. BadData: more cannot be used than may."""
         items = self.found.items
         uses = [self._use(item, True) for item in items]
         self.left_out = [(item, use) for item, use in zip(items, uses, strict=True) if use.left_out]
         good = [item for item, use in zip(items, uses, strict=True) if not use.left_out]
-        self.parts: tuple[list[Item], list[Item]] = good, []
+        self.usable: tuple[list[Item], list[Item]] = good, []
         if not good or len(self.left_out) > self.max_bad_share * len(items):
             kinds = Counter(use.why.split(":")[0] for _, use in self.left_out)
             total = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
@@ -130,9 +135,9 @@ class Recordings(ABC):
                 [self._row(item, use, "") for item, use in self.left_out]
                 + [self._row(i, self._use(i, True)) for i in good],
             )
-        self.parts = split(good, self.held_out, self.origin)
+        self.usable = split(good, self.held_out, self.origin)
         self.prepare()
-        return self.parts
+        return self.usable
 
     @cached_property
     def items(self) -> list[Item]:

@@ -136,6 +136,8 @@ class Component:
     summary: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Options by the name they had, with the one they have now: refused with that in a config, understood in a run's own."""
+    still_read: Mapping[str, str] = field(default_factory=dict)
+    """Those of `renamed` that every config may use; a warning gives the new name."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

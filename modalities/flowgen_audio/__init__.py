@@ -2,7 +2,9 @@
 
 from flowgen.plugins import Component, hookimpl
 
-_RENAMED = {"validation_share": "held_out", "conditions": "columns"}
+_STILL_READ = {"validation_share": "held_out"}
+RENAMED = {**_STILL_READ, "conditions": "columns"}
+"""Options of data sets by the names that they had in 0.1."""
 
 
 @hookimpl
@@ -10,20 +12,29 @@ def flowgen_components() -> list[Component]:
     return [
         Component("modality", "audio", "flowgen_audio.modality:Audio", "sound: wav, flac, mp3, ogg"),
         Component("dataset", "notes", "flowgen_audio.notes:Notes", "built-in instrument notes by pitch and timbre"),
-        Component("dataset", "audio-folder", "flowgen_audio.folder:AudioFolder", "a folder of recordings", _RENAMED),
+        Component(
+            "dataset",
+            "audio-folder",
+            "flowgen_audio.folder:AudioFolder",
+            "a folder of recordings",
+            RENAMED,
+            _STILL_READ,
+        ),
         Component(
             "dataset",
             "audio-manifest",
             "flowgen_audio.manifest:AudioManifest",
             "recordings listed in a table",
-            _RENAMED,
+            RENAMED,
+            _STILL_READ,
         ),
         Component(
             "dataset",
             "audio-shards",
             "flowgen_audio.shards:AudioShards",
             "recordings in tar files (webdataset)",
-            _RENAMED,
+            RENAMED,
+            _STILL_READ,
         ),
         Component(
             "dataset",

@@ -5,10 +5,13 @@ Options are read from signatures, so this module does without postponed annotati
 
 from dataclasses import dataclass
 
+from flowgen.data.old_names import renamed
 from flowgen.data.sources import FolderSource
+from flowgen_audio import RENAMED
 from flowgen_audio.recordings import AudioRecordings
 
 
+@renamed(RENAMED)
 @dataclass(eq=False, repr=False)
 class AudioFolder(FolderSource, AudioRecordings):
     """Every sound file below `folder`.

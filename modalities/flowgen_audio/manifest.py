@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flowgen.data.items import Found, Item
+from flowgen.data.old_names import renamed
 from flowgen.data.remote import below, place
 from flowgen.data.sources import TableSource
+from flowgen.data.tables import read_table
+from flowgen_audio import RENAMED
 from flowgen_audio.recordings import AudioRecordings
 from flowgen_audio.reference import Excerpt
 
+__all__ = ["AudioManifest", "read_table"]
 
+
+@renamed(RENAMED)
 @dataclass(eq=False, repr=False)
 class AudioManifest(TableSource, AudioRecordings):
     """The recordings that a CSV, TSV, JSONL or Parquet file lists.

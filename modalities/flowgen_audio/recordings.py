@@ -86,7 +86,7 @@ class AudioRecordings(WithReferences):
         return Use(status, ", ".join(said), 1, bucket, columns)
 
     def prepare(self) -> None:
-        lengths = [self._clip_s(item) for item in self.parts[0]]
+        lengths = [self._clip_s(item) for item in self.usable[0]]
         self._groups = LengthGroups.of(lengths, self._count, self.modality.duration_s)
         self.buckets = self._groups.costs  # type: ignore[assignment]
         if self.buckets:

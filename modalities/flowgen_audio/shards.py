@@ -5,10 +5,13 @@ Options are read from signatures, so this module does without postponed annotati
 
 from dataclasses import dataclass
 
+from flowgen.data.old_names import renamed
 from flowgen.data.sources import ShardSource
+from flowgen_audio import RENAMED
 from flowgen_audio.recordings import AudioRecordings
 
 
+@renamed(RENAMED)
 @dataclass(eq=False, repr=False)
 class AudioShards(ShardSource, AudioRecordings):
     """The recordings in tar files, where files of one key (0001.flac, 0001.json) are one sample.

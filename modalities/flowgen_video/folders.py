@@ -4,8 +4,11 @@ Options are read from signatures, so this module does without postponed annotati
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from flowgen.data.items import Item
 from flowgen.data.sources import FolderSource
+from flowgen_video.modality import Video
 from flowgen_video.recordings import VideoRecordings
 
 
@@ -34,3 +37,8 @@ class VideoFolder(FolderSource, VideoRecordings):
 
     Raises UsageError where there is no such folder or nothing in it.
     """
+
+
+def _recordings(root: Path) -> list[Item]:
+    """What there is in a folder, before any file is looked into."""
+    return list(VideoFolder(Video(), str(root), held_out=0).found.items)

@@ -6,7 +6,10 @@ Options are read from signatures, so this module does without postponed annotati
 from dataclasses import dataclass
 
 from flowgen.data.sources import TableSource
+from flowgen.data.tables import read_table as read_rows
 from flowgen_video.recordings import VideoRecordings
+
+__all__ = ["VideoManifest", "read_rows"]
 
 
 @dataclass(eq=False, repr=False)

@@ -110,6 +110,41 @@ def test_overrides_apply_in_order_and_say_so():
     assert document.source(("train", "optimizer", "lr")) == "command line"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.folder=x", "data.type=audio-folder"],
+        ["data.folder=x", "data=audio-folder"],
+        ["data.folder=x", "data={type: audio-folder}"],
+        ["data={folder: x}", "data.type=audio-folder"],
+    ],
+)
+def test_the_order_of_a_type_and_its_options_does_not_matter(words):
+    for ordered in (words, words[::-1]):
+        document = Document(
+            {"data": {"type": "notes", "count": 3}}, {("data",): "a.yaml:1", ("data", "type"): "a.yaml:2"}
+        )
+        override(document, ordered)
+        assert document.values == {"data": {"type": "audio-folder", "folder": "x"}}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["data={type: a, folder: x}", "data.type=b"], ["shift=3", "shift.base=2"], ["shift.sound=2", "shift.base=16"]],
+)
+def test_overrides_that_leave_no_place_for_each_other_are_refused(words):
+    orders = (words, words[::-1]) if "=b" not in words[1] else (words,)  # of one key the last stands
+    for ordered in orders:
+        with pytest.raises(UsageError, match=r"another override takes the place of (data\.folder|shift)"):
+            override(Document(), ordered)
+
+
+def test_overrides_of_a_whole_section_and_of_a_bare_name_stand():
+    document = Document({"train": {"steps": 1}, "times": "uniform"}, {("train",): "a.yaml:1", ("times",): "a.yaml:3"})
+    override(document, ["times.std=0.5", "times=logit-normal", "train.seed=3", "train={steps: 2}", "train={}"])
+    assert document.values == {"train": {"steps": 2, "seed": 3}, "times": {"type": "logit-normal", "std": 0.5}}
+
+
 def test_an_option_of_a_bare_name_keeps_the_name():
     document = Document({"times": "logit-normal"}, {("times",): "a.yaml:1"})
     override(document, ["times.std=0.5"])

@@ -156,14 +156,62 @@ def test_a_number_that_is_none_is_named(tmp_path, value):
         VideoManifest(Video(), str(tmp_path / "t.csv"), columns={"level": "number"})
 
 
-def test_an_option_by_its_old_name_is_refused_with_the_new_one_and_understood_in_a_run(tmp_path):
-    data = "data: {type: audio-folder, folder: s, held_out: null, validation_share: 0.3, conditions: {label: class}}"
-    (tmp_path / "config.yaml").write_text(f"name: old\nmodality: {{type: audio}}\n{data}\n")
-    rest = "encoder: spectrogram\nnetwork: {type: transformer}\ntrain: {steps: 1, batch_size: 1}\n"
-    (tmp_path / "config.yaml").write_text((tmp_path / "config.yaml").read_text() + rest)
-    with pytest.raises(UsageError, match=r"data\.validation_share is called data\.held_out now") as caught:
-        load(str(tmp_path / "config.yaml"))
-    assert "data.conditions is called data.columns now" in str(caught.value)
+OLD = """
+name: old
+modality: {{type: audio}}
+data: {{type: audio-{kind}, {data}}}
+encoder: spectrogram
+network: {{type: transformer}}
+train: {{steps: 1, batch_size: 1}}
+"""
+
+
+def old(tmp_path, data, kind="folder"):
+    (tmp_path / "config.yaml").write_text(OLD.format(kind=kind, data=data))
+    return str(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("kind", ["folder: s", "manifest: s.csv", "shards: s.tar"])
+def test_options_by_the_names_of_0_1_are_read_or_refused_with_the_new_one(tmp_path, kind):
+    path = old(tmp_path, f"{kind}, validation_share: 0.3", kind.partition(":")[0])
+    with pytest.warns(UserWarning, match=r"config\.yaml:4: data\.validation_share is called data\.held_out now"):
+        loaded = load(path)
+    assert loaded.config.data.options["held_out"] == 0.3
+    assert ("data.held_out", 0.3, f"{path}:4") in list(loaded.rows())
+    path = old(tmp_path, f"{kind}, conditions: {{label: class}}", kind.partition(":")[0])
+    with pytest.raises(UsageError, match=r"data\.conditions is called data\.columns now; rename it"):
+        load(path)
+
+
+def test_both_names_of_an_option_are_refused_and_the_command_line_is_above_the_file(tmp_path):
+    with pytest.raises(UsageError, match=r"gives that, too; leave out data\.validation_share"):
+        load(old(tmp_path, "folder: s, held_out: 0.1, validation_share: 0.3"))
+    with pytest.warns(UserWarning, match=r"command line: data\.validation_share"):
+        options = load(old(tmp_path, "folder: s, held_out: 0.1"), ["data.validation_share=0.3"]).config.data.options
+    assert options["held_out"] == 0.3
+    with pytest.raises(UsageError, match=r"leave out data\.validation_share"):
+        load(old(tmp_path, "folder: s"), ["data.validation_share=0.3", "data.held_out=0"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_options_by_their_old_names_are_understood_in_a_run(tmp_path):
+    old(tmp_path, "folder: s, held_out: null, validation_share: 0.3, conditions: {label: class}")
     (tmp_path / "checkpoints").mkdir()
     options = load(str(tmp_path)).config.data.options
     assert (options["held_out"], options["columns"]) == (0.3, {"label": "class"})
+
+
+def test_programs_may_use_the_names_of_0_1(tmp_path):
+    for i in range(4):
+        sound(tmp_path / f"{i}.wav", i)
+    (tmp_path / "t.csv").write_text("file,who\n" + "".join(f"{i}.wav,{i % 2}\n" for i in range(4)))
+    with pytest.warns(UserWarning, match="is called .* now, and read as that") as warned:
+        data = AudioManifest(AUDIO, str(tmp_path / "t.csv"), conditions={"who": "class"}, validation_share=0)
+    assert (list(data.conditions), data.held_out) == (["who"], 0)
+    assert {str(w.message).partition(" now")[0] for w in warned} == {
+        "conditions is called columns",
+        "validation_share is called held_out",
+    }
+    with pytest.raises(UsageError, match="both are given; leave out validation_share"):
+        AudioFolder(AUDIO, str(tmp_path), validation_share=0, held_out=0.1)
+    assert {part: len(items) for part, items in data.parts.items()} == {"training": 4, "validation": 0}
