@@ -135,6 +135,10 @@ def test_the_likelihood_of_held_out_clips_is_the_mean_of_theirs(folder, tmp_path
     generator.modality.write(clips[:1], tmp_path / "one.csv", {})
     log_p, per_dim, _ = said(tmp_path / "one.csv", "--exact")
     assert log_p == pytest.approx(2 * per_dim, abs=0.01)
+    points = [Clip(clip.data) for clip in clips[:3]]
+    generator.modality.write(points, tmp_path / "three.npy", {})
+    of_three = float(generator.log_prob(points, exact=True).mean()) / 2
+    assert said(tmp_path / "three.npy", "--exact")[0] == pytest.approx(of_three, abs=1e-3)
     with pytest.raises(UsageError, match="give FILES, or --data"):
         said()
 

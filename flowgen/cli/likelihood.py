@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowgen.cli.options import SEED, File
+
+if TYPE_CHECKING:
+    from flowgen.evaluation.likelihood import LogLikelihood
 
 
 @click.command()
@@ -47,7 +52,8 @@ def likelihood(
 ) -> None:
     """Log-likelihood of files or of held-out clips under a trained model: log p of their latents, along its ODE.
 
-    Printed: log p in nats, and for each dimension of the latent in nats and bits. Clips compare within one run.
+    Printed: log p in nats, and for each dimension of the latent in nats and bits; of a file of many points their mean and
+    its standard error. Clips compare within one run.
 
     \b
     Examples:
@@ -59,7 +65,8 @@ def likelihood(
     from flowgen.data.order import full_size
     from flowgen.errors import UsageError
     from flowgen.evaluation.evaluate import draw_sets
-    from flowgen.evaluation.likelihood import log_likelihoods, mean_and_error
+    from flowgen.evaluation.likelihood import log_likelihoods
+    from flowgen.media.interfaces import ReadsMany
     from flowgen.runs.generator import Generator
 
     if data == bool(files):
@@ -69,21 +76,33 @@ def likelihood(
     generator = Generator.load(run, weights=weights, device=device)
     asked = {name: values[-1] for name, values in pairs(cond).items()}
     if not data:
-        clips = [generator.modality.read(path) for path in files]
-        found = log_likelihoods(generator, clips, [asked] * len(clips), exact=exact, seed=seed)
-        for path, one in zip(files, found, strict=True):
+        modality = generator.modality
+        each = [modality.read_all(path) if isinstance(modality, ReadsMany) else [modality.read(path)] for path in files]
+        clips = list(chain.from_iterable(each))
+        results = iter(log_likelihoods(generator, clips, [asked] * len(clips), exact=exact, seed=seed))
+        for path, own_clips in zip(files, each, strict=True):
+            found = list(islice(results, len(own_clips)))
+            if len(found) > 1:
+                _print_mean(f"{path}: {len(found)} clips", found)
+                continue
             click.echo(
-                f"{path}: log p = {one.nats:.2f} nats, {one.nats_per_dim:.4f} a dimension ({one.dimensions}), "
-                f"{one.bits_per_dim:.4f} bits a dimension"
+                f"{path}: log p = {found[0].nats:.2f} nats, {found[0].nats_per_dim:.4f} a dimension ({found[0].dimensions}), "
+                f"{found[0].bits_per_dim:.4f} bits a dimension"
             )
         return
     dataset = full_size(generator.experiment.dataset)
     clips = draw_sets(dataset, count or min(64, len(dataset.validation())), seed).real
     own = [{k: clip.conditions.get(k) for k in generator.conditioners} | asked for clip in clips]
     found = log_likelihoods(generator, clips, own, exact=exact, seed=seed)
+    _print_mean(f"{len(found)} held-out clips", found)
+
+
+def _print_mean(what: str, found: Sequence[LogLikelihood]) -> None:
+    from flowgen.evaluation.likelihood import mean_and_error
+
     nats, nats_error = mean_and_error([one.nats_per_dim for one in found])
     bits, bits_error = mean_and_error([one.bits_per_dim for one in found])
     click.echo(
-        f"{len(found)} held-out clips: {nats:.4f} +- {nats_error:.4f} nats a dimension, {bits:.4f} +- {bits_error:.4f} bits a "
+        f"{what}: {nats:.4f} +- {nats_error:.4f} nats a dimension, {bits:.4f} +- {bits_error:.4f} bits a "
         f"dimension ({found[0].dimensions} dimensions)"
     )

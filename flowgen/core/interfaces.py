@@ -125,6 +125,14 @@ class Flow(Protocol):
 
 
 @runtime_checkable
+class KnowsDensity(Protocol):
+    """A flow, or the network of one, that knows its density without an ODE, as a normalising flow does."""
+
+    def log_prob(self, x: State, cond: Cond) -> Tensor:
+        """log p(x | cond) of each sample, in nats [B]."""
+
+
+@runtime_checkable
 class FlowMap(Protocol):
     """Where the flow leads: X_{t->s}, which carries x_t to x_s in one evaluation (Boffi et al. 2024, definition 2.1).
 

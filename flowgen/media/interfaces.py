@@ -138,6 +138,14 @@ class Levelled(Protocol):
 
 
 @runtime_checkable
+class ReadsMany(Protocol):
+    """`flowgen likelihood` takes files of many clips, such as points."""
+
+    def read_all(self, path: Path) -> list[Clip]:
+        """Every clip of a file. FlowgenError: it cannot be read."""
+
+
+@runtime_checkable
 class SplitsRecordings(Protocol):
     """`flowgen data split` cuts long recordings into segments."""
 

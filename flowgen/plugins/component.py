@@ -41,7 +41,7 @@ KINDS = {
             "a medium: reads, writes and shows clips",
             "flowgen.media.interfaces:Modality",
             abilities=_abilities(
-                *("TimedModality", "ComparesContinuations", "Animated", "DrawsField", "Levelled"),
+                *("TimedModality", "ComparesContinuations", "Animated", "DrawsField", "Levelled", "ReadsMany"),
                 *("SplitsRecordings", "MeasuresRecordings", "ShowsRecordings"),
             ),
         ),

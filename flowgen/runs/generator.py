@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowgen import __version__
 from flowgen.config import Config, build
 from flowgen.config.schema import Sample
-from flowgen.core.interfaces import Flow, Loss, Paths, SourceCoupling
+from flowgen.core.interfaces import Flow, KnowsDensity, Loss, Paths, SourceCoupling
 from flowgen.core.likelihood import log_prob, rademacher
 from flowgen.core.random import Randomness
 from flowgen.core.rows import Rows
@@ -184,7 +184,8 @@ class Generator:
         exact: bool = False,
         seed: int = 0,
     ) -> Tensor:
-        """log p of the latents of clips, in nats [B]: along the ODE of the flow, by its exact trace or one probe a clip.
+        """log p of the latents of clips, in nats [B]: along the ODE of the flow, by its exact trace or one probe a clip. A
+        flow that knows its density (a normalising flow) is asked for it, and is exact always.
 
         A network that predicts something else than a velocity gives a bound from below, at the noise of the last sampling
         step (see `flowgen.log_prob`). Without conditions it is that of the unconditional model.
@@ -197,8 +198,10 @@ class Generator:
             raise UsageError("a likelihood compares latents of one size; give clips of one length")
         probe = None if exact else rademacher(x, seed)
         with self.refusals():
-            flow, times = self.flow(x), self.grid(self.config.sample, x)
-            noise = None
+            flow = self.flow(x)
+            if isinstance(flow, KnowsDensity):
+                return flow.log_prob(x, cond).detach()
+            times, noise = self.grid(self.config.sample, x), None
             if not has_velocity(flow, times[-1]):  # an error of its estimate would be divided by 1 - t
                 times, noise = times[:-1], Randomness(seed, 0, len(clips)).normal(x)
             return log_prob(flow, x, times[[0, -1]], cond=cond, probe=probe, noise=noise).log_prob

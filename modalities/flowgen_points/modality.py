@@ -44,6 +44,10 @@ class Points:
             raise FlowgenError(f"{path}: expected one point, got {len(points)}; the data set points-file takes many")
         return Clip(points[0], source=str(path))
 
+    def read_all(self, path: Path) -> list[Clip]:
+        """Every point of a file. FlowgenError: it holds something else."""
+        return [Clip(point, source=f"{path}, row {row + 1}") for row, point in enumerate(read_points(path))]
+
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
         """All points in one file. npy is bare numbers [N, 2], with no room for the metadata."""
         from flowgen_points.plots import save_scatter

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
 from flowgen.core.flow import NetworkFlow
-from flowgen.core.interfaces import MASK, Cond, Flow, LossOutput, Path, Prediction
+from flowgen.core.interfaces import MASK, Cond, Flow, KnowsDensity, LossOutput, Path, Prediction
 from flowgen.core.paths import Linear
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State
-
-
-@runtime_checkable
-class Invertible(Protocol):
-    """A network that knows its density."""
-
-    def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
-        """log p(x) of each row, in nats [B]."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +33,10 @@ class OneStep:
             )
         return NetworkFlow(self.network, self.path, self.predicts)(x, t, cond)
 
+    def log_prob(self, x: State, cond: Cond) -> Tensor:
+        """The exact log p(x | cond) [B] in nats. ValueError: the network knows none, or x is padded or of several streams."""
+        return _invertible(self.network).log_prob(_whole(x, cond), cond)
+
 
 @dataclass(frozen=True)
 class NormalisingFlow:
@@ -55,14 +51,24 @@ class NormalisingFlow:
     def __call__(
         self, network: Any, x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        if not isinstance(network, Invertible):
-            raise ValueError(
-                f"the normalising-flow loss wants an invertible network (coupling, autoregressive or residual), "
-                f"got {type(network).__name__}"
-            )
-        if not isinstance(x1, Tensor) or known is not None or cond.get(MASK) is not None:
-            raise ValueError(
-                "a normalising flow has the density of a whole clip of one stream: no masks, no known regions"
-            )
-        each = -network.log_prob(x1.float(), cond) / x1[0].numel()
-        return LossOutput(each, torch.zeros(len(x1), device=x1.device), {})
+        if known is not None:
+            raise ValueError("a normalising flow has the density of a whole clip: no known regions")
+        x = _whole(x1, cond)
+        each = -_invertible(network).log_prob(x, cond) / x[0].numel()
+        return LossOutput(each, torch.zeros(len(x), device=x.device), {})
+
+
+def _invertible(network: Any) -> KnowsDensity:
+    if not isinstance(network, KnowsDensity):
+        raise ValueError(
+            f"the normalising-flow loss wants an invertible network (coupling, autoregressive or residual), "
+            f"got {type(network).__name__}"
+        )
+    return network
+
+
+def _whole(x: State, cond: Cond) -> Tensor:
+    """The latents in float32. ValueError: they are several streams, or padded."""
+    if not isinstance(x, Tensor) or cond.get(MASK) is not None:
+        raise ValueError("a normalising flow has the density of a whole clip of one stream: no masks")
+    return x.float()
