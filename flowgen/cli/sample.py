@@ -87,6 +87,8 @@ def sample(ctx: click.Context, run: Path, **options: Any) -> None:
 
     from flowgen.plugins.media import Media
     from flowgen.runs.generator import Generator
+    from flowgen.runs.levels import Levels, clip_levels
+    from flowgen.runs.requests import FromNoise
     from flowgen.training.progress import ProgressDisplay
 
     default = click.core.ParameterSource.DEFAULT
@@ -103,15 +105,19 @@ def sample(ctx: click.Context, run: Path, **options: Any) -> None:
     frames: list[tuple[float, list[Any]]] = []
     on_state = (lambda t, clips: frames.append((t, clips))) if options["animate"] else None
     metadata = generator.describe(request, run=str(run), weights=options["weights"])
+    levels: list[float] = []
     with ProgressDisplay("sample", -(-n // batch) * steps, console=console) as bar:
         for rows in _batches(n, batch, done):
             on_step = _counted(bar.update, rows.start // batch * steps, steps)
             clips = generator.sample(replace(request, rows=rows), on_step=on_step, on_state=on_state)
+            levels += clip_levels(generator.modality, clips)
             clips = _levelled(generator, clips, options["normalise"])
             for path in output.write(rows, clips, metadata, done):
                 click.echo(path)
     for path in output.finish(metadata):
         click.echo(path)
+    if isinstance(request, FromNoise) and (trained := Levels.read(run)) is not None:
+        trained.warn(levels)
     if options["animate"]:
         generator.modality.animate(_joined(frames), options["animate"], metadata)  # type: ignore[attr-defined]
         click.echo(options["animate"])
@@ -220,7 +226,7 @@ def _levelled(generator: Generator, clips: list[Clip], normalise: bool) -> list[
     if share > 1e-3:
         warnings.warn(
             f"{share:.1%} of the samples of a clip are at full scale and will sound distorted; try a lower --guidance, "
-            f"or a guidance of type cfg-rescale",
+            f"or end it earlier: --set guidance.end=0.3",
             stacklevel=2,
         )
     return [modality.normalise(clip) for clip in clips] if normalise else clips

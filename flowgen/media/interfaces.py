@@ -138,6 +138,14 @@ class Levelled(Protocol):
 
 
 @runtime_checkable
+class HasLevel(Protocol):
+    """Clips have a level: `flowgen sample` warns where samples are louder or quieter than the clips trained on."""
+
+    def level(self, clip: Clip) -> float:
+        """Root mean square in dB of full scale; minus infinity for silence."""
+
+
+@runtime_checkable
 class ReadsMany(Protocol):
     """`flowgen likelihood` takes files of many clips, such as points."""
 

@@ -41,7 +41,15 @@ KINDS = {
             "a medium: reads, writes and shows clips",
             "flowgen.media.interfaces:Modality",
             abilities=_abilities(
-                *("TimedModality", "ComparesContinuations", "Animated", "DrawsField", "Levelled", "ReadsMany"),
+                *(
+                    "TimedModality",
+                    "ComparesContinuations",
+                    "Animated",
+                    "DrawsField",
+                    "Levelled",
+                    "HasLevel",
+                    "ReadsMany",
+                ),
                 *("SplitsRecordings", "MeasuresRecordings", "ShowsRecordings"),
             ),
         ),

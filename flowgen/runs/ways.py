@@ -67,7 +67,7 @@ def _refuse(generator: Generator, request: SampleRequest, watch: Watch) -> None:
         )
     if isinstance(request, FromClips) and generator.pairs != "clips":
         raise UsageError("this run starts from noise and not from clips; --vary FILE makes variations of a clip")
-    if request.negative and not chain(settings_of(generator, request)):
+    if request.negative and not any(g.options.get("scale") != 1 for g in chain(settings_of(generator, request))):
         raise UsageError(
             "a negative condition says what guidance leads away from, and this sample has no guidance: "
             "set one (--guidance SCALE, or sample.guidance), or leave it out"

@@ -57,8 +57,9 @@ def export(
         with errors_named(folder):
             place.mkdir(parents=True)
             (partial / "config.yaml").write_text(dumps(in_force(config.model_copy(update={"run": None}))))
-            if (run.folder / "encoder.safetensors").is_file():
-                shutil.copy2(run.folder / "encoder.safetensors", partial)
+            for name in ("encoder.safetensors", "levels.json"):
+                if (run.folder / name).is_file():
+                    shutil.copy2(run.folder / name, partial)
         path = place / "weights.safetensors"
         write_tensors(tensors, path)
         manifest = {

@@ -21,6 +21,7 @@ from flowgen.media.interfaces import Dataset
 from flowgen.runs.checks import check_sampling
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
+from flowgen.runs.levels import Levels
 from flowgen.runs.lock import locked
 from flowgen.runs.run import Checkpoint, Run
 from flowgen.runs.teacher import Frozen, taught
@@ -112,7 +113,7 @@ def _train(
         sizes = ", ".join(f"{bucket.batch} x {bucket.name}" for bucket in schedule.buckets)
         heading("batches", f"{schedule.per_epoch} an epoch, each of one bucket: {sizes}")
     source = None if init_from is None else Source(Path(init_from), allow)
-    encoder = _fitted_encoder(experiment, run, checkpoint, source, ranks, heading)
+    encoder, levels = _fitted_encoder(experiment, run, checkpoint, source, ranks, heading)
 
     loss, averaged = complete_loss(experiment, ranks.device)
     network = experiment.network
@@ -127,6 +128,8 @@ def _train(
     with together(ranks):
         if ranks.first and checkpoint is None:
             write_run(run, config, resolved, encoder)
+            if levels is not None:
+                levels.write(run.folder)
         elif ranks.first:
             write_config(run, config)
         if ranks.first:
@@ -213,10 +216,11 @@ def _fitted_encoder(
     source: Source | None,
     ranks: Ranks,
     heading: _Heading,
-) -> Encoder:
-    """The encoder, with what it measured on the data or on those of the source, tried on real clips."""
+) -> tuple[Encoder, Levels | None]:
+    """The encoder, with what it measured on the data or on those of the source, tried on real clips; and their levels."""
     encoder, dataset, seed = experiment.encoder.to(ranks.device), experiment.dataset, experiment.config.train.seed
     clips = sample_clips(dataset, seed, 8 if checkpoint else FIT_CLIPS)
+    levels = Levels.of(experiment.modality, clips)
     if checkpoint is not None:
         run.load_encoder(encoder, checkpoint)
     else:
@@ -227,4 +231,4 @@ def _fitted_encoder(
     if has_buckets(dataset):
         clips = sample_clips(dataset, seed, 8, alike=True)
     heading("latents", check_encoder(encoder, clips[:8]))
-    return encoder
+    return encoder, levels

@@ -91,6 +91,11 @@ class Audio:
         peak = float(data.abs().max()) if data.numel() else 0.0
         return replace(clip, data=data * (10 ** (-1 / 20) / peak)) if peak > 0 else clip
 
+    def level(self, clip: Clip) -> float:
+        """Root mean square in dB of full scale; minus infinity for silence."""
+        power = float(clip.data.square().mean()) if clip.data.numel() else 0.0  # type: ignore[union-attr]
+        return 10 * math.log10(power) if power > 0 else -math.inf
+
     def at_full_scale(self, clip: Clip) -> float:
         """The share of its samples that are at full scale."""
         return float((clip.data.abs() >= 1 - 2**-15).float().mean()) if clip.data.numel() else 0.0  # type: ignore[union-attr]

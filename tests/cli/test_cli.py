@@ -109,6 +109,8 @@ def test_the_run_folder_describes_the_run(run):
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == [2, 4]
     assert list((run / "tensorboard").iterdir())
+    levels = json.loads((run / "levels.json").read_text())
+    assert -60 < levels["low"] <= levels["median"] <= levels["high"] < 0
     previews = {p.name for p in (run / "previews" / "step-00000004").iterdir()}
     assert {"ema.png", "raw.png", "ema-00.wav", "raw-01.wav"} <= previews
 

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from PIL import Image
 
 from flowgen.cli import cli
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.clip import Clip
 from flowgen.runs.generator import Generator
+from flowgen.runs.levels import Levels
 from flowgen.runs.requests import Animate, Continue, FromClips, FromNoise, Inpaint, Interpolate, Vary
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +182,7 @@ def test_two_lengths_are_refused_by_a_sentence(digits, files):
         (["--interpolate", "{f}/8.gif", "{f}/8.gif", "--animate", "{f}/x.gif"], "--animate would change nothing"),
         (["--vary", "{f}/8.gif", "--animate", "{f}/x.gif"], "leave one out"),
         (["--set", "guidance=null", "--negative", "digit=3"], "this sample has no guidance"),
+        (["--guidance", "1", "--negative", "digit=3"], "this sample has no guidance"),
         (["-c", "digit=1", "-c", "digit=2", "-n", "1"], "-n 1 is less than the 2 values"),
         (["-c", "digit=1,2", "-c", "direction=left", "--grid", "-n", "1"], "less than the 2 combinations"),
         (["-c", "digit=1", "--grid"], "every combination of several values"),
@@ -357,6 +361,31 @@ def test_a_clipped_sample_is_said(notes, tmp_path, monkeypatch):
     monkeypatch.setattr(Generator, "sample", lambda self, request, **options: [replace(clip, data=torch.ones(1, 100))])
     with pytest.warns(UserWarning, match="at full scale and will sound distorted"):
         flowgen("sample", notes, "-o", tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize(
+    ("range_db", "message"), [((-3.0, 1.0), "quieter"), ((-90.0, -80.0), "louder"), ((-60.0, 0.0), "")]
+)
+def test_samples_that_are_louder_or_quieter_than_the_training_clips_are_said(notes, tmp_path, range_db, message):
+    low, high = range_db
+    Levels(low, (low + high) / 2, high).write(notes)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            flowgen("sample", notes, "-n", 2, "-o", tmp_path / "x.wav")
+    finally:
+        (notes / "levels.json").unlink()
+    said = [str(w.message) for w in caught if "than the training clips" in str(w.message)]
+    assert [message in text for text in said] == ([True] if message else [])
+
+
+def test_levels_are_those_of_the_training_clips(notes):
+    generator = Generator.load(notes)
+    tone = torch.sin(torch.arange(8000) * 2 * torch.pi / 16)[None]
+    clips = [Clip(tone * 10 ** (-db / 20), 8000) for db in range(0, 41)] + [Clip(torch.zeros(1, 8000), 8000)]
+    levels = Levels.of(generator.modality, clips)
+    assert (levels.low, levels.median, levels.high) == pytest.approx((-41.01, -23.01, -5.01), abs=0.01)
+    assert Levels.of(generator.modality, clips[-1:]) is None
 
 
 def sine(path, level, samples=4000):
