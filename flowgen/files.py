@@ -8,6 +8,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,16 @@ def read_json(path: Path, limit: int = 20_000_000) -> Any:
         raise UsageError(f"cannot read {path}: it holds a number of thousands of digits") from None
 
 
-def refuse_links_out(folder: Path) -> None:
-    """UsageError: a link below a folder leads out of it, where reading would tell and writing would change what it should not."""
+def refuse_links_out(folder: Path, but: str = "") -> None:
+    """UsageError: a link below a folder leads out of it, where reading would tell and writing would change what it should not.
+
+    Links whose path below the folder matches the pattern `but` may lead anywhere: nothing follows them.
+    """
     root = folder.resolve()
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(place, name)
-            if path.is_symlink():
+            if path.is_symlink() and not fnmatch(path.relative_to(folder).as_posix(), but):
                 try:
                     inside = path.resolve().is_relative_to(root)
                 except (OSError, RuntimeError):  # links that run in a circle

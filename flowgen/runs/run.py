@@ -102,7 +102,8 @@ class Run:
             raise UsageError(
                 f"{self.folder} is not a run folder: it has no config.yaml; train one with: flowgen train CONFIG"
             )
-        refuse_links_out(self.folder)
+        # wandb keeps logs of its own beside those of a run, and links to them
+        refuse_links_out(self.folder, but="wandb/*run-*/logs/*")
         return load(str(path), overrides).config
 
     def checkpoints(self) -> list[Checkpoint]:

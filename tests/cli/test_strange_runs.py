@@ -102,7 +102,9 @@ def test_links_that_leave_the_folder_are_refused(board, tmp_path):
         (run / "previews", tmp_path / "elsewhere"),
         (place / "network.safetensors", "/etc/hostname"),
         (run / "circle", run / "circle"),
+        (run / "wandb" / "id", tmp_path / "outside"),
     ):
+        path.parent.mkdir(exist_ok=True)
         kept = path.read_bytes() if path.is_file() else None
         path.unlink(missing_ok=True)
         path.symlink_to(target)
@@ -113,6 +115,9 @@ def test_links_that_leave_the_folder_are_refused(board, tmp_path):
             path.write_bytes(kept)
     (run / "newest").symlink_to("checkpoints/step-00000001")  # inside
     (tmp_path / "short").symlink_to(run)  # of the folder as a whole
+    logs = run / "wandb" / "offline-run-20260101_000000-abc" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(tmp_path / "elsewhere")  # as wandb leaves it
     assert Generator.load(tmp_path / "short").step == 1
 
 

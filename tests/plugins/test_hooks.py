@@ -143,8 +143,8 @@ def test_the_events_of_a_run(config, tmp_path):
         train(load(config, [f"run={tmp_path}/run", "train.checkpoint.every=2"]))
     names = [name.removeprefix("flowgen_") for name, _ in seen]
     assert names == [
-        *["run_started", "step_done", "step_done", "checkpoint_saved"],
-        *["preview_made", "preview_made", "step_done", "checkpoint_saved", "run_ended"],
+        *["run_started", "step_done", "checkpoint_saved", "step_done"],
+        *["checkpoint_saved", "preview_made", "preview_made", "step_done", "run_ended"],
     ]
     facts = dict(seen)
     assert facts.keys() == set(HOOKS[3:])

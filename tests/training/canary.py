@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgen.training.engine import start_ranks
+from flowgen.training.engine import end_rank, start_ranks
 from flowgen.training.ranks import agree, gather_objects
 
 torch.set_num_threads(1)
@@ -107,3 +107,4 @@ def main() -> None:
 
 
 main()
+end_rank()

@@ -75,14 +75,15 @@ def damaged(clips, tmp_path_factory):
     content[low:high] = np.random.default_rng(0).integers(0, 256, high - low, np.uint8).tobytes()
     (folder / "2.mp4").write_bytes(content)
 
-    def made(**options):
-        return VideoFolder(VIDEO, str(folder), **{"held_out": 0, "max_bad_share": 0.5, **options})
+    return folder
 
-    return made
+
+def _of(folder, **options):
+    return VideoFolder(VIDEO, str(folder), **{"held_out": 0, "max_bad_share": 0.5, **options})
 
 
 def test_a_video_damaged_in_its_middle_is_replaced_named_and_found_by_a_deep_look(damaged, capsys):
-    data, again = damaged(), damaged()
+    data, again = _of(damaged), _of(damaged)
     seeds = range(12)
     clips_ = [data.clip(2, seed) for seed in seeds]
     for seed in reversed(seeds):  # a function of the seed, whatever else was met before
@@ -94,53 +95,59 @@ def test_a_video_damaged_in_its_middle_is_replaced_named_and_found_by_a_deep_loo
     assert len(said) == 2
     assert said[0].startswith("left out: 2.mp4 (")
     assert {row["file"]: row["status"] for row in data.report()}["2.mp4"] == "left out"
-    deep = damaged()
+    deep = _of(damaged)
     assert list(deep.damaged()) == ["2.mp4"]
     assert {row["file"]: row["status"] for row in deep.report()}["2.mp4"] == "left out"
     late = next(seed for seed in seeds if "2.mp4" not in clips_[seed].source)
     with pytest.raises(BadData, match=r"1 of 5 recordings cannot be used, more than data\.max_bad_share=0"):
-        damaged(max_bad_share=0.0).clip(2, late)
+        _of(damaged, max_bad_share=0.0).clip(2, late)
 
 
-def _on_a_rank(rank, count, folder, made, share, workers):
-    """What a rank trains in 16 steps of four clips, where it stops, and what it knows of failures."""
+CASES = [(share, workers) for share in (0.5, 0.1) for workers in (0, 1)]
+
+
+def _on_a_rank(rank, count, folder, videos):
+    """For each case: what a rank trains in 16 steps of four clips, where it stops, and what it knows of failures."""
     import torch.distributed
 
-    torch.distributed.init_process_group("gloo", f"file://{folder}/{share}", rank=rank, world_size=count)
-    data, seen, why = made(max_bad_share=share), [], ""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/{count}", rank=rank, world_size=count)
     parts = Split(4, 4 // count, count, rank)
-    try:
-        for batch, _ in zip(
-            counted(batches(data, 3, parts, workers=workers), data, Ranks(rank, count, torch.device("cpu"))),
-            range(16),
-            strict=False,
-        ):
-            seen.append([clip.source for clip in batch])
-    except BadData as error:
-        why = str(error)
-    except FlowgenError as error:
-        why = f"other: {error}"
+    for share, workers in CASES:
+        data, seen, why = _of(videos, max_bad_share=share), [], ""
+        try:
+            for batch, _ in zip(
+                counted(batches(data, 3, parts, workers=workers), data, Ranks(rank, count, torch.device("cpu"))),
+                range(16),
+                strict=False,
+            ):
+                seen.append([clip.source for clip in batch])
+        except BadData as error:
+            why = str(error)
+        except FlowgenError as error:
+            why = f"other: {error}"
+        (folder / f"{share}-{workers}-{rank}-of-{count}.json").write_text(json.dumps([seen, why, dict(data.failed)]))
     torch.distributed.destroy_process_group()
-    (folder / f"{share}-{rank}-of-{count}.json").write_text(json.dumps([seen, why, dict(data.failed)]))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("share", [0.5, 0.1])
-def test_ranks_agree_on_what_failed_and_stop_together(damaged, tmp_path, share, workers):
-    for count in (1, 2):
-        fork = multiprocessing.get_context("fork")
-        ranks = [
-            fork.Process(target=_on_a_rank, args=(rank, count, tmp_path, damaged, share, workers))
-            for rank in range(count)
-        ]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(60)
-            assert process.exitcode == 0
-        (tmp_path / str(share)).unlink(missing_ok=True)
+@pytest.fixture(scope="module")
+def trained(damaged, tmp_path_factory):
+    """A folder with what one rank and two ranks met, of every case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    # not forked from this process, where another test may have left a process group
+    start = multiprocessing.get_context("spawn").Process
+    ranks = [start(target=_on_a_rank, args=(rank, count, folder, damaged)) for count in (1, 2) for rank in range(count)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+    return folder
+
+
+@pytest.mark.parametrize(("share", "workers"), CASES)
+def test_ranks_agree_on_what_failed_and_stop_together(trained, share, workers):
     alone, *both = (
-        json.loads((tmp_path / f"{share}-{name}.json").read_text()) for name in ("0-of-1", "0-of-2", "1-of-2")
+        json.loads((trained / f"{share}-{workers}-{name}.json").read_text()) for name in ("0-of-1", "0-of-2", "1-of-2")
     )
     steps = [one + other for one, other in zip(both[0][0], both[1][0], strict=True)]
     assert steps == alone[0]  # the same clips, whoever decoded them
