@@ -129,4 +129,5 @@ def test_what_is_given_by_stream_takes_the_place_of_what_was_given_for_all():
     assert of("path={sound: cosine, picture: linear}", "path=vp").path.type == "vp"
     assert of("path=vp", "path.beta_max=7").path.options["beta_max"] == 7
     assert of("shift={base: 4}", "shift={sound: 1, picture: 2}").shift == {"sound": 1.0, "picture": 2.0}
-    assert of("shift={sound: 1, picture: 2}", "shift.base=4").shift.base == 4
+    with pytest.raises(UsageError, match=r"another override takes the place of shift\.sound"):
+        of("shift={sound: 1, picture: 2}", "shift.base=4")

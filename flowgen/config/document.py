@@ -77,7 +77,9 @@ def override(document: Document, assignments: Sequence[str]) -> None:
     parsed = [_parsed(assignment) for assignment in assignments]
     for key, value in sorted(parsed, key=_place):
         put(document, key, value, COMMAND_LINE)
-    for assignment, (key, value) in zip(assignments, parsed, strict=True):
+    for index, (assignment, (key, value)) in enumerate(zip(assignments, parsed, strict=True)):
+        if any(other == key and not _adds(other, new) for other, new in parsed[index + 1 :]):
+            continue  # of one key the last stands
         lost = next((path for path, leaf in _leaves(value, key) if not _stands(document, path, leaf)), None)
         if lost is not None:
             raise UsageError(
@@ -88,7 +90,12 @@ def override(document: Document, assignments: Sequence[str]) -> None:
 def _place(assignment: tuple[tuple[str, ...], Any]) -> tuple[int, bool]:
     """The depth of the section that an override replaces, and whether it only adds to it."""
     key, value = assignment
-    return len(key) - (key[-1] == "type"), isinstance(value, Mapping) and "type" not in value
+    return len(key) - (key[-1] == "type"), _adds(key, value)
+
+
+def _adds(key: tuple[str, ...], value: Any) -> bool:
+    """Whether an override merges into its section; one that names a type, or streams, replaces it."""
+    return isinstance(value, Mapping) and "type" not in value and key != ("shift",) and not _given_by_stream(key, value)
 
 
 def _leaves(value: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -191,14 +198,16 @@ def _replaces(key: Key, new: Any, old: Any) -> bool:
     if key not in _BY_STREAM or not isinstance(new, Mapping):
         return False
     if key == ("shift",):
-        return isinstance(old, Mapping) and (new.keys() <= _TOKEN_SHIFT) != (old.keys() <= _TOKEN_SHIFT)
-    return _by_stream(new) and not _by_stream(old)
+        return isinstance(old, Mapping) and _given_by_stream(key, new) != _given_by_stream(key, old)
+    return _given_by_stream(key, new) and not _given_by_stream(key, old)
 
 
-def _by_stream(section: Any) -> bool:
+def _given_by_stream(key: Key, section: Any) -> bool:
     """Whether a section is by stream: names, or sections. (An import string is an option of a component.)"""
-    if not isinstance(section, Mapping) or "type" in section:
+    if key not in _BY_STREAM or not isinstance(section, Mapping) or "type" in section:
         return False
+    if key == ("shift",):
+        return not section.keys() <= _TOKEN_SHIFT
     return all(":" not in part if isinstance(part, str) else isinstance(part, Mapping) for part in section.values())
 
 
