@@ -4,10 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from flowgen.cli import COMMANDS, cli
-from flowgen.config import load, recipes
+from flowgen.config import load
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -28,19 +26,6 @@ def test_the_code_runs():
     scope = {}
     exec(first, scope)
     assert scope["x1"].shape == (1000, 2)
-
-
-@pytest.mark.parametrize(
-    "line", [line for block in blocks("sh") for line in block.splitlines() if line.startswith("flowgen")]
-)
-def test_every_command_is_one(line):
-    words = line.partition("#")[0].split()[1:]
-    assert words[0] in COMMANDS
-    if words[0] in ("train", "data"):
-        assert words[2 if words[0] == "data" else 1] in recipes()
-    options = {w for w in words if w.startswith("--")}
-    page = CliRunner().invoke(cli, [words[0], "--help"]).output
-    assert all(option in page for option in options)
 
 
 @pytest.mark.parametrize(
