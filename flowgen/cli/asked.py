@@ -48,6 +48,15 @@ def pairs(assignments: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
+def single(assignments: tuple[str, ...], option: str) -> dict[str, str]:
+    """NAME=VALUE where each name has one value. UsageError: a name comes twice, so that one value would not be used."""
+    found = pairs(assignments)
+    for name, values in found.items():
+        if len(values) > 1:
+            raise UsageError(f"{option} {name}: takes one value here, got {', '.join(values)}; leave out all but one")
+    return {name: values[0] for name, values in found.items()}
+
+
 def asked_by_options(
     generator: Generator, options: Mapping[str, Any], count: int | None, default: int
 ) -> Sequence[Mapping[str, Any]]:
@@ -86,9 +95,13 @@ def asked_by_file(generator: Generator, path: Path, cond: tuple[str, ...]) -> Se
 
     Raises UsageError naming the file and the line.
     """
-    rows = [(line, {**{k: v[-1] for k, v in pairs(cond).items()}, **row}) for line, row in _rows(generator, path)]
-    if not rows:
+    common, read = single(cond, "-c"), _rows(generator, path)
+    if not read:
         raise UsageError(f"{path} has no row to sample")
+    for name in common:
+        if all(name in row for _, row in read):
+            raise UsageError(f"-c {name}: every row of {path} has its own {name}; leave it out")
+    rows = [(line, {**common, **row}) for line, row in read]
     for line, row in rows:
         try:
             check(generator, [row])

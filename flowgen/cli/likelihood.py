@@ -61,7 +61,7 @@ def likelihood(
       flowgen likelihood runs/notes c4.wav --cond pitch=C4 --exact
       flowgen likelihood runs/notes --data -n 32
     """
-    from flowgen.cli.asked import pairs
+    from flowgen.cli.asked import single
     from flowgen.data.order import full_size
     from flowgen.errors import UsageError
     from flowgen.evaluation.evaluate import draw_sets
@@ -74,7 +74,7 @@ def likelihood(
     if count is not None and not data:
         raise UsageError("-n says how many clips of --data to take; give both, or leave out -n")
     generator = Generator.load(run, weights=weights, device=device)
-    asked = {name: values[-1] for name, values in pairs(cond).items()}
+    asked = single(cond, "-c")
     if not data:
         modality = generator.modality
         each = [modality.read_all(path) if isinstance(modality, ReadsMany) else [modality.read(path)] for path in files]

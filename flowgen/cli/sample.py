@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowgen.cli.asked import asked_by_file, asked_by_options, pairs
+from flowgen.cli.asked import asked_by_file, asked_by_options, single
 from flowgen.cli.options import SEED, File, Number, check_writable, sampling_options, sampling_overrides
 from flowgen.cli.output import Output, default_path, resume
 from flowgen.cli.parts import check_parts, part_options, request_of
@@ -178,7 +178,7 @@ def _request(generator: Generator, options: dict[str, Any]) -> SampleRequest:
         default = 1 if generator.modality.clips_per_file else 2000
         default = 5 if options["interpolate"] else max(default, len(options["sources"]))
         conditions = asked_by_options(generator, options, options["count"], default)
-    negative = {name: values[-1] for name, values in pairs(options["negative"]).items()}
+    negative = single(options["negative"], "--negative")
     return request_of(generator, options, conditions, seed=options["seed"], negative=negative or None)
 
 

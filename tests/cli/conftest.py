@@ -27,8 +27,8 @@ def untrained(folder, text, run):
     (run / "config.yaml").write_text(dumps(in_force(experiment.config)))
     if state := experiment.encoder.state_dict():
         write_tensors(state, run / "encoder.safetensors")
-    for name in ("network", "ema"):
-        write_tensors(weights, place / f"{name}.safetensors")
+    for name, factor in {"network": 1.1, "ema": 1.0}.items():
+        write_tensors({k: factor * v for k, v in weights.items()}, place / f"{name}.safetensors")
     facts = {"step": 1, "name": experiment.config.name, "encoder": experiment.encoder.identity}
     trained = {"ranks": 1, "zero_stage": 0, "trainer": {"skipped_in_a_row": 0, "figures": []}}
     (place / "manifest.json").write_text(json.dumps({**facts, **trained, "files": listed(place)}))

@@ -36,12 +36,12 @@ def frames(path):
         return np.stack([frame.to_ndarray(format="gray") for frame in file.decode(video=0)]).astype(int)
 
 
-def movie(path, count):
-    """Squares that move, `count` frames of 16 by 16 at 8 a second."""
+def movie(path, count, step=1):
+    """Squares that move by `step`, `count` frames of 16 by 16 at 8 a second."""
     pictures = []
     for i in range(count):
         picture = np.zeros((16, 16), np.uint8)
-        picture[4:10, i % 10 : i % 10 + 5] = 255
+        picture[4:10, i * step % 10 : i * step % 10 + 5] = 255
         pictures.append(Image.fromarray(picture))
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=125, loop=0)
     return path
@@ -52,6 +52,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     for count in (5, 8, 11):
         movie(folder / f"{count}.gif", count)
+    movie(folder / "other.gif", 8, step=3)
     Image.open(folder / "8.gif").convert("L").save(folder / "first.png")
     mask = np.zeros((16, 16), np.uint8)
     mask[:, :8] = 255
@@ -183,6 +184,7 @@ def test_two_lengths_are_refused_by_a_sentence(digits, files):
         (["--vary", "{f}/8.gif", "--animate", "{f}/x.gif"], "leave one out"),
         (["--set", "guidance=null", "--negative", "digit=3"], "this sample has no guidance"),
         (["--guidance", "1", "--negative", "digit=3"], "this sample has no guidance"),
+        (["--negative", "digit=3", "--negative", "digit=4"], "--negative digit: takes one value here, got 3, 4"),
         (["-c", "digit=1", "-c", "digit=2", "-n", "1"], "-n 1 is less than the 2 values"),
         (["-c", "digit=1,2", "-c", "direction=left", "--grid", "-n", "1"], "less than the 2 combinations"),
         (["-c", "digit=1", "--grid"], "every combination of several values"),
@@ -200,6 +202,48 @@ def test_nothing_is_ignored(digits, files, tmp_path, options, message):
     with pytest.raises(FlowgenError, match=re.escape(message)):
         flowgen("sample", digits, *(o.format(f=files) for o in options), "-o", tmp_path / "x.gif")
     assert not list(tmp_path.iterdir())
+
+
+BY_WAY = {
+    "sample": [],
+    "animate": ["--first", "{f}/first.png"],
+    "continue": ["--continue", "{f}/8.gif"],
+    "inpaint": ["--inpaint", "{f}/8.gif", "--from", "0.25"],
+    "mask": ["--inpaint", "{f}/8.gif", "--mask", "{f}/mask.png"],
+    "vary": ["--vary", "{f}/8.gif"],
+    "interpolate": ["--interpolate", "{f}/8.gif", "{f}/other.gif", "-n", "3"],
+}
+OPTIONS = (
+    *(
+        "-c direction=left",
+        "--negative digit=5",
+        "--seed 4",
+        "--seconds 0.75",
+        "--steps 3",
+        "--solver euler",
+        "--guidance 4",
+    ),
+    *("--set guidance.start=0.7", "--set path=cosine", "--weights raw", "--strength 0.9", "--to 0.75"),
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", BY_WAY)
+def test_every_option_changes_the_sample_or_is_refused(digits, files, tmp_path, way):
+    common = ["-c", "digit=3", *(o.format(f=files) for o in BY_WAY[way])]
+
+    def made(*options):
+        done = flowgen("sample", digits, *common, *options, "-o", tmp_path / "x.gif", "--force").stdout.split()
+        clips = [path for path in done if path.endswith(".gif")]
+        return frames(clips[len(clips) // 2])  # the ends of an interpolation are its clips, whatever the options
+
+    plain = made()
+    for option in OPTIONS:
+        try:
+            changed = made(*option.split())
+        except UsageError:
+            continue
+        assert changed.shape != plain.shape or (changed != plain).any(), f"{way}: {option} changes nothing"
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e99", str(2**70)])
