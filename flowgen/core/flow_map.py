@@ -19,33 +19,55 @@ from torch.autograd import forward_ad
 
 from flowgen.core.estimate import Estimate
 from flowgen.core.flow import check_output
-from flowgen.core.interfaces import END_TIME, Cond, Flow, FlowMap, Paths, Prediction
-from flowgen.core.tree import State, first_leaf, left, lincomb, tree_map
+from flowgen.core.interfaces import END_TIME, Cond, Flow, FlowMap, Paths, Prediction, Predictions
+from flowgen.core.paths import Linear
+from flowgen.core.tree import State, first_leaf, leaves, left, lincomb, tree_map
 
 
 @dataclass(frozen=True)
 class NetworkFlowMap:
-    """The flow map of a network u = `network(x, t, cond)` that takes a second time in `cond[END_TIME]`.
+    """The flow map of a network `network(x, t, cond)` that takes a second time in `cond[END_TIME]`.
 
-    Positions whose time t is beyond s (known ones, shown at t = 1) go nowhere. States stay in the caller's precision, the
-    network sees float32.
+    It says u(x, t, s) (`predicts` "velocity"), or on the linear path the data that lie in this direction, x + (1 - t) u
+    ("data"), which is its data estimate where s = t. Positions whose time t is beyond s (known ones, shown at t = 1) go
+    nowhere. States stay in the caller's precision, the network sees float32.
+
+    Args:
+        end: the last s that the network is shown; beyond it goes on straight (u(x, t, s) = u(x, t, end)).
     """
 
     network: Callable[..., State]
     path: Paths
+    predicts: Prediction = "velocity"
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_prediction(self.predicts, self.path)
 
     def average(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:
+        return self.estimate(x, t, s, cond).velocity
+
+    def estimate(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> Estimate:
+        """What the network says of the way from t to s, read as an estimate at t."""
         seen = tree_map(lambda x: x.float(), x)
         times = tree_map(lambda x, t: _times(t, x), seen, t)
-        ends = tree_map(lambda t, s: torch.maximum(t, left(_times(s, t), t)), times, s)
+        ends = tree_map(lambda t, s: torch.maximum(t, left(_times(s, t), t).clamp(max=self.end)), times, s)
         if isinstance(x, dict) and not isinstance(t, dict) and not isinstance(s, dict):
             times, ends = first_leaf(times), first_leaf(ends)  # one time for all streams stays one
         value = self.network(seen, times, {**(cond or {}), END_TIME: ends})
         check_output(value, x)
-        return tree_map(lambda v, x: v.to(x.dtype), value, x)
+        return Estimate(self.path, x, t, self.predicts, tree_map(lambda v, x: v.to(x.dtype), value, x))
 
     def __call__(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:
         return _moved(x, t, s, self.average(x, t, s, cond))
+
+
+def check_prediction(predicts: str, path: Paths) -> None:
+    """ValueError: a network of a flow map cannot predict this on this path."""
+    if predicts not in ("velocity", "data"):
+        raise ValueError(f"a flow map predicts velocity or data, got {predicts!r}")
+    if predicts == "data" and not all(isinstance(each, Linear) for each in leaves(path)):
+        raise ValueError(f"a flow map predicts data on the linear path alone, got {path}; let it predict velocity")
 
 
 @dataclass(frozen=True)
@@ -56,15 +78,20 @@ class MapFlow:
     """
 
     flow_map: FlowMap
-    predicts: Prediction = "velocity"
 
     @property
     def path(self) -> Paths:
         return self.flow_map.path
 
+    @property
+    def predicts(self) -> Predictions:
+        return self.flow_map.predicts if isinstance(self.flow_map, NetworkFlowMap) else "velocity"
+
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         rest = {k: v for k, v in (cond or {}).items() if k != END_TIME}
         s = (cond or {}).get(END_TIME, t)
+        if isinstance(self.flow_map, NetworkFlowMap):
+            return self.flow_map.estimate(x, t, s, rest)
         return Estimate(self.path, x, t, "velocity", self.flow_map.average(x, t, s, rest))
 
 

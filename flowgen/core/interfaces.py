@@ -46,6 +46,8 @@ class NetworkInput(NamedTuple):
 
 SECOND_TIME = NetworkInput(END_TIME, 256.0)
 """The second time of a flow map."""
+GUIDANCE_SCALE = NetworkInput("guidance_scale", 8.0)
+"""The scale of the guidance that a distilled network has learned to follow in one evaluation."""
 
 
 class Coefficients(NamedTuple):
@@ -147,6 +149,15 @@ class FlowMap(Protocol):
 
     def average(self, x: State, t: Any, s: Any, cond: Cond | None = None) -> State:
         """u(x, t, s), the average velocity on the way from t to s; the velocity itself where s = t."""
+
+
+@runtime_checkable
+class GuidedFlow(Flow, Protocol):
+    """A flow that follows guidance in one evaluation: it reads the scale from `cond["guidance_scale"]`."""
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The lowest and the highest scale that it was trained with."""
 
 
 class LossOutput(NamedTuple):

@@ -41,6 +41,16 @@ def flowgen_components() -> list[Component]:
         Component(
             "loss", "flow-map", "flowgen.core.losses:FlowMapMatching", "average velocities, for one evaluation or a few"
         ),
+        Component("loss", "consistency", "flowgen.core.losses:Consistency", "jumps to the data, from every time"),
+        Component(
+            "loss", "distill", "flowgen.core.losses:Distillation", "the flow map of a trained run, guidance folded in"
+        ),
+        Component(
+            "loss",
+            "distill-trajectories",
+            "flowgen.core.losses:TrajectoryDistillation",
+            "jumps along the trajectories of a trained run",
+        ),
         Component("loss", "likelihood", "flowgen.core.losses:Likelihood", "maximum likelihood through the ODE"),
         Component("optimizer", "adamw", "flowgen.training.optimizers:adamw", "Adam with decoupled weight decay"),
         Component(
@@ -94,6 +104,7 @@ def flowgen_components() -> list[Component]:
             "guidance", "cfg-zero-star", "flowgen.core.guidance:CFGZeroStar", "with the fitted unconditional velocity"
         ),
         Component("guidance", "cfg-rescale", "flowgen.core.guidance:CFGRescale", "keeps the spread of the estimate"),
+        Component("guidance", "folded", "flowgen.core.guidance:Folded", "what a distilled network has learned"),
         Component("guidance", "apg", "flowgen.core.guidance:APG", "pushes across the estimate only"),
         Component(
             "guidance", "autoguidance", "flowgen.runs.autoguidance:autoguidance", "away from a weaker run of the model"

@@ -12,6 +12,7 @@ from flowgen.config import ComponentConfig, build
 from flowgen.config.schema import Sample
 from flowgen.core.editing import Replaced, vary
 from flowgen.core.flow import OnPath
+from flowgen.core.guidance import check_folded
 from flowgen.core.interfaces import MASK
 from flowgen.core.rows import Rows
 from flowgen.core.sampler import prior, sample
@@ -151,13 +152,15 @@ def sampled_flow(
 ) -> tuple[Any, KnownFlow | Replaced | None]:
     """The flow that is sampled: the network's, on its path, with guidance and given parts; and what restores these."""
     flow: Any = generator.flow(x)
+    rules = [build("guidance", guidance, encoder=generator.encoder) for guidance in chain(settings)]
+    check_folded(flow, rules)
     kept: KnownFlow | Replaced | None = None
     if given and generator.config.known:
         flow = kept = KnownFlow(flow, *place(generator.encoder, given, x, rows))
     if settings.path is not None:
         flow = OnPath(flow, build("path", settings.path), float(grid[0]), float(grid[-1]))
-    for guidance in chain(settings):
-        flow = build("guidance", guidance, encoder=generator.encoder)(flow, null)
+    for guidance in rules:
+        flow = guidance(flow, null)
     if given and not generator.config.known:  # a network that has never seen a known region
         x1, known = place(generator.encoder, given, x, rows)
         flow = kept = Replaced(flow, x1, noise, known)

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from flowgen.core.interfaces import END_TIME
-from flowgen.core.losses import FlowMapMatching
+from flowgen.core.losses import Consistency, FlowMapMatching, FlowMatching
 from flowgen.core.paths import Cosine, Linear
 from flowgen.core.random import Randomness
+from flowgen.core.sampler import sample
+from flowgen.core.solvers import Euler, FlowMapSolver
+from flowgen.core.times import uniform_grid
 from flowgen.media.streams import Axis, StreamSpec
 from flowgen.nn import Transformer
 from flowgen.testing.oracle import GaussianMixture
@@ -33,15 +36,15 @@ def near(exact, weights):
     [(MIXTURES[0], Linear()), (MIXTURES[1], Linear()), (MIXTURES[1], Cosine())],
     ids=["mixture", "gaussian", "gaussian-cosine"],
 )
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, "alpha"])
 def test_the_closed_form_is_a_fixed_point(target, mixture, path):
     """No small change of it lowers the expected loss: the slopes are 0 within four standard errors, and away from it they are not."""
-    loss = FlowMapMatching(path, target=target, power=0.0)
+    loss = FlowMapMatching(path, target=target, power=0.0, anneal=1 if target == "alpha" else None)
     x1 = mixture.sample(800, torch.Generator().manual_seed(0))
 
     def slopes(*at):
         weights = [torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in at]
-        each = loss(near(mixture.map(path), weights), x1, {}, Randomness(0, 0, len(x1))).total
+        each = loss(near(mixture.map(path), weights), x1, {}, Randomness(0, 10, len(x1))).total
         found = torch.stack(
             [torch.stack(torch.autograd.grad(p.mean(), weights, retain_graph=True)).squeeze(-1) for p in each.chunk(20)]
         )
@@ -51,6 +54,51 @@ def test_the_closed_form_is_a_fixed_point(target, mixture, path):
     assert bool((mean.abs() < 4 * error + 1e-3).all())
     away, error = slopes(1.2, 0.0, 0.0)
     assert float(away[0]) > 4 * float(error[0])
+
+
+@pytest.mark.parametrize("derivative", ["difference", "jvp"])
+def test_the_exact_jump_to_the_data_is_consistent(derivative):
+    """Of one Gaussian, whose jump is linear: the slopes of the loss in its two coefficients are 0 there, and not elsewhere."""
+    mixture, x1 = MIXTURES[1], MIXTURES[1].sample(4000, torch.Generator().manual_seed(0))
+    loss = Consistency(derivative=derivative, warmup=0, power=0.0)
+
+    def slopes(*at):
+        w = [torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in at]
+        mean, scale = mixture.means[0], mixture.stds[0]
+
+        def network(x, t, cond):
+            t = t.double()[:, None]
+            spread = (t**2 * scale**2 + (1 - t) ** 2).sqrt()
+            landed = mean + w[0] * scale / spread * (x.double() - t * mean)
+            return (landed - x) / (1 - t) + w[1] * x
+
+        each = loss(network, x1, {}, Randomness(0, 0, len(x1))).total
+        found = [torch.stack(torch.autograd.grad(p.mean(), w, retain_graph=True)).squeeze(-1) for p in each.chunk(20)]
+        found = torch.stack(found)
+        return found.mean(0), found.std(0) / len(found) ** 0.5
+
+    mean, error = slopes(1.0, 0.0)
+    assert bool((mean.abs() < 4 * error + 1e-3).all())
+    away, error = slopes(1.0, 0.3)
+    assert float(away[1]) > 4 * float(error[1])
+
+
+def test_a_consistency_model_starts_as_flow_matching_and_jumps_to_the_data_alone():
+    x1 = MIXTURES[0].sample(20, torch.Generator().manual_seed(0))
+
+    def network(x, t, cond):
+        return 0.5 * x
+
+    early = Consistency(warmup=100, power=0.0)(network, x1, {}, Randomness(0, 0, 20)).total
+    torch.testing.assert_close(early, FlowMatching()(network, x1, {}, Randomness(0, 0, 20)).total)
+    flow = Consistency().flow(network)
+    x = torch.ones(2, 1)
+    noise = torch.zeros(2, 1)
+    made = sample(flow, x, uniform_grid(2), solver=FlowMapSolver(gamma=1.0), noise=lambda *_: noise)
+    torch.testing.assert_close(made, x * 1.5 * 0.5 * (1 + 0.5 * 0.5))
+    for solver in (FlowMapSolver(), Euler()):
+        with pytest.raises(ValueError, match="gamma: 1"):
+            sample(flow, x, uniform_grid(2), solver=solver)
 
 
 @pytest.mark.parametrize("target", ["lagrangian", "semigroup"])
@@ -102,5 +150,29 @@ def test_both_derivatives_train_alike(target):
 def test_what_it_does_not_take_is_refused():
     with pytest.raises(ValueError, match=r"still is a share in \[0, 1\]"):
         FlowMapMatching(still=1.5)
-    with pytest.raises(ValueError, match="without known regions"):
-        FlowMapMatching()(None, torch.zeros(1, 1), {}, Randomness(0, 0, 1), torch.zeros(1, dtype=torch.bool))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="anneal"):
+        FlowMapMatching(target="alpha")
+    with pytest.raises(ValueError, match="anneal"):
+        FlowMapMatching(target="lagrangian", anneal=100)
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "alpha"])
+def test_given_positions_are_shown_as_they_are_and_carry_no_loss(target):
+    """Two clips that differ in what is given and in nothing that is asked have one loss, whatever noise the given part gets."""
+    x1, known = torch.randn(16, 3, 1), torch.tensor([True, False, False]).expand(16, 3)
+    options = {"anneal": 1} if target == "alpha" else {}
+    loss = FlowMapMatching(target=target, **options)
+    shown = []
+
+    def network(x, t, cond):
+        shown.append((x, t, cond[END_TIME]))
+        return torch.where(known[..., None], 7.0, x * t[..., None] + cond[END_TIME][..., None])
+
+    here = loss(network, x1, {}, Randomness(0, 5, 16), known)
+    for x, t, s in shown:
+        torch.testing.assert_close(x[:, 0], x1[:, 0])
+        assert bool((t[:, 0] == 1).all())
+        assert bool((s[:, 0] == 1).all())
+    moved = torch.where(known[..., None], 100.0, x1)
+    torch.testing.assert_close(loss(network, moved, {}, Randomness(0, 5, 16), known).total, here.total)
+    assert bool((here.total > 0).all())

@@ -20,10 +20,14 @@ ELSEWHERE = {
     "table": "runs on its own grid: tests/core/test_solvers.py",
     "cpu-adam": "is compiled for a minute: tests/training/test_optimizers.py",
     "text-encoder": "wants a model: tests/core/test_text.py",
+    "consistency": "is no flow, but jumps to the data: tests/core/test_flow_map_losses.py",
+    "folded": "is for networks that were distilled: tests/core/test_distill.py",
     "wandb": "tests/training/test_loggers.py",
 }
 OPTIONS = {
     "affine": {"alpha": "tests.core.test_registry_core:alpha", "sigma": "tests.core.test_registry_core:sigma"},
+    "distill": {"teacher": "run"},
+    "distill-trajectories": {"teacher": "run"},
     "multi-cfg": {"scales": {"modes": 2.0}},
     "audio-reference": {"sample_rate": 8000},
 }

@@ -7,6 +7,7 @@ in the network's own. The others depend on the space in which they measure, and 
 from flowgen.core.guidance.auto import AutoGuidance
 from flowgen.core.guidance.base import Guided
 from flowgen.core.guidance.cfg import CFG, MultiCFG
+from flowgen.core.guidance.folded import Folded, FoldedFlow, check_folded
 from flowgen.core.guidance.measured import APG, CFGRescale, CFGZeroStar
 from flowgen.core.interfaces import Guidance
 
@@ -16,7 +17,10 @@ __all__ = [
     "AutoGuidance",
     "CFGRescale",
     "CFGZeroStar",
+    "Folded",
+    "FoldedFlow",
     "Guidance",
     "Guided",
     "MultiCFG",
+    "check_folded",
 ]

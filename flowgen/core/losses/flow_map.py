@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,6 @@ from flowgen.core.flow import check_output
 from flowgen.core.flow_map import MapFlow, NetworkFlowMap, jvp
 from flowgen.core.interfaces import (
     END_TIME,
-    MASK,
     SECOND_TIME,
     Cond,
     Coupling,
@@ -26,11 +26,12 @@ from flowgen.core.interfaces import (
     Times,
 )
 from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, valid_in
-from flowgen.core.paths import Linear, noised
+from flowgen.core.losses.spans import along_end, distance, held, span, unmoved
+from flowgen.core.paths import Linear, interpolate, velocity
 from flowgen.core.random import Randomness
-from flowgen.core.ranges import NonNegative, Positive, Share
-from flowgen.core.times import Shift, Uniform, row_factors, shift
-from flowgen.core.tree import State, lincomb, tree_map
+from flowgen.core.ranges import Count, NonNegative, Positive, Share
+from flowgen.core.times import Shift, Uniform
+from flowgen.core.tree import State, left, lincomb, tree_map
 
 Average = Callable[[State, Tensor, Tensor], State]
 """u(x, t, s)."""
@@ -47,10 +48,15 @@ class FlowMapMatching:
         "lagrangian": u + (s - t) du/ds against sg[u(X_{t->s}, s, s)], the gradient going through du/ds (Boffi et al. 2025,
             Lagrangian self-distillation).
         "semigroup": u against sg[the two jumps over a time m between] (Frans et al. 2024, with any m).
+        "alpha": u against sg[a v + (1 - a) u(x + h v, t + h, s)], h = a (s - t), weighted by 1/a: flow matching for a = 1,
+            the mean flow in the limit of 0, with no derivative (Zhang et al. 2025, eq. 9). a falls from 1 to 0.005 on a
+            sigmoid over the first `anneal` steps.
 
     Args:
         derivative: "difference", a central one of width 2 `epsilon`; or "jvp", exact, and what bfloat16 needs.
         still: the share of samples with s = t, for which this is flow matching.
+        from_noise, to_end: the shares that begin at t = 0, and that end at s = 1.
+        anneal: for the target alpha: about half of all steps.
         power: each sample is weighted by 1/(error + floor)^power; by default 1 for the mean flows, which it helps, and 0
             for the others, which it leads to a wrong map.
     """
@@ -59,10 +65,13 @@ class FlowMapMatching:
     times: Times = field(default_factory=Uniform)
     coupling: Coupling = field(default_factory=Independent)
     shift: Shift = 1.0
-    target: Literal["mean-flow", "improved-mean-flow", "lagrangian", "semigroup"] = "lagrangian"
+    target: Literal["mean-flow", "improved-mean-flow", "lagrangian", "semigroup", "alpha"] = "lagrangian"
     derivative: Literal["difference", "jvp"] = "difference"
     epsilon: Positive = 1e-3
     still: Share = 0.5
+    from_noise: Share = 0.0
+    to_end: Share = 0.0
+    anneal: Count | None = None
     power: NonNegative | None = None
     floor: Positive = 1e-2
     predicts: ClassVar[Prediction] = "velocity"
@@ -74,6 +83,8 @@ class FlowMapMatching:
             raise ValueError(f"still is a share in [0, 1], got {self.still}")
         if self.epsilon <= 0 or self.floor <= 0:
             raise ValueError(f"epsilon and floor must be positive, got {self.epsilon} and {self.floor}")
+        if (self.target == "alpha") != (self.anneal is not None):
+            raise ValueError("anneal, a number of steps, goes with the target alpha: give both or neither")
 
     def flow(self, network: Callable[..., State]) -> Flow:
         return MapFlow(NetworkFlowMap(network, self.path))
@@ -81,60 +92,107 @@ class FlowMapMatching:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        if known is not None:
-            raise ValueError("a flow map is trained without known regions: leave `known` out of the config")
         x0, a, _, cond = draw(x1, cond, random, None, self.times, self.coupling, self.shift)
-        b = shift(self.times(random.uniform("end times")), row_factors(self.shift, x1, cond.get(MASK))).to(a)
-        t, s = torch.minimum(a, b), torch.maximum(a, b)
-        s = torch.where(random.uniform("still").to(a) < self.still, t, s)
-        x, v = noised(self.path, x1, x0, t)
+        shares = {"still": self.still, "from_noise": self.from_noise, "to_end": self.to_end}
+        t, s = span(a, x1, cond, random, self.times, self.shift, **shares)
+        begin = held(t, known)
+        x, v = interpolate(self.path, x1, x0, begin), unmoved(velocity(self.path, x1, x0, t), known)
 
         def u(x: State, t: Tensor, s: Tensor) -> State:
-            value = network(x, t, {**cond, END_TIME: s})
+            value = network(x, held(t, known), {**cond, END_TIME: held(s, known)})
             check_output(value, x)
             return value
 
-        share = random.uniform("between").to(a)
-        said, target = self._sides(u, x, v, t, s, t + share * (s - t))
-        each = tree_map(mean_error, said, target, valid_in(cond, None, x1))
+        between = t + random.uniform("between").to(a) * (s - t)
+        ways = _Ways(u, x, v, t, s, known, self)
+        said, target = ways.sides(between, random.step)
+        counts = valid_in(cond, known, x1)
+        each = tree_map(mean_error, said, target, counts)
         power = (1.0 if "mean-flow" in self.target else 0.0) if self.power is None else self.power
-        return output(tree_map(lambda e: e / (e.detach() + self.floor) ** power, each), t)
+        each = tree_map(lambda e: e / (e.detach() + self.floor) ** power, each)
+        return output(each, t, counts if known is not None else None)
 
-    def _sides(self, u: Average, x: State, v: State, t: Tensor, s: Tensor, m: Tensor) -> tuple[State, State]:
-        """What is trained, and what it is compared with."""
-        one, zero, h = torch.ones_like(t), torch.zeros_like(t), s - t
-        match self.target:
+
+@dataclass(frozen=True)
+class _Ways:
+    """What is trained and what it is compared with, by each identity; times [B], given positions going nowhere."""
+
+    u: Average
+    x: State
+    v: State
+    t: Tensor
+    s: Tensor
+    known: State | None
+    loss: FlowMapMatching
+
+    def sides(self, between: Tensor, step: int) -> tuple[State, State]:
+        match self.loss.target:
             case "mean-flow":
-                with torch.no_grad():
-                    slope = self._slope(u, (x, t, s), (v, one, zero))
-                return u(x, t, s), lincomb((1.0, v), (h, slope))
+                return self.u(self.x, self.t, self.s), lincomb((1.0, self.v), (self.h, self._slope_at(self.v)))
             case "improved-mean-flow":
                 with torch.no_grad():
-                    slope = self._slope(u, (x, t, s), (u(x, t, t), one, zero))
-                return lincomb((1.0, u(x, t, s)), (-h, slope)), v
+                    along = unmoved(self.u(self.x, self.t, self.t), self.known)
+                said = self.u(self.x, self.t, self.s)
+                return lincomb((1.0, said), (tree_map(torch.neg, self.h), self._slope_at(along))), self.v
             case "lagrangian":
-                said = u(x, t, s)
-                slope = self._slope(u, (x, t, s), (tree_map(torch.zeros_like, x), zero, one))
+                said, slope = self._along_s()
                 with torch.no_grad():
-                    there = u(lincomb((1.0, x), (h, said)), s, s)
-                return lincomb((1.0, said), (h, slope)), _where(h == 0, v, there)
+                    there = self.u(lincomb((1.0, self.x), (self.h, said)), self.s, self.s)
+                return lincomb((1.0, said), (self.h, slope)), self._or_velocity(there)
+            case "semigroup":
+                with torch.no_grad():
+                    both = self._two_jumps(between)
+                return self.u(self.x, self.t, self.s), self._or_velocity(both)
             case _:
+                a = _annealed(step, self.loss.anneal or 1)
                 with torch.no_grad():
-                    first = u(x, t, m)
-                    second = u(lincomb((1.0, x), (m - t, first)), m, s)
-                    part = (m - t) / torch.where(h == 0, 1.0, h)
-                    both = lincomb((part, first), (1 - part, second))
-                return u(x, t, s), _where(h == 0, v, both)
+                    middle = self.t + a * (self.s - self.t)
+                    moved = lincomb((1.0, self.x), (self._distance(middle), self.v))
+                    target = lincomb((a, self.v), (1 - a, self.u(moved, middle, self.s)))
+                root = a**-0.5
+                return lincomb((root, self.u(self.x, self.t, self.s))), lincomb((root, self._or_velocity(target)))
 
-    def _slope(self, u: Average, at: tuple[Any, ...], along: tuple[Any, ...]) -> State:
-        """The derivative of u at (x, t, s) along (dx, dt, ds)."""
-        if self.derivative == "jvp":
-            return jvp(u, at, along)[1]
-        e = self.epsilon
-        after, before = (u(*(lincomb((1.0, p), (k * e, d)) for p, d in zip(at, along, strict=True))) for k in (1, -1))  # type: ignore[arg-type]
+    @property
+    def h(self) -> Any:
+        """s - t of each position."""
+        return self._distance(self.s)
+
+    def _distance(self, s: Tensor) -> Any:
+        return distance(held(self.t, self.known), held(s, self.known))
+
+    def _two_jumps(self, m: Tensor) -> State:
+        first = self.u(self.x, self.t, m)
+        second = self.u(lincomb((1.0, self.x), (self._distance(m), first)), m, self.s)
+        part = (m - self.t) / torch.where(self.s == self.t, 1.0, self.s - self.t)
+        return lincomb((part, first), (1 - part, second))
+
+    def _or_velocity(self, target: State) -> State:
+        """v for the samples that stand still, and the target for the rest."""
+
+        def leaf(v: Tensor, target: Tensor) -> Tensor:
+            return torch.where(left(self.s == self.t, v), v.to(target.dtype), target)
+
+        return tree_map(leaf, self.v, target)
+
+    @torch.no_grad()
+    def _slope_at(self, v: State) -> State:
+        """du/dt along (v, 1, 0)."""
+        one, zero = torch.ones_like(self.t), torch.zeros_like(self.t)
+        if self.loss.derivative == "jvp":
+            return jvp(self.u, (self.x, self.t, self.s), (v, one, zero))[1]
+        e = self.loss.epsilon
+        after, before = (self.u(lincomb((1.0, self.x), (d, v)), self.t + d, self.s) for d in (e, -e))
         return lincomb((0.5 / e, after), (-0.5 / e, before))
 
+    def _along_s(self) -> tuple[State, State]:
+        """u, and du/ds."""
 
-def _where(still: Tensor, v: State, other: State) -> State:
-    """v for the samples that stand still, and other for the rest."""
-    return tree_map(lambda v, o: torch.where(still.reshape(-1, *[1] * (o.ndim - 1)), v.to(o.dtype), o), v, other)
+        def at(s: Tensor) -> State:
+            return self.u(self.x, self.t, s)
+
+        return along_end(at, self.t, self.s, None if self.loss.derivative == "jvp" else self.loss.epsilon)
+
+
+def _annealed(step: int, steps: int) -> float:
+    """a of a step: 1, then a sigmoid down to 0.005 (Zhang et al. 2025, appendix)."""
+    return max(0.005, 1 / (1 + math.exp(min(700.0, 12 * (step / steps - 0.5)))))
