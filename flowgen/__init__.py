@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from flowgen.runs.requests import Continue as Continue
     from flowgen.runs.requests import FromClips as FromClips
     from flowgen.runs.requests import FromNoise as FromNoise
+    from flowgen.runs.requests import FromStream as FromStream
     from flowgen.runs.requests import Inpaint as Inpaint
     from flowgen.runs.requests import Interpolate as Interpolate
     from flowgen.runs.requests import SampleRequest as SampleRequest
@@ -209,6 +210,7 @@ _HOME = {
     "Animate": "runs.requests",
     "Continue": "runs.requests",
     "FromClips": "runs.requests",
+    "FromStream": "runs.requests",
     "FromNoise": "runs.requests",
     "Inpaint": "runs.requests",
     "Interpolate": "runs.requests",

@@ -42,6 +42,12 @@ _OPTIONS = (
     ),
     click.option("--from", "from_s", type=Number(min=0), metavar="SECONDS", help="For --inpaint: start of the range."),
     click.option("--to", "to_s", type=Number(min=0), metavar="SECONDS", help="For --inpaint: end of the range."),
+    click.option(
+        "--given",
+        multiple=True,
+        metavar="STREAM=FILE",
+        help="Generate the other streams of a clip from this one; repeat for more streams, or a FILE for each clip.",
+    ),
     click.option("--vary", type=_FILE, metavar="FILE", help="Make variations of FILE."),
     click.option(
         "--strength",
@@ -68,13 +74,14 @@ _WAYS = {
     "last": "--last",
     "between": "--between",
     "inpaint": "--inpaint",
+    "given": "--given",
     "vary": "--vary",
     "interpolate": "--interpolate",
     "sources": "--source",
 }
 _OF = {"mask": "inpaint", "from_s": "inpaint", "to_s": "inpaint", "strength": "vary"}
 _NAMES = {"mask": "--mask", "from_s": "--from", "to_s": "--to", "strength": "--strength"}
-_LENGTH_OF_FILE = ("inpaint", "vary", "interpolate", "sources")
+_LENGTH_OF_FILE = ("inpaint", "given", "vary", "interpolate", "sources")
 _UNUSED_BY_INTERPOLATE = {"guidance": "--guidance", "negative": "--negative", "seed": "--seed", "animate": "--animate"}
 
 
@@ -123,7 +130,7 @@ def request_of(
     generator: Generator, options: Mapping[str, Any], conditions: Sequence[Mapping[str, Any]], **common: Any
 ) -> SampleRequest:
     """The request that the options make. `common`: fields that all requests have. UsageError: see `check_parts`."""
-    from flowgen.runs.requests import Animate, Continue, FromClips, FromNoise, Inpaint, Interpolate, Vary
+    from flowgen.runs.requests import Animate, Continue, FromClips, FromNoise, FromStream, Inpaint, Interpolate, Vary
 
     common = {"conditions": conditions, **common}
     seconds = options["seconds"]
@@ -132,6 +139,9 @@ def request_of(
     if options["inpaint"]:
         times = {"start_s": options["from_s"], "end_s": options["to_s"]}
         return Inpaint(options["inpaint"], mask=options["mask"], **times, **common)
+    if options["given"]:
+        files = given_files(options["given"])
+        return FromStream({name: _in_turn(own, len(conditions), "--given") for name, own in files.items()}, **common)
     if options["vary"]:
         return Vary(options["vary"], strength=options["strength"], **common)
     if options["interpolate"]:
@@ -146,8 +156,19 @@ def request_of(
     return FromNoise(seconds=seconds, **common)
 
 
-def _in_turn(files: Sequence[Any], n: int) -> list[Any]:
+def given_files(assignments: Sequence[str]) -> dict[str, list[str]]:
+    """STREAM=FILE as files by stream. UsageError: one that cannot be read."""
+    found: dict[str, list[str]] = {}
+    for assignment in assignments:
+        name, equals, path = assignment.partition("=")
+        if not (name and equals and path):
+            raise UsageError(f"cannot read --given {assignment!r}; expected STREAM=FILE, as in sound=a.wav")
+        found.setdefault(name, []).append(path)
+    return found
+
+
+def _in_turn(files: Sequence[Any], n: int, option: str = "--source") -> list[Any]:
     """Files in turn, one for each of n clips; [] where there are none. UsageError: more files than clips."""
     if len(files) > n:
-        raise UsageError(f"--source gives {len(files)} files for {n} clips; ask for -n {len(files)}, or give fewer")
+        raise UsageError(f"{option} gives {len(files)} files for {n} clips; ask for -n {len(files)}, or give fewer")
     return [files[i % len(files)] for i in range(n)] if files else []

@@ -13,7 +13,7 @@ import click
 from flowgen.cli.asked import asked_by_file, asked_by_options, single
 from flowgen.cli.options import SEED, File, Number, check_writable, sampling_options, sampling_overrides
 from flowgen.cli.output import Output, default_path, resume
-from flowgen.cli.parts import check_parts, part_options, request_of
+from flowgen.cli.parts import check_parts, given_files, part_options, request_of
 from flowgen.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def sample(ctx: click.Context, run: Path, **options: Any) -> None:
       flowgen sample runs/mine --between first.png last.png -o between.gif
       flowgen sample runs/mine --inpaint speech.wav --from 0.3 --to 0.6 -o mended.wav
       flowgen sample runs/mine --vary clip.mp4 --strength 0.3 -n 4 -o varied.mp4
+      flowgen sample runs/film --given sound=music.wav -n 4 -o film.mp4
       flowgen sample runs/mine --interpolate a.mp4 b.mp4 -n 8 -o between.mp4
       flowgen sample runs/bridge --source drawing.mp4 -o photograph.mp4
     """
@@ -176,7 +177,11 @@ def _request(generator: Generator, options: dict[str, Any]) -> SampleRequest:
         conditions: Sequence[Any] = asked_by_file(generator, options["prompts"], options["cond"])
     else:
         default = 1 if generator.modality.clips_per_file else 2000
-        default = 5 if options["interpolate"] else max(default, len(options["sources"]))
+        default = (
+            5
+            if options["interpolate"]
+            else max(default, len(options["sources"]), *map(len, given_files(options["given"]).values()))
+        )
         conditions = asked_by_options(generator, options, options["count"], default)
     negative = single(options["negative"], "--negative")
     return request_of(generator, options, conditions, seed=options["seed"], negative=negative or None)

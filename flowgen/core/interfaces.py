@@ -243,6 +243,14 @@ class NamesStreams(Protocol):
         """By option, the streams that it names."""
 
 
+@runtime_checkable
+class HasNoiseLevels(Protocol):
+    """A loss that may draw the times of streams independently: then each is also learned from the others, whole."""
+
+    noise_levels: Any
+    """See `flowgen.core.losses.base.NoiseLevels`."""
+
+
 Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]
 """noise(x, t, s): standard normal noise with the structure of x for the step from t to s; another one for every (t, s)."""
 

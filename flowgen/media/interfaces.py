@@ -180,6 +180,21 @@ class ShowsRecordings(Protocol):
         """`count` pictures, or {"raw": mono samples, "sampling_rate": of them} of a sound: what `flowgen.media.captioner` takes."""
 
 
+@runtime_checkable
+class SeveralStreams(Protocol):
+    """Clips of several streams, each a medium by itself: the encoder `streams` has one encoder for each, and
+    `flowgen sample --given STREAM=FILE` takes files of each."""
+
+    streams: Mapping[str, Modality]
+    """The medium of each stream, with which its encoder is built."""
+
+    def stream_of(self, clip: Clip, name: str) -> Clip | None:
+        """One stream of a clip, as a clip of the medium of that stream; None: the clip lacks it."""
+
+    def combined(self, parts: Mapping[str, Clip]) -> Clip:
+        """The clip of some or all streams: what `stream_of` took apart."""
+
+
 # Abilities of a data set
 
 
@@ -310,8 +325,8 @@ class KnownLengths(Protocol):
 class SeesBeyondCuts(Protocol):
     """Latents next to a cut depend on what lies beyond it; those of a given part are not held there."""
 
-    context: int
-    """How many steps next to a cut; 0: none."""
+    context: int | Mapping[str, int]
+    """How many steps next to a cut; 0: none. By stream, where there are several."""
 
 
 @runtime_checkable
@@ -327,7 +342,7 @@ class MarksMasks(Protocol):
     """`flowgen sample --inpaint FILE --mask MASK`: a clip in black and white says what is sampled."""
 
     def marked(self, mask: Clip) -> Any:
-        """The positions at which a mask is light, bool [*axes] (by stream, where there are several)."""
+        """The positions at which a mask is light, bool [*axes] (by stream, where there are several; the others are kept)."""
 
 
 # Abilities of a network
@@ -371,6 +386,17 @@ class Extensible(Protocol):
 
     neutral_at_start: ClassVar[tuple[str, ...]]
     """Names of modules that change nothing as they are made, such as embeddings whose last layer is zero."""
+
+
+# Abilities of a region
+
+
+@runtime_checkable
+class NamesStream(Protocol):
+    """Of several streams, a region may hold for one alone."""
+
+    stream: str | None
+    """Its name; None: every stream that has the axes of the region."""
 
 
 # Abilities of a logger

@@ -19,6 +19,7 @@ from flowgen.core.interfaces import Cond, Flow, Paths, Prediction, Predictions
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Share
 from flowgen.core.tree import State, left, tree_map
+from flowgen.media.interfaces import NamesStream
 from flowgen.media.streams import Axis, Spec, StreamSpec
 
 
@@ -45,6 +46,8 @@ class _Ranged:
     low: NonNegative
     high: NonNegative
     axis: str = "time"
+    stream: str | None = None
+    """The stream that has the region; by default every one that has the axis."""
 
     def __post_init__(self) -> None:
         _check(self.probability, self.low, self.high)
@@ -105,6 +108,8 @@ class Outside:
     low: Share = 0.25
     high: Share = 0.75
     axes: tuple[str, ...] = ("height", "width")
+    stream: str | None = None
+    """The stream that has the region; by default every one that has these axes."""
 
     def __post_init__(self) -> None:
         _check(self.probability, self.low, self.high)
@@ -127,44 +132,78 @@ class Outside:
         return ~inside
 
 
+@dataclass(frozen=True)
+class Whole:
+    """All of a stream is known: the others are generated from it."""
+
+    probability: Share
+    stream: str
+
+    def __post_init__(self) -> None:
+        _check_probability(self.probability)
+
+    @property
+    def along(self) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, axes: Sequence[Axis], sizes: Tensor, u: Tensor) -> Tensor:
+        return torch.ones(len(u), *(axis.size for axis in axes), dtype=torch.bool)
+
+
 def draw_known(
     regions: Sequence[Region], spec: Spec, x1: State, mask: State | None, random: Randomness
 ) -> State | None:
     """For each row at most one region, each with its probability: bool [B, *axes]. None where there are no regions.
 
-    In a state of several streams a region holds for those streams that have its axes.
+    In a state of several streams a region holds for the stream that it names, or else for all that have its axes.
     """
     if not regions:
         return None
     choice = random.uniform("known region")
     u = torch.stack([random.uniform(f"known {i}") for i in range(4)], dim=1)
 
-    def leaf(spec: StreamSpec, x1: Tensor, mask: Tensor | None) -> Tensor:
+    def leaf(spec: StreamSpec, x1: Tensor, mask: Tensor | None, name: str | None) -> Tensor:
         axes = [replace(axis, size=size) for axis, size in zip(spec.axes, x1.shape[1:-1], strict=True)]
         sizes = torch.tensor([axis.size for axis in axes]).repeat(len(x1), 1)
-        if mask is not None:  # only the first axis, time, varies in length
+        if mask is not None and axes:  # only the first axis, time, varies in length
             sizes[:, 0] = mask.reshape(len(mask), mask.shape[1], -1)[:, :, 0].sum(1).cpu()
         known = torch.zeros(x1.shape[:-1], dtype=torch.bool)
         below = 0.0
         for region in regions:
             rows = (choice >= below) & (choice < below + region.probability)
             below += region.probability
-            if rows.any() and set(region.along) <= {axis.name for axis in axes}:
+            if rows.any() and _holds(region, name, spec):
                 known[rows] = region(axes, sizes[rows], u[rows])
         return known.to(x1.device)
 
-    return tree_map(leaf, spec, x1, mask)
+    names = None if isinstance(spec, StreamSpec) else {name: name for name in spec}
+    return tree_map(leaf, spec, x1, mask, names)
+
+
+def stream_of(region: Region) -> str | None:
+    """The stream that a region names, if any."""
+    return region.stream if isinstance(region, NamesStream) else None
+
+
+def _holds(region: Region, name: str | None, spec: StreamSpec) -> bool:
+    """Whether a region holds for a stream (None: the only one)."""
+    return stream_of(region) in (None, name) and set(region.along) <= {axis.name for axis in spec.axes}
 
 
 def check_regions(regions: Sequence[Region], spec: Spec) -> None:
-    """ValueError: probabilities above 1 in all, or an axis that no stream has."""
+    """ValueError: probabilities above 1 in all, a stream that is not there, or an axis that no stream has."""
     total = sum(region.probability for region in regions)
     if total > 1 + 1e-9:
         raise ValueError(f"the probabilities of the known regions sum to {total:g}; at most 1 is possible")
-    streams = [spec] if isinstance(spec, StreamSpec) else list(spec.values())
+    streams: dict[str | None, StreamSpec] = {None: spec} if isinstance(spec, StreamSpec) else dict(spec.items())
     for region in regions:
-        if not any(set(region.along) <= {axis.name for axis in stream.axes} for stream in streams):
-            names = sorted({axis.name for stream in streams for axis in stream.axes})
+        wanted = stream_of(region)
+        if wanted is not None and wanted not in streams:
+            have = "one stream" if isinstance(spec, StreamSpec) else ", ".join(spec)
+            raise ValueError(f"a known region names the stream {wanted!r}; the latents have {have}")
+        if not any(_holds(region, name, stream) for name, stream in streams.items()):
+            own = [stream for name, stream in streams.items() if wanted in (None, name)]
+            names = sorted({axis.name for stream in own for axis in stream.axes})
             raise ValueError(
                 f"a known region runs along {', '.join(region.along)}; the latents have {', '.join(names) or 'no axes'}"
             )
@@ -216,9 +255,13 @@ def _rows(given: Tensor, n: int) -> Tensor:
     return given if len(given) == n else given.repeat(n // len(given), *[1] * (given.ndim - 1))
 
 
-def _check(probability: float, low: float, high: float) -> None:
+def _check_probability(probability: float) -> None:
     if not 0 < probability <= 1:
         raise ValueError(f"probability must lie in (0, 1], got {probability}")
+
+
+def _check(probability: float, low: float, high: float) -> None:
+    _check_probability(probability)
     if not 0 < low <= high:
         raise ValueError(f"expected 0 < low <= high, got {low} and {high}")
 

@@ -109,6 +109,7 @@ def flowgen_components() -> list[Component]:
         Component(
             "guidance", "autoguidance", "flowgen.runs.autoguidance:autoguidance", "away from a weaker run of the model"
         ),
+        Component("encoder", "streams", "flowgen.runs.streams:streams", "an encoder for each of several streams"),
         Component("dataset", "reflow", "flowgen.runs.pairs:Reflow", "noise, each with what a trained run makes of it"),
         Component(
             "dataset", "pairs", "flowgen.runs.pairs:Pairs", "clips of one data set that start from those of another"
@@ -134,6 +135,7 @@ def flowgen_components() -> list[Component]:
         Component("region", "suffix", "flowgen.media.regions:Suffix", "the end is known"),
         Component("region", "ends", "flowgen.media.regions:Ends", "beginning and end are known (interpolation)"),
         Component("region", "gap", "flowgen.media.regions:Gap", "all but a gap is known (inpainting)"),
+        Component("region", "whole", "flowgen.media.regions:Whole", "one stream is known (the others from it)"),
         Component("region", "outside", "flowgen.media.regions:Outside", "all but a box is known (spatial inpainting)"),
         Component("logger", "jsonl", "flowgen.training.loggers:JSONL", "figures as lines of log.jsonl"),
         Component("logger", "tensorboard", "flowgen.training.loggers:TensorBoard", "figures for TensorBoard"),

@@ -50,7 +50,7 @@ KINDS = {
                     "HasLevel",
                     "ReadsMany",
                 ),
-                *("SplitsRecordings", "MeasuresRecordings", "ShowsRecordings"),
+                *("SplitsRecordings", "MeasuresRecordings", "ShowsRecordings", "SeveralStreams"),
             ),
         ),
         Kind(
@@ -92,7 +92,12 @@ KINDS = {
             "flowgen.media.conditions:Conditioner",
             abilities=_abilities("Resolves", "BringsEmbedder", "ReadsText"),
         ),
-        Kind("region", "a known region: a part of a clip that is given", "flowgen.media.regions:Region"),
+        Kind(
+            "region",
+            "a known region: a part of a clip that is given",
+            "flowgen.media.regions:Region",
+            abilities=_abilities("NamesStream"),
+        ),
         Kind("path", "a probability path from noise to data", "flowgen.core.interfaces:Path"),
         Kind("times", "a distribution of training times", "flowgen.core.interfaces:Times"),
         Kind(

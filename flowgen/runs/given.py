@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from flowgen.core.tree import State, leaves, tree_map
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
-from flowgen.media.encoder import Encoder
+from flowgen.media.encoder import Encoder, Latents
+from flowgen.media.interfaces import MarksMasks, SeesBeyondCuts
 from flowgen.media.streams import StreamSpec
 
 
@@ -19,12 +21,14 @@ from flowgen.media.streams import StreamSpec
 class Given:
     """Clips that are a part of what is sampled (one for all, or one for each): from `at_s` seconds on, or (None) up to the end.
 
-    `hole`, a clip in black and white, says where they are not given after all: where it is light.
+    `hole`, a clip in black and white, says where they are not given after all: where it is light. `streams`: the streams
+    that are given, in whole; by default a part in time of all that a clip has.
     """
 
     clips: Sequence[Clip]
     at_s: float | None = 0.0
     hole: Clip | None = None
+    streams: Sequence[str] = ()
 
 
 def source_states(encoder: Encoder, clips: Sequence[Clip], kind: str, like: State) -> State:
@@ -81,37 +85,73 @@ def place(encoder: Encoder, given: Sequence[Given], x: State, rows: range) -> tu
     known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device), x)
     for part in given:
         clips = clips_of(part.clips, rows)
-        name = clips[0].source or "the given clip"
-
-        def leaf(
-            spec: StreamSpec, value: Tensor, known: Tensor, latent: Tensor, part: Given = part, name: str = name
-        ) -> None:
-            if not spec.axes or spec.axes[0].name != "time" or latent.shape[2:] != value.shape[2:]:
-                raise UsageError(f"{name} cannot be a part: its latents are {tuple(latent.shape[1:])}")
-            size, length = value.shape[1], latent.shape[1]
-            start = size - length if part.at_s is None else round(part.at_s * spec.axes[0].rate)
-            if start < 0 or start + length > size or (length == size and part.hole is None):
-                raise UsageError(
-                    f"{name} takes {length} of {size} steps in time from step {start}; "
-                    f"give a shorter part, or ask for a longer clip with --seconds"
-                )
-            # where a part is cut, the encoder's window has seen silence in place of what is to come
-            edge = int(getattr(encoder, "context", 0))
-            first = start + (edge if start > 0 else 0)
-            last = start + length - (edge if start + length < size else 0)
-            value[:, start : start + length] = latent
-            known[:, first:last] = True if part.hole is None else ~_marked(encoder, part.hole, known[0, first:last])
-
-        tree_map(leaf, encoder.spec, values, known, encoder.encode(clips).x)
+        if part.streams:
+            _place_whole(encoder.encode(clips), part.streams, clips[0].source or "the given clip", values, known)
+        else:
+            _place_in_time(encoder, part, clips, values, known)
     return values, known
 
 
-def _marked(encoder: Encoder, hole: Clip, like: Tensor) -> Tensor:
-    """Which positions a hole touches, bool of the shape of `like` [*axes]; a hole of one step in time lasts all the time."""
-    marked = getattr(encoder, "marked", None)
-    if marked is None:
+def _place_whole(latents: Latents, streams: Sequence[str], name: str, values: Any, known: Any) -> None:
+    for stream in streams:
+        x, mask = latents.x[stream], None if latents.mask is None else latents.mask[stream]  # type: ignore[index]
+        if mask is not None and not bool(mask.all()):
+            raise UsageError(f"{name} has no {stream}, or too little of it; give one that has")
+        if x.shape[1:] != values[stream].shape[1:]:
+            raise UsageError(
+                f"the {stream} of {name} has latents {tuple(x.shape[1:])}, and the sample {tuple(values[stream].shape[1:])}; "
+                f"give one of the same length and size"
+            )
+        values[stream].copy_(x)
+        known[stream].fill_(True)
+
+
+def _place_in_time(encoder: Encoder, part: Given, clips: Sequence[Clip], values: State, known: State) -> None:
+    name, spec = clips[0].source or "the given clip", encoder.spec
+    marked = None if part.hole is None else _marked(encoder, part.hole)
+    if isinstance(marked, Mapping):
+        marked = {stream: marked.get(stream) for stream in spec}  # type: ignore[union-attr]
+    # where a part is cut, the encoder's window has seen silence in place of what is to come
+    context = encoder.context if isinstance(encoder, SeesBeyondCuts) else 0
+    latents = encoder.encode(clips)
+
+    def leaf(
+        spec: StreamSpec,
+        value: Tensor,
+        known: Tensor,
+        latent: Tensor,
+        mask: Tensor | None,
+        edge: int,
+        marked: Tensor | None,
+    ) -> None:
+        if mask is not None and not bool(mask.any()):
+            return  # a stream that the clips lack
+        if not spec.axes or spec.axes[0].name != "time" or latent.shape[2:] != value.shape[2:]:
+            raise UsageError(f"{name} cannot be a part: its latents are {tuple(latent.shape[1:])}")
+        size, length = value.shape[1], latent.shape[1]
+        start = size - length if part.at_s is None else round(part.at_s * spec.axes[0].rate)
+        if start < 0 or start + length > size or (length == size and part.hole is None):
+            raise UsageError(
+                f"{name} takes {length} of {size} steps in time from step {start}; "
+                f"give a shorter part, or ask for a longer clip with --seconds"
+            )
+        first = start + (edge if start > 0 else 0)
+        last = start + length - (edge if start + length < size else 0)
+        value[:, start : start + length] = latent
+        kept: Any = True if marked is None or part.hole is None else ~_fitted(marked, part.hole, known[0, first:last])
+        known[:, first:last] = kept
+
+    tree_map(leaf, spec, values, known, latents.x, latents.mask, context, marked)
+
+
+def _marked(encoder: Encoder, hole: Clip) -> Any:
+    if not isinstance(encoder, MarksMasks):
         raise UsageError(f"the encoder {type(encoder).__name__} has no masks; give a stretch of time instead")
-    found: Tensor = marked(hole)
+    return encoder.marked(hole)
+
+
+def _fitted(found: Tensor, hole: Clip, like: Tensor) -> Tensor:
+    """Which positions a hole touches, bool of the shape of `like` [*axes]; a hole of one step in time lasts all the time."""
     if found.shape[1:] != like.shape[1:] or found.shape[0] not in (1, like.shape[0]):
         raise UsageError(
             f"the mask {hole.source or ''} has {found.shape[0]} steps in time and the clip {like.shape[0]}; give a picture, or a "

@@ -166,4 +166,8 @@ def _divides(patch: Any, shape: Any) -> bool:
 
 
 def _first(spec: Spec) -> StreamSpec:
-    return spec if isinstance(spec, StreamSpec) else next(iter(spec.values()))
+    """The stream whose steps in time lengths are counted in: the first that has any."""
+    if isinstance(spec, StreamSpec):
+        return spec
+    timed = (stream for stream in spec.values() if stream.axes and stream.axes[0].name == "time")
+    return next(timed, next(iter(spec.values())))

@@ -148,6 +148,37 @@ class Inpaint(SampleRequest):
 
 
 @dataclass(frozen=True)
+class FromStream(SampleRequest):
+    """Clips of several streams of which some are given, in whole, and the others generated: the picture of a sound.
+
+    Args:
+        given: by the name of a stream, a clip that has it, or one for each sample. A file may be one of the whole medium, or
+            of that stream alone (a sound file).
+    """
+
+    way = "from stream"
+    given: Mapping[str, Media | Sequence[Media]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.given:
+            raise UsageError("give at least one stream: {'sound': 'a.wav'}")
+        for name in self.given:
+            if len(self.clips(name)) not in (1, len(self.conditions)):
+                raise UsageError(
+                    f"give one clip with the {name}, or one for each of {len(self.conditions)}; got {len(self.clips(name))}"
+                )
+
+    def clips(self, stream: str) -> list[Media]:
+        """The clips that give a stream: one, or one for each sample."""
+        given = self.given[stream]
+        return [given] if isinstance(given, (Clip, Path, str)) else list(given)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "given": {name: [_source(clip) for clip in self.clips(name)] for name in self.given}}
+
+
+@dataclass(frozen=True)
 class Vary(SampleRequest):
     """Variations of a clip. strength: in (0, 1]; the higher, the less of the clip is kept, and 1 keeps nothing."""
 

@@ -13,14 +13,15 @@ from flowgen.config.schema import Sample
 from flowgen.core.editing import Replaced, vary
 from flowgen.core.flow import OnPath
 from flowgen.core.guidance import check_folded
-from flowgen.core.interfaces import MASK
+from flowgen.core.interfaces import MASK, HasNoiseLevels
+from flowgen.core.losses.base import level_of
 from flowgen.core.rows import Rows
 from flowgen.core.sampler import prior, sample
 from flowgen.core.tree import State, tree_map
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
 from flowgen.media.encoder import Latents
-from flowgen.media.regions import KnownFlow
+from flowgen.media.regions import KnownFlow, Whole
 from flowgen.runs.given import Given, clips_of, place, source_latents
 from flowgen.runs.idle import warn_idle_guidance
 from flowgen.runs.requests import SampleRequest
@@ -155,16 +156,30 @@ def sampled_flow(
     rules = [build("guidance", guidance, encoder=generator.encoder) for guidance in chain(settings)]
     check_folded(flow, rules)
     kept: KnownFlow | Replaced | None = None
-    if given and generator.config.known:
+    learned = _learned(generator, given)
+    if given and learned:
         flow = kept = KnownFlow(flow, *place(generator.encoder, given, x, rows))
     if settings.path is not None:
         flow = OnPath(flow, build("path", settings.path), float(grid[0]), float(grid[-1]))
     for guidance in rules:
         flow = guidance(flow, null)
-    if given and not generator.config.known:  # a network that has never seen a known region
+    if given and not learned:  # a network that has never seen a known region
         x1, known = place(generator.encoder, given, x, rows)
         flow = kept = Replaced(flow, x1, noise, known)
     return flow, kept
+
+
+def _learned(generator: Generator, given: Sequence[Given]) -> bool:
+    """Whether the network was shown in training, at t = 1, what is given here: a known region, or a stream whose time is drawn
+    independently of those that are generated."""
+    streams = {stream for part in given for stream in part.streams}
+    if not streams:
+        return any(not isinstance(region, Whole) for region in generator.experiment.regions)
+    loss = generator.loss
+    levels: Any = loss.noise_levels if isinstance(loss, HasNoiseLevels) else "shared"
+    others = {level_of(levels, name) for name in generator.encoder.spec if name not in streams}  # type: ignore[union-attr]
+    whole = {region.stream for region in generator.experiment.regions if isinstance(region, Whole)}
+    return all(name in whole or level_of(levels, name) not in others for name in streams)
 
 
 def _shapes(generator: Generator, n: int, lengths: Sequence[float | None] | None, around: Around) -> list[Any]:

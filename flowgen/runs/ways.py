@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,19 @@ from flowgen.config import build
 from flowgen.core.editing import between
 from flowgen.core.rows import Rows
 from flowgen.core.tree import State, leaves, tree_map
-from flowgen.errors import FlowgenError, UsageError
+from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import asked_lengths, encode_conditions, told_lengths
 from flowgen.media.encoder import Latents
-from flowgen.media.interfaces import TimedModality
+from flowgen.media.interfaces import SeveralStreams, TimedModality
+from flowgen.media.streams import StreamSpec
 from flowgen.runs.given import Given, source_clips
 from flowgen.runs.requests import (
     Animate,
     Continue,
     FromClips,
     FromNoise,
+    FromStream,
     Inpaint,
     Interpolate,
     Media,
@@ -49,6 +52,8 @@ def make(generator: Generator, request: SampleRequest, watch: Watch) -> list[Cli
             return _continue(generator, request, watch)
         case Inpaint():
             return _inpaint(generator, request, watch)
+        case FromStream():
+            return _from_stream(generator, request, watch)
         case Vary():
             return _vary(generator, request, watch)
         case Interpolate():
@@ -179,6 +184,65 @@ def _inpaint_mask(generator: Generator, request: Inpaint, clip: Clip, mask: Clip
     return _from_noise(generator, _plain(request, seconds=seconds, given=[Given([padded], 0.0, hole)]), watch)
 
 
+def _from_stream(generator: Generator, request: FromStream, watch: Watch) -> list[Clip]:
+    spec, modality, rows = generator.encoder.spec, generator.modality, request.chosen
+    if isinstance(spec, StreamSpec):
+        raise UsageError("this run has one stream; there is none to generate others from")
+    for name in request.given:
+        if name not in spec:
+            raise UsageError(unknown("stream", name, spec))
+    if not spec.keys() - request.given.keys():
+        raise UsageError(f"all streams are given ({', '.join(spec)}), and none is left to generate")
+    found: dict[str, list[Clip]] = {}
+    for name in request.given:
+        media = request.clips(name)
+        media = media if len(media) == 1 else [media[i] for i in rows]
+        found[name] = [_read_stream(generator, clip, name) for clip in media]
+    given, seconds = [], None
+    if isinstance(modality, TimedModality):
+        lengths = {round(modality.seconds(clip), 3) for clips in found.values() for clip in clips}
+        if len(lengths) > 1:
+            raise UsageError(
+                f"given streams, in one call, are of one length, and these are of {', '.join(f'{s:g}' for s in sorted(lengths))} s; "
+                f"cut the longer ones"
+            )
+        seconds = lengths.pop() if generator.lengths.timed else None
+    for name, clips in found.items():
+        padded = [_quietly(generator.lengths.padded, clip)[0] for clip in clips]
+        given.append(Given(padded, streams=(name,)))
+    wanted = None if seconds is None else [seconds] * len(rows)
+    clips = solve_rows(generator, request, asked_conditions(request), watch, Around(given=given), wanted)
+    if not isinstance(modality, SeveralStreams):
+        return clips
+    for name, own in found.items():  # as it was given, not as the encoder has it
+        originals = own if len(own) == len(clips) else own * len(clips)
+        clips = [_with_stream(modality, clip, name, spec, o) for clip, o in zip(clips, originals, strict=True)]
+    return described(clips, asked_conditions(request))
+
+
+def _read_stream(generator: Generator, media: Media, name: str) -> Clip:
+    """A clip with a stream, from a file of the whole medium or of that stream's. UsageError: it lacks the stream."""
+    modality = generator.modality
+    if not isinstance(modality, SeveralStreams):
+        return read(generator, media)
+    alone_in = modality.streams[name]
+    if (
+        not isinstance(media, Clip)
+        and Path(media).suffix.lower() in alone_in.formats.keys() - generator.modality.formats
+    ):
+        alone = alone_in.read(existing(media))
+        return replace(modality.combined({name: alone}), source=alone.source or str(media))
+    clip = read(generator, media)
+    if modality.stream_of(clip, name) is None:
+        raise UsageError(f"{clip.source or 'the given clip'} has no {name}; give a clip that has, or leave {name} out")
+    return clip
+
+
+def _with_stream(modality: SeveralStreams, clip: Clip, name: str, streams: Iterable[str], original: Clip) -> Clip:
+    found = {s: modality.stream_of(original if s == name else clip, s) for s in streams}
+    return modality.combined({s: part for s, part in found.items() if part is not None})
+
+
 def _vary(generator: Generator, request: Vary, watch: Watch) -> list[Clip]:
     clip, seconds = generator.lengths.padded(read(generator, request.clip))
     around = Around(varied=clip, from_t=1 - request.strength)
@@ -244,9 +308,14 @@ def read(generator: Generator, clip: Media) -> Clip:
     """A clip, from its file where it is given by one. FlowgenError: the file cannot be read."""
     if isinstance(clip, Clip):
         return clip
-    if "\0" in str(clip) or not Path(clip).is_file():
-        raise FlowgenError(f"{clip}: there is no such file")
-    return generator.modality.read(Path(clip))
+    return generator.modality.read(existing(clip))
+
+
+def existing(path: Path | str) -> Path:
+    """The path of a file. FlowgenError: there is none."""
+    if "\0" in str(path) or not Path(path).is_file():
+        raise FlowgenError(f"{path}: there is no such file")
+    return Path(path)
 
 
 def _repeated(x: State, n: int) -> State:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowgen.core.random import Randomness
-from flowgen.media.regions import Ends, Gap, Outside, Prefix, Suffix, check_regions, draw_known
+from flowgen.media.regions import Ends, Gap, Outside, Prefix, Suffix, Whole, check_regions, draw_known
 from flowgen.media.streams import Axis, StreamSpec
 
 pytestmark = pytest.mark.exact
@@ -112,3 +112,29 @@ def test_a_given_part_is_kept_and_continued():
     guided = CFG(scale=2.0)(flow, {})
     x = flow.restore(sample(guided, torch.randn(2, 2, 1), uniform_grid(8), cond={}))
     torch.testing.assert_close(x[:, 1], x1[:, 0], atol=1e-2, rtol=0)
+
+
+STREAMS = {"sound": StreamSpec(1, (Axis("time", 8, 4.0),)), "picture": SPEC, "title": StreamSpec(3)}
+
+
+def test_a_region_that_names_a_stream_holds_for_it_alone():
+    x = {name: torch.zeros(64, *spec.shape) for name, spec in STREAMS.items()}
+    regions = [Prefix(0.3, 0.5, 0.5, stream="sound"), Whole(0.4, "picture"), Whole(0.3, "title")]
+    mask = {name: torch.ones(leaf.shape[:-1], dtype=torch.bool) for name, leaf in x.items()}
+    for real in (None, mask):
+        known = draw_known(regions, STREAMS, x, real, Randomness(0, 0, 64))
+        held = {name: leaf.flatten(1).any(1) if leaf.ndim > 1 else leaf for name, leaf in known.items()}
+        assert bool((held["sound"].int() + held["picture"].int() + held["title"].int() == 1).all())
+        assert bool(known["picture"][held["picture"]].all())
+        assert known["sound"][held["sound"]].sum(1).unique().tolist() == [2]
+        assert all(4 < int(leaf.sum()) < 48 for leaf in held.values())
+
+
+def test_a_region_of_a_stream_that_is_not_there_is_refused():
+    check_regions([Whole(0.5, "title"), Prefix(0.5, 1, 1, stream="sound")], STREAMS)
+    with pytest.raises(ValueError, match="names the stream 'film'; the latents have sound, picture, title"):
+        check_regions([Whole(0.5, "film")], STREAMS)
+    with pytest.raises(ValueError, match="the latents have one stream"):
+        check_regions([Whole(0.5, "film")], SPEC)
+    with pytest.raises(ValueError, match="runs along height, width; the latents have time"):
+        check_regions([Outside(0.5, stream="sound")], STREAMS)

@@ -33,7 +33,7 @@ def _drawn(p: Part, sizes: Any = None, built: Any = None) -> Tensor:
 
 @check(
     "a region gives bool [B, *axes], along axes that it names, with a probability in [0, 1]; something is known in it "
-    "and something is not",
+    "and, unless it has no axes (a whole stream), something is not",
     see="regions",
 )
 def region_is_a_mask(p: Part) -> str | None:
@@ -43,7 +43,7 @@ def region_is_a_mask(p: Part) -> str | None:
     if known.dtype != torch.bool or known.shape != shape:
         return f"it gives {known.dtype} {list(known.shape)}; expected bool {list(shape)}"
     share = known.flatten(1).double().mean(1)
-    if not (share > 0).all() or not (share < 1).all():
+    if not (share > 0).all() or (p.built.along and not (share < 1).all()):
         return f"the share of known positions goes from {float(share.min()):.3g} to {float(share.max()):.3g}"
     return None
 
