@@ -457,7 +457,9 @@ def examples():
     texts = [sample.help, *((ROOT / page).read_text() for page in pages)]
     lines = [line.strip().partition("   #")[0] for text in texts for line in text.splitlines()]
     runs = (line for line in lines if line.startswith("flowgen sample runs/"))
-    return sorted({line for line in runs if "runs/sounds" not in line and "runs/film" not in line})  # film: test_duet.py
+    return sorted(
+        {line for line in runs if "runs/sounds" not in line and "runs/film" not in line}
+    )  # film: test_duet.py
 
 
 @pytest.mark.filterwarnings("ignore")

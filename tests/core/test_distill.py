@@ -76,7 +76,8 @@ def test_both_derivatives_train_alike(predicts):
         torch.testing.assert_close(near, exact, rtol=2e-3, atol=1e-4)
 
 
-def test_given_positions_are_shown_as_they_are_and_carry_no_loss():
+@pytest.mark.parametrize("predicts", ["data", "velocity"])  # a teacher that says data has no velocity at t = 1
+def test_given_positions_are_shown_as_they_are_and_carry_no_loss(predicts):
     x1 = torch.randn(8, 3, 1)
     known = torch.tensor([True, False, False]).expand(8, 3)
     shown = []
@@ -85,9 +86,10 @@ def test_given_positions_are_shown_as_they_are_and_carry_no_loss():
         shown.append((x, t, cond[END_TIME]))
         return x.clone()
 
-    loss = Distillation("run", predicts="data").with_teacher(lambda *_: None, {})
+    loss = Distillation("run", predicts=predicts).with_teacher(lambda *_: None, {})
     object.__setattr__(loss.asked, "flow", FlowMatching(predicts="data").flow(lambda x, t, cond: 0 * x))
     here = loss(network, x1, {}, Randomness(0, 0, 8), known).total
+    assert bool(here.isfinite().all())
     for x, t, s in shown:
         assert torch.equal(x[:, 0], x1[:, 0])
         assert bool((t[:, 0] == 1).all())

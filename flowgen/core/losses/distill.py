@@ -29,7 +29,7 @@ from flowgen.core.interfaces import (
     Times,
 )
 from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, valid_in
-from flowgen.core.losses.spans import along_end, held, span
+from flowgen.core.losses.spans import along_end, held, span, unmoved
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import Count, Positive, Real, Share
@@ -167,6 +167,7 @@ class Distillation(_Student):
         with torch.no_grad():
             landed = _real(tree_map(self._landed, x, said, begin, there), cond.get(MASK))
             target = self._teacher(landed, there, cond, self._scale_at(s, scale)).read(self.predicts)
+            target = unmoved(target, known)  # given positions stand still, where a velocity may be infinite
         met = tree_map(lambda f, df, t, s: lincomb((1.0, f), (self._reach(t, s, f), df)), said, slope, begin, there)
         counts = valid_in(cond, known, x1)
         return output(tree_map(mean_error, met, target, counts), t, counts if known is not None else None)
