@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from flowgen.cli.options import SEED, File, Number, check_writable, sampling_opt
 
 if TYPE_CHECKING:
     from flowgen.evaluation import Evaluation
+
+_WIDE = 130
+"""Characters that the controls take with their intervals; output into a file is as wide."""
 
 
 @click.command(name="eval")
@@ -28,6 +32,11 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Give the beginning of each real clip, and measure its continuations.",
 )
+@click.option(
+    "--controls",
+    is_flag=True,
+    help="Measure negative controls, too, and say which figures tell them from real clips.",
+)
 @sampling_options
 @click.option("--seed", type=SEED, help="Of the samples and of which real clips are taken (default: eval.seed).")
 @click.option(
@@ -41,6 +50,7 @@ def evaluate(
     count: int | None,
     metrics: tuple[str, ...],
     continued: float | None,
+    controls: bool,
     weights: Any,
     seed: int | None,
     output: Path | None,
@@ -50,7 +60,11 @@ def evaluate(
 
     Three sets of equally many clips are measured alike: generated ones, with the conditions of held-out real clips; these
     real clips encoded and decoded again, which is the best that a generator behind this encoder could do; and the real
-    clips themselves.
+    clips themselves. The ranges are 95 % intervals, by resampling the clips.
+
+    A figure that negative controls pass proves nothing. With --controls these are measured as well: one Euler step (the mean
+    of what is asked for), copies of training clips, one real clip repeated for each condition, noise, and the round trip.
+    A control is told from real clips by a figure that is worse and whose interval does not meet that of real clips.
 
     \b
     Examples:
@@ -58,6 +72,7 @@ def evaluate(
       flowgen eval runs/notes -n 200 --steps 8 --solver heun -o heun8.json
       flowgen eval runs/checkerboard --metric checkerboard --weights raw
       flowgen eval runs/moving-digits --continue 0.5
+      flowgen eval runs/notes --controls
     """
     from rich.console import Console
 
@@ -70,6 +85,8 @@ def evaluate(
 
     if output is not None and output.suffix.lower() != ".json":
         raise UsageError(f"{output}: the figures are written as JSON; give a name that ends in .json")
+    if controls and continued is not None:
+        raise UsageError("the negative controls are whole clips: give --controls or --continue")
     path = output or run / ("eval.json" if continued is None else "eval-continue.json")
     check_writable(path)
     overrides = sampling_overrides(run, rest)
@@ -87,35 +104,82 @@ def evaluate(
             metrics_built,
             weights=weights,
             continued=continued,
+            controls=controls,
             on_step=lambda done, total: bar.update(done),
         )
     save(result, path)
-    print_table(result, Console())
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE
+    print_table(result, console)
+    if controls:
+        print_controls(result, console)
     click.echo(path)
 
 
 def print_table(result: Evaluation, console: Any) -> None:
-    """The figures, three columns beside each other; plain text where there is no terminal."""
-    from rich import box
-    from rich.table import Table
-
-    from flowgen.evaluation import figure
+    """The figures and their intervals, three columns beside each other; plain text where there is no terminal."""
+    from flowgen.evaluation.rows import COLUMNS
 
     s = result.settings
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, title_justify="left")
-    table.add_column("figure")
-    for column in ("generated", "round trip", "real"):
-        table.add_column(column, justify="right")
-    for row in result.rows:
-        table.add_row(f"{row.metric}: {row.name}", *(figure(v) for v in (row.generated, row.round_trip, row.real)))
     guidance = f", guidance {s['guidance']['type']}" if s["guidance"] else ""
     scale = f" {s['guidance']['scale']:g}" if s["guidance"] and "scale" in s["guidance"] else ""
     continued = f", {s['continued_s']:g} s of them given" if s.get("continued_s") else ""
+    fewer = f" (there are no more; asked for {s['clips_asked']})" if s["clips"] < s["clips_asked"] else ""
     console.print(
-        f"{s['name']} at step {s['step']}: {s['clips']} clips in each column{continued}, {s['steps']} steps of {s['solver']['type']}"
+        f"{s['name']} at step {s['step']}: {s['clips']} clips in each column{fewer}{continued}, {s['steps']} steps of {s['solver']['type']}"
         f"{guidance}{scale}, {s['evaluations_per_clip']:g} evaluations and {s['seconds_per_clip']:.3g} s a clip; "
         f"reference: {s['reference']}",
         highlight=False,
         soft_wrap=True,
     )
-    console.print(table)
+    console.print(_table(result, COLUMNS, console))
+    for row in result.rows:
+        if row.void:
+            console.print(f"void: {row.metric}: {row.name} ({row.void})", highlight=False, soft_wrap=True)
+
+
+def print_controls(result: Evaluation, console: Any) -> None:
+    """The negative controls beside real clips, and what tells each from them."""
+    from flowgen.evaluation.controls import CONTROLS
+
+    told = result.controls
+    console.print("Negative controls (* worse than real clips by more than the sampling error):", highlight=False)
+    console.print(_table(result, ("real", *told), console))
+    for control, figures in told.items():
+        found = f"told apart by {', '.join(figures)}" if figures else "PASSES: no figure tells it from real clips"
+        name = control.replace("_", " ")
+        console.print(f"{name} ({CONTROLS[control]}): {found}", highlight=False, soft_wrap=True)
+    for control, reason in result.settings["controls_missing"].items():
+        console.print(f"{control.replace('_', ' ')}: not made; {reason}", highlight=False, soft_wrap=True)
+
+
+def _table(result: Evaluation, columns: Sequence[str], console: Any) -> Any:
+    """A line a figure under the name of its metric. Intervals of many columns have lines of their own, where there is room."""
+    from rich import box
+    from rich.table import Table
+
+    from flowgen.evaluation import figure
+
+    spreads = len(columns) <= 3 or console.width >= _WIDE
+    frame = box.SIMPLE_HEAD if console.is_terminal else box.ASCII2
+    table = Table(box=frame, padding=(0, 1) if spreads else 0)
+    table.add_column("figure", no_wrap=True)
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    between = " " if len(columns) <= 3 else "\n"
+    metric = ""
+    for row in result.rows:
+        if row.metric != metric:
+            metric = row.metric
+            table.add_row(metric)
+        cells = []
+        for column in columns:
+            value, interval = row.value(column), row.intervals.get(column)
+            star = "*" if column != "real" and row.fails(column) else ""
+            spread = (
+                "" if interval is None or not spreads else f"{between}[{figure(interval[0])}, {figure(interval[1])}]"
+            )
+            cells.append(f"{figure(value)}{star}{spread}")
+        table.add_row(f"  {row.name}{' (void)' if row.void else ''}", *cells)
+    return table

@@ -10,7 +10,6 @@ Metrics that compare with a reference get real clips that are in none of the set
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 import time
@@ -28,25 +27,15 @@ from flowgen.core.tree import batch_size
 from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.evaluation.continuing import compare, continuations
+from flowgen.evaluation.controls import CONTROLS, control_clips, like_asked, lossless
+from flowgen.evaluation.rows import Row, finite, measure
 from flowgen.files import read_json, write_json
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, Metric
 from flowgen.runs.generator import Generator, Weights
 from flowgen.runs.requests import request_like
 
-COLUMNS = ("generated", "round_trip", "real")
 _PACKAGES = ("torch", "torchaudio", "torchvision", "numpy", "scipy", "scikit-learn")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure of one metric on the three sets; None where a set does not give it."""
-
-    metric: str
-    name: str
-    generated: float | None
-    round_trip: float | None
-    real: float | None
 
 
 _ROWS = TypeAdapter(tuple[Row, ...])
@@ -71,6 +60,17 @@ class Evaluation:
         settings = {k: v for k, v in value.items() if k != "figures"}
         return cls(_ROWS.validate_python(value["figures"]), settings)
 
+    @property
+    def controls(self) -> dict[str, list[str]]:
+        """By control, the figures that tell it from real clips by more than their sampling error; none without `--controls`."""
+        if "controls" not in self.settings:
+            return {}
+        return {
+            control: [f"{row.metric}: {row.name}" for row in self.rows if row.fails(control)]
+            for control in CONTROLS
+            if control not in self.settings["controls_missing"]
+        }
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -82,26 +82,26 @@ class Sets:
 
 
 def draw_sets(dataset: Dataset, n: int, seed: int) -> Sets:
-    """n held-out clips in an order that depends on the seed, and n others: held out too, or from training where too few are.
+    """At most n held-out clips in an order that depends on the seed, and equally many others: held out too, or from
+    training where too few are. Where there are fewer clips than asked for, both sides are as small as the smaller one.
 
-    UsageError: the data set holds out fewer than n clips (one clip twice would make the figures look surer than they are).
+    UsageError: no clip is held out.
     """
     held_out = dataset.validation()
-    if len(held_out) < n:
-        raise UsageError(
-            f"the data set holds out {len(held_out)} clips, fewer than the {n} asked for; give -n {len(held_out)}"
-        )
-    order = Order(seed, len(held_out))
+    own, others = Order(seed, len(held_out)), Order(seed, len(dataset))
 
     def clip(data: Dataset, order: Order, position: int) -> Clip:
         index = order[position].index
         return data.clip(index, seed_of(seed, "evaluation", index))
 
-    real = [clip(held_out, order, i) for i in range(n)]
     if len(held_out) >= 2 * n:
-        return Sets(real, [clip(held_out, order, n + i) for i in range(n)], f"{n} other held-out clips")
-    count, order = min(n, len(dataset)), Order(seed, len(dataset))
-    return Sets(real, [clip(dataset, order, i) for i in range(count)], f"{count} training clips")
+        reference = [clip(held_out, own, n + i) for i in range(n)]
+        return Sets([clip(held_out, own, i) for i in range(n)], reference, f"{n} other held-out clips")
+    n = min(n, len(held_out), len(dataset))
+    if n == 0:
+        raise UsageError("the data hold out no clip to measure; give `data` a held-out part")
+    reference = [clip(dataset, others, i) for i in range(n)]
+    return Sets([clip(held_out, own, i) for i in range(n)], reference, f"{n} training clips")
 
 
 def evaluate(
@@ -111,6 +111,7 @@ def evaluate(
     *,
     weights: Weights = "ema",
     continued: float | None = None,
+    controls: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a generator as its config's `eval` section says (number of clips, seed).
@@ -119,11 +120,17 @@ def evaluate(
         metrics: by name, as `Experiment.metrics`.
         weights: which ones the generator was loaded with, for the record.
         continued: give this many seconds of each real clip, and measure their continuations.
+        controls: measure the negative controls, too (see `flowgen.evaluation.controls`).
         on_step: called with the number of solver steps done and their total.
+
+    UsageError: controls of continuations are asked for.
     """
+    if controls and continued is not None:
+        raise UsageError("the negative controls are whole clips; measure continuations without --controls")
     config = generator.config
-    n, seed = config.eval.clips, config.eval.seed
-    sets = draw_sets(dataset, n, seed)
+    seed = config.eval.seed
+    sets = draw_sets(dataset, config.eval.clips, seed)
+    n = len(sets.real)
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in sets.real]
     with _Counter(generator.network) as counter:
         began = time.perf_counter()
@@ -132,21 +139,22 @@ def evaluate(
         else:
             generated = continuations(generator, sets.real, continued, asked, seed=seed, on_step=on_step)
         seconds = time.perf_counter() - began
-    clips = {"generated": generated, "round_trip": round_trip(generator, sets.real), "real": sets.real}
-    rows: list[Row] = []
-    for name, metric in metrics:
-        figures = {column: metric.measure(clips[column], sets.reference) for column in COLUMNS}
-        names = dict.fromkeys(figure for column in COLUMNS for figure in figures[column])
-        rows += [Row(name, figure, *(_finite(figures[c].get(figure)) for c in COLUMNS)) for figure in names]
+    real = [like_asked(clip, asked[0]) for clip in sets.real]
+    clips = {"generated": generated, "round_trip": round_trip(generator, real), "real": real}
+    made, missing = control_clips(generator, dataset, sets.real, asked, seed) if controls else ({}, {})
+    if controls and lossless(clips["round_trip"], real):
+        missing["round_trip"] = "the encoder loses nothing"
+    rows = [row for name, metric in metrics for row in measure(name, metric, {**clips, **made}, sets.reference, seed)]
     if continued is not None:
         agreement = compare(generator, generated, sets.real, continued)
-        rows += [Row("continuation", name, _finite(value), None, None) for name, value in agreement.items()]
+        rows += [Row("continuation", name, finite(value), None, None) for name, value in agreement.items()]
     sample = config.sample.model_dump(mode="json")
     settings = {
         "name": config.name,
         "step": generator.step,
         "weights": weights,
         "clips": n,
+        "clips_asked": config.eval.clips,
         "seed": seed,
         "conditions": sorted(generator.conditioners),
         "continued_s": continued,
@@ -157,6 +165,7 @@ def evaluate(
         "evaluations_per_clip": counter.rows / n,
         "seconds_per_clip": seconds / n,
         "metrics": [m.model_dump(mode="json") for m in config.eval.metrics],
+        **({"controls": list(made), "controls_missing": missing} if controls else {}),
         **machine(generator.device),
     }
     return Evaluation(tuple(rows), settings)
@@ -223,7 +232,3 @@ class _Counter:
 
     def _count(self, network: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
         self.rows += batch_size(arguments[0])
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -83,6 +83,10 @@ class Metric(Protocol):
 
     def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
         """Figures by name for `clips` (whose `conditions` say what was asked), against real clips where it needs them."""
+
+
+Better: TypeAlias = Literal["higher", "lower", "real"]
+"""Which way a figure is better: the more, the less, or the nearer to that of real clips."""
 
 
 # Abilities of a modality
@@ -195,6 +199,47 @@ class SeveralStreams(Protocol):
         """The clip of some or all streams: what `stream_of` took apart."""
 
 
+# Abilities of a metric
+
+
+@runtime_checkable
+class Resampled(Protocol):
+    """Its figures are functions of what is found in each clip, so that `flowgen eval` gives them intervals by resampling.
+
+    `figures(features(clips), features(reference))` is `measure(clips, reference)`.
+    """
+
+    def features(self, clips: Sequence[Clip]) -> Mapping[str, Tensor]:
+        """What is found in each clip: tensors [N, ...] by name."""
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        """Figures by name, of the rows of `found` and of those of real clips (no rows where it compares with none)."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether the figures depend on the reference."""
+
+
+@runtime_checkable
+class Graded(Protocol):
+    """Its figures say which way is better: `flowgen eval --controls` counts a control as told apart by them alone."""
+
+    @property
+    def better(self) -> Mapping[str, Better]:
+        """By the name of the figure; what is not named here is information only."""
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """Some of its figures are shares of clips in which a recogniser finds what was asked; where it fails on real clips, they
+    are void.
+    """
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The names of those figures."""
+
+
 # Abilities of a data set
 
 
@@ -204,6 +249,14 @@ class ManyClips(Protocol):
 
     def clips(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Clip]:
         """The clips that `clip` gives one by one."""
+
+
+@runtime_checkable
+class Endless(Protocol):
+    """Clips are drawn from a density: `flowgen eval --controls` has no copies of training clips to measure."""
+
+    endless: ClassVar[bool]
+    """Whether training sees no clip twice."""
 
 
 @runtime_checkable

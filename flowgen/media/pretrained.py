@@ -50,7 +50,10 @@ def find(name: str) -> Path:
 
 
 def _package(name: str) -> Path | None:
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except ValueError:  # a module made in memory, such as __main__
+        return None
     places = spec.submodule_search_locations if spec is not None else None
     return Path(next(iter(places))) if places else None
 

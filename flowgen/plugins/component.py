@@ -60,6 +60,7 @@ KINDS = {
             ("modality",),
             _abilities(
                 *(
+                    "Endless",
                     "Keyed",
                     "ManyClips",
                     "Bucketed",
@@ -121,6 +122,7 @@ KINDS = {
             "a measure of generated clips",
             "flowgen.media.interfaces:Metric",
             ("modality", "dataset", "encoder"),
+            _abilities("Resampled", "Graded", "Judging"),
         ),
         Kind(
             "logger",

@@ -47,6 +47,55 @@ def text_encoder(folder: Path, kind: Literal["bert", "t5"] = "t5", width: int = 
     return folder
 
 
+def embedding(folder: Path, kind: Literal["whisper", "clap", "videomae", "dinov2"]) -> Path:
+    """A small model of sounds, videos or pictures with what prepares its inputs, saved as `transformers` saves them."""
+    import transformers as t
+
+    size: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    pictures = t.ViTImageProcessor(size={"height": 16, "width": 16})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if kind == "whisper":
+            whisper: dict[str, Any] = {"d_model": 16, "num_mel_bins": 20, "max_source_positions": 50, "vocab_size": 64}
+            for side in ("encoder", "decoder"):
+                whisper |= {f"{side}_layers": 1, f"{side}_attention_heads": 2}
+            for token in ("pad", "bos", "eos", "decoder_start"):
+                whisper[f"{token}_token_id"] = 0
+            config: Any = t.WhisperConfig(**whisper)
+            model: Any = t.WhisperModel(config)
+            processor: Any = t.WhisperFeatureExtractor(feature_size=20, chunk_length=1)
+        elif kind == "clap":
+            sound = {
+                "spec_size": 32,
+                "num_mel_bins": 8,
+                "patch_size": 4,
+                "patch_stride": [4, 4],
+                "patch_embeds_hidden_size": 16,
+            }
+            heads = {"depths": [1, 1], "num_attention_heads": [2, 2], "window_size": 4, "hidden_size": 32}
+            text = {**size, "vocab_size": 64}
+            config = t.ClapConfig(audio_config={**sound, **heads}, text_config=text, projection_dim=16)
+            model = t.ClapModel(config)
+            processor = t.ClapFeatureExtractor(
+                feature_size=8, max_length_s=1, truncation="rand_trunc", padding="repeatpad"
+            )
+        elif kind == "videomae":
+            config = t.VideoMAEConfig(image_size=16, patch_size=8, num_frames=4, tubelet_size=2, **size)
+            model = t.VideoMAEModel(config)
+            processor = t.VideoMAEImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+        else:
+            config = t.Dinov2Config(image_size=16, patch_size=8, **size)
+            model, processor = t.Dinov2Model(config), pictures
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 def autoencoder(folder: Path, kind: str = "AutoencoderKLWan") -> Path:
     """A small autoencoder of `diffusers` of that class, saved as it saves them."""
     import diffusers

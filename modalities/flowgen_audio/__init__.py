@@ -64,8 +64,19 @@ def flowgen_components() -> list[Component]:
         Component(
             "metric", "classifier-agreement", "flowgen_audio.likeness:ClassifierAgreement", "is the asked class heard?"
         ),
+        Component(
+            "metric",
+            "audio-distribution",
+            "flowgen_audio.distribution:AudioDistribution",
+            "distance to the distribution of real clips, precision and recall, diversity within a condition",
+        ),
         Component("metric", "frechet-audio", "flowgen_audio.likeness:FrechetAudio", "distance to real recordings"),
-        Component("metric", "nearest-recording", "flowgen_audio.likeness:NearestRecording", "is it learnt by heart?"),
+        Component(
+            "metric",
+            "nearest-recording",
+            "flowgen_audio.likeness:NearestRecording",
+            "distance to the nearest training clip",
+        ),
         Component("metric", "diversity", "flowgen_audio.likeness:Diversity", "as different from each other as real?"),
         Component(
             "metric",

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Literal
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowgen.core.random import generator, seed_of
 from flowgen.core.ranges import Count, Integer
 from flowgen.errors import UsageError
+from flowgen.evaluation.distances import frechet
+from flowgen.evaluation.features import FromFeatures, agreement, shares
+from flowgen.evaluation.pool import training_clips
 from flowgen.media.clip import Clip
-from flowgen.media.interfaces import Dataset
+from flowgen.media.interfaces import Better, Dataset
 from flowgen_audio.modality import Audio
-from flowgen_audio.recogniser import Recogniser, recogniser
+from flowgen_audio.recogniser import Recogniser, class_conditions, recogniser
 
 _DECIBELS = 30
 """To a unit of the recogniser's frames."""
 
 
-def real_clips(dataset: Dataset, n: int, seed: int) -> list[Clip]:
-    """n clips of a data set, in an order that depends on the seed; all of them where there are fewer."""
-    order = torch.randperm(len(dataset), generator=generator(seed, "likeness"))[:n].tolist()
-    return [dataset.clip(i, seed_of(seed, "likeness", i)) for i in order]
-
-
 @dataclass(frozen=True)
-class ClassifierAgreement:
+class ClassifierAgreement(FromFeatures):
     """Share of clips in which a recogniser, trained on real training clips only, hears what was asked, for each class.
 
     The recogniser trains for `epochs` the first time a data set is measured, and is kept in the user's cache folder.
@@ -47,14 +42,23 @@ class ClassifierAgreement:
     def recogniser(self) -> Recogniser:
         return recogniser(self.modality, self.dataset, self.epochs, self.seed)
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+    @property
+    def judged(self) -> tuple[str, ...]:
+        return tuple(class_conditions(self.dataset))
+
+    @property
+    def better(self) -> dict[str, Better]:  # type: ignore[override]
+        return dict.fromkeys(self.judged, "higher")
+
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Whether what was asked is heard in each clip, by class."""
         heard, _ = self.recogniser.read(clips)
-        out = {}
-        for name in self.recogniser.classes:
-            asked = [(h[name], str(c.conditions[name])) for h, c in zip(heard, clips, strict=True) if _asked(c, name)]
-            if asked:
-                out[name] = float(np.mean([a == b for a, b in asked]))
-        return out
+        return {
+            name: agreement([h[name] for h in heard], [c.conditions.get(name) for c in clips]) for name in self.judged
+        }
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        return shares(found)
 
     def readings(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
         """What is heard in each clip."""
@@ -84,11 +88,11 @@ class FrechetAudio:
         n = min(len(clips), len(held_out), len(self.dataset))
         if n < 2:
             raise UsageError(f"a Frechet distance needs at least 2 clips on both sides, got {n}")
-        test = self._features(real_clips(held_out, n, self.seed))
-        training = self._features(real_clips(self.dataset, n, self.seed))
+        test = self._features(training_clips(held_out, n))
+        training = self._features(training_clips(self.dataset, n))
         return {
-            "distance": frechet_distance(self._features(clips[:n]), test),
-            "training": frechet_distance(training, test),
+            "distance": frechet(self._features(clips[:n]), test),
+            "training": frechet(training, test),
         }
 
     def _features(self, clips: Sequence[Clip]) -> Tensor:
@@ -96,8 +100,8 @@ class FrechetAudio:
 
 
 @dataclass(frozen=True)
-class NearestRecording:
-    """Does it repeat its training recordings?
+class NearestRecording(FromFeatures):
+    """Distance to the nearest training clip (memorisation).
 
     copied: share of clips that lie nearer to some training clip than any held-out real clip does. distance: median
     distance to the nearest training clip, beside `real`, that of held-out clips. Distances are root mean squares, in
@@ -109,16 +113,22 @@ class NearestRecording:
     most: Count = 10000
     seed: Integer = 0
 
+    better: ClassVar[Mapping[str, Better]] = {"copied": "lower", "distance": "real"}
+
     @cached_property
     def _training(self) -> Tensor:
-        return self._points(real_clips(self.dataset, self.most, self.seed))
+        return self._points(training_clips(self.dataset, self.most))
 
     @cached_property
     def _held_out(self) -> Tensor:
-        return self._nearest(self._points(real_clips(self.dataset.validation(), self.most, self.seed)))
+        return self._nearest(self._points(training_clips(self.dataset.validation(), self.most)))
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
-        nearest, real = self._nearest(self._points(clips)), self._held_out
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Distance of each clip to the training clip nearest to it."""
+        return {"nearest": self._nearest(self._points(clips))}
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        nearest, real = found["nearest"], self._held_out
         return {
             "copied": float((nearest < real.min()).float().mean()),
             "distance": float(nearest.median()),
@@ -154,7 +164,7 @@ class Diversity:
         n = min(len(clips), len(self.dataset.validation()))
         if n < 2:
             raise UsageError(f"diversity needs at least 2 clips on both sides, got {n}")
-        sides = {"": clips[:n], "_real": real_clips(self.dataset.validation(), n, self.seed)}
+        sides = {"": clips[:n], "_real": training_clips(self.dataset.validation(), n)}
         classes = [k for k, c in self.dataset.conditions.items() if c["type"] == "class"]
         out: dict[str, float] = {}
         for side, chosen in sides.items():
@@ -188,18 +198,3 @@ def sounding(frames: Tensor, below: float = 2 - 40 / 30) -> Tensor:
     """Frames [bands, T] without the silence (40 dB below the loudest) before and after."""
     loud = (frames.amax(0) > below).nonzero()[:, 0]
     return frames[:, int(loud[0]) : int(loud[-1]) + 1] if len(loud) else frames
-
-
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of points [N, D]."""
-    a, b = a.double(), b.double()
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # the trace of (A B)^(1/2) by the eigenvalues of A^(1/2) B A^(1/2), which is symmetric
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
-
-
-def _asked(clip: Clip, name: str) -> bool:
-    return clip.conditions.get(name) is not None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from flowgen.core.ranges import Count, Positive
 from flowgen.errors import UsageError
+from flowgen.evaluation.features import FromFeatures, agreement, shares
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder
-from flowgen.media.interfaces import Dataset
+from flowgen.media.interfaces import Better, Dataset
 from flowgen_audio.griffin_lim import spectral_convergence
 from flowgen_audio.modality import Audio
 from flowgen_audio.notes import Notes, note_frequency, note_name
@@ -24,7 +25,7 @@ from flowgen_audio.pitch import fundamental
 
 
 @dataclass(frozen=True)
-class NoteAccuracy:
+class NoteAccuracy(FromFeatures):
     """Is the note that was asked for the note that sounds?
 
     pitch: share of clips whose measured fundamental lies within `tolerance_cents` (50 is a quarter tone) of the pitch in
@@ -43,20 +44,25 @@ class NoteAccuracy:
         if self.tolerance_cents <= 0 or self.examples < 50:
             raise UsageError("metric 'note-accuracy': expected tolerance_cents > 0 and examples >= 50")
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+    judged = ("pitch", "timbre")
+    better: ClassVar[Mapping[str, Better]] = {"pitch": "higher", "timbre": "higher", "pitch_error_cents": "lower"}
+
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Distance in cents from the asked pitch (not-a-number: none was asked), and whether the asked timbre is heard."""
+        cents = [abs(pitch_error(c)) if c.conditions.get("pitch") is not None else math.nan for c in clips]
+        asked = [clip.conditions.get("timbre") for clip in clips]
+        heard = self._timbres(clips) if any(timbre is not None for timbre in asked) else asked
+        return {"cents": torch.tensor(cents, dtype=torch.float64), "timbre": agreement(heard, asked)}
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
         """Figures over the clips that were asked for a pitch, and over those that were asked for a timbre."""
         out: dict[str, float] = {}
-        pitched = [clip for clip in clips if clip.conditions.get("pitch") is not None]
-        if pitched:
-            cents = np.array([abs(pitch_error(clip)) for clip in pitched])
-            out["pitch"] = float((cents <= self.tolerance_cents).mean())
-            measured = cents[np.isfinite(cents)]
-            out["pitch_error_cents"] = float(np.median(measured)) if len(measured) else math.inf
-        named = [clip for clip in clips if clip.conditions.get("timbre") is not None]
-        if named:
-            heard = self._timbres(named)
-            out["timbre"] = float(np.mean([h == c.conditions["timbre"] for h, c in zip(heard, named, strict=True)]))
-        return out
+        cents = found["cents"][~found["cents"].isnan()]
+        if len(cents):
+            out["pitch"] = float((cents <= self.tolerance_cents).double().mean())
+            measured = cents[cents.isfinite()]
+            out["pitch_error_cents"] = float(measured.quantile(0.5)) if len(measured) else math.inf
+        return out | shares({"timbre": found["timbre"]})
 
     def readings(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
         """The nearest note, its timbre, and the fundamental of each clip."""
@@ -88,7 +94,7 @@ class NoteAccuracy:
 
 
 @dataclass(frozen=True)
-class SpectralConvergence:
+class SpectralConvergence(FromFeatures):
     """What the encoder itself loses: || |S| - |R| || / || |S| ||, of the spectra S of clips and R of the same encoded and
     decoded, averaged over clips. 0 is exact. The column of the real clips is the one to look at; no generator behind this
     encoder sounds better than that. Windows of about `window_s` seconds, a quarter apart.
@@ -102,7 +108,10 @@ class SpectralConvergence:
         if not 0.001 <= self.window_s <= 1:
             raise UsageError(f"metric 'spectral-convergence': expected window_s from 0.001 to 1, got {self.window_s:g}")
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+    better: ClassVar[Mapping[str, Better]] = {"spectral_convergence": "real"}
+
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """The loss of each clip; not-a-number for silence."""
         n = 1 << round(math.log2(self.window_s * self.modality.sample_rate))
         window, errors = torch.hann_window(n), []
         for start in range(0, len(clips), 16):
@@ -112,9 +121,12 @@ class SpectralConvergence:
             for clip, again in zip(part, decoded, strict=True):
                 size = min(clip.data.shape[-1], again.data.shape[-1])  # type: ignore[union-attr]
                 real, made = (c.data[..., :size].float().cpu() for c in (clip, again))  # type: ignore[index]
-                if real.any():
-                    errors.append(spectral_convergence(made, real, window, n // 4))
-        return {"spectral_convergence": float(np.mean(errors))} if errors else {}
+                errors.append(spectral_convergence(made, real, window, n // 4) if real.any() else math.nan)
+        return {"loss": torch.tensor(errors, dtype=torch.float64)}
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        loss = found["loss"][~found["loss"].isnan()]
+        return {"spectral_convergence": float(loss.mean())} if len(loss) else {}
 
 
 def pitch_error(clip: Clip) -> float:

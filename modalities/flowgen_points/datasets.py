@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Density(ABC):
 
     classes: tuple[str, ...] = ()
     salt = 0
+    endless: ClassVar[bool] = True
 
     @abstractmethod
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:

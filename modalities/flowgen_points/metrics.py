@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from flowgen.errors import UsageError
+from flowgen.evaluation.features import FromFeatures
 from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Better
 from flowgen_points.datasets import Checkerboard
 from flowgen_points.modality import Points, stack
 
 
-class CheckerboardShare:
+class CheckerboardShare(FromFeatures):
     """Of all points: the share on filled squares, and the least and the most that any of these got of its due, an eighth."""
 
     def __init__(self, modality: Points, dataset: Checkerboard) -> None:
@@ -22,15 +26,24 @@ class CheckerboardShare:
             )
         self.half = dataset.half
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
+    better: ClassVar[Mapping[str, Better]] = {
+        "on_filled_squares": "higher",
+        "least_filled_square": "higher",
+        "most_filled_square": "lower",
+    }
+
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """The filled square of each point, from 0 to 15, or -1."""
         place = ((stack(clips) + self.half) / (self.half / 2)).floor().long()
-        on_board = ((place >= 0) & (place < 4)).all(1)
-        place = place[on_board & (place.sum(1) % 2 == 1)]
-        counts = torch.bincount(place[:, 0] * 4 + place[:, 1], minlength=16).reshape(4, 4)
-        filled = (torch.arange(4)[:, None] + torch.arange(4)) % 2 == 1
-        due = counts[filled] * 8 / len(clips)
+        filled = ((place >= 0) & (place < 4)).all(1) & (place.sum(1) % 2 == 1)
+        return {"square": torch.where(filled, place[:, 0] * 4 + place[:, 1], -1)}
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        square = found["square"]
+        counts = torch.bincount(square[square >= 0], minlength=16).reshape(4, 4)
+        due = counts[(torch.arange(4)[:, None] + torch.arange(4)) % 2 == 1] * 8 / len(square)
         return {
-            "on_filled_squares": len(place) / len(clips),
+            "on_filled_squares": float((square >= 0).double().mean()),
             "least_filled_square": float(due.min()),
             "most_filled_square": float(due.max()),
         }

@@ -47,9 +47,20 @@ def flowgen_components() -> list[Component]:
             "metric", "label-agreement", "flowgen_video.metrics:LabelAgreement", "is the asked class seen in it?"
         ),
         Component(
+            "metric",
+            "video-distribution",
+            "flowgen_video.metrics:VideoDistribution",
+            "distance to the distribution of real clips, precision and recall, diversity within a condition",
+        ),
+        Component(
             "metric", "frechet-video", "flowgen_video.metrics:FrechetDistance", "distance to real clips as a whole"
         ),
         Component("metric", "motion-magnitude", "flowgen_video.metrics:MotionMagnitude", "how much moves"),
-        Component("metric", "nearest-training", "flowgen_video.metrics:NearestTraining", "is it learnt by heart?"),
+        Component(
+            "metric",
+            "nearest-training",
+            "flowgen_video.metrics:NearestTraining",
+            "distance to the nearest training clip",
+        ),
         Component("metric", "motion", "flowgen_video.digits:Motion", "does it move the way that was asked?"),
     ]

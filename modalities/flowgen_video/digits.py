@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from flowgen.core.random import generator
 from flowgen.errors import UsageError
+from flowgen.evaluation.features import FromFeatures, agreement, shares
 from flowgen.media.clip import Clip
+from flowgen.media.interfaces import Better
 from flowgen_video.modality import Video
 from flowgen_video.moving_digits import DIRECTIONS, MovingDigits, render, scans, split
 
@@ -22,7 +24,7 @@ _FAINT = 0.25
 """A frame whose brightest spot is below this shows nothing."""
 
 
-class DigitAgreement:
+class DigitAgreement(FromFeatures):
     """Whether the asked digit is read in a clip, and the same one at its beginning as at its end.
 
     The reader is a support vector machine on real training digits, cut out around the centre of brightness as they are
@@ -31,20 +33,22 @@ class DigitAgreement:
     something beside a good `digit` only. A clip in which no digit is seen counts against both.
     """
 
+    judged = ("digit",)
+    better: ClassVar[Mapping[str, Better]] = {"digit": "higher"}
+
     def __init__(self, modality: Video, dataset: MovingDigits) -> None:
         _check(dataset, "digit-agreement")
         self.size = dataset.size
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        asked = [clip.conditions.get("digit") for clip in clips]
-        figures = {}
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         read = [self.read(clip) for clip in clips]
-        given = [(want, got) for want, (got, _, _) in zip(asked, read, strict=True) if want is not None]
-        if given:
-            figures["digit"] = sum(str(want) == str(got) for want, got in given) / len(given)
-        if clips:
-            figures["digit_identity"] = sum(a is not None and a == b for _, a, b in read) / len(read)
-        return figures
+        return {
+            "digit": agreement([whole for whole, _, _ in read], [clip.conditions.get("digit") for clip in clips]),
+            "digit_identity": torch.tensor([a is not None and a == b for _, a, b in read], dtype=torch.int8),
+        }
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        return shares(found)
 
     def readings(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
         """The digit read in each clip."""
@@ -63,7 +67,7 @@ class DigitAgreement:
         return tuple(_vote(part) for part in parts)  # type: ignore[return-value]
 
 
-class Motion:
+class Motion(FromFeatures):
     """Whether the first half of a clip moves in the asked direction.
 
     The centre of brightness is followed and a straight line laid through it; its heading is rounded to the directions in
@@ -71,19 +75,24 @@ class Motion:
     frame, mean over the clips.
     """
 
+    judged = ("direction",)
+    better: ClassVar[Mapping[str, Better]] = {"direction": "higher", "speed": "real"}
+
     def __init__(self, modality: Video, dataset: MovingDigits) -> None:
         _check(dataset, "motion")
         self.names = dataset.names
         self.still = 0.25 * dataset.speed
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        figures = {}
-        given = [clip for clip in clips if clip.conditions.get("direction") is not None]
-        if given:
-            figures["direction"] = sum(self.direction(c) == c.conditions["direction"] for c in given) / len(given)
-        if clips:
-            figures["speed"] = sum(float(self.drift(clip).norm()) for clip in clips) / len(clips)
-        return figures
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        asked = [clip.conditions.get("direction") for clip in clips]
+        return {
+            "direction": agreement([self.direction(clip) for clip in clips], asked),
+            "speed": torch.tensor([float(self.drift(clip).norm()) for clip in clips], dtype=torch.float64),
+        }
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        speed = {"speed": float(found["speed"].mean())} if len(found["speed"]) else {}
+        return shares({"direction": found["direction"]}) | speed
 
     def readings(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
         """The direction in which each clip moves."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import import_module
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowgen.core.random import generator
-from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.errors import FlowgenError
 from flowgen.media.clip import Clip
+from flowgen.media.embedding import find_embedding, load_model
 
 NAMES = ("random-convolution", "efficientnet-lite0")
 FrameEmbedding: TypeAlias = Callable[[Tensor], Tensor]
@@ -23,38 +24,75 @@ _BATCH = 64
 
 
 def embed(clips: Sequence[Clip], name: str) -> Tensor:
-    """One vector a clip, float64 [N, 2 D]: the mean of its frames' features, and their mean absolute change a frame.
+    """One vector a clip, float64 [N, D].
 
-    `name` is one of NAMES, or an embedding of one's own as "package.module:attribute": called without arguments, it gives
-    a FrameEmbedding. The second half is what sees motion: it is zero for a frozen clip, and large for one whose frames are shuffled.
+    Of an embedding of frames (one of NAMES, a transformers model of pictures in a folder, or one's own) it is the mean of its
+    frames' features, and their mean absolute change a frame. The second half is what sees motion: it is zero for a frozen
+    clip, and large for one whose frames are shuffled. Of a transformers model of videos it is the mean of its last states.
+
+    `name` is one of NAMES, a folder, or an embedding of one's own as "package.module:attribute": called without arguments, it
+    gives a FrameEmbedding.
     """
     if not clips:
         raise FlowgenError("there are no clips to measure")
-    features = _frame_embedding(name)
-    rows = []
-    for clip in clips:
-        frames = clip.data.permute(0, 3, 1, 2).float() / 255  # type: ignore[union-attr]
-        frames = frames.expand(-1, 3, -1, -1)
-        with torch.inference_mode():
-            f = torch.cat([features(part) for part in frames.split(_BATCH)]).double()
-        change = f.diff(dim=0).abs().mean(0) if len(f) > 1 else torch.zeros_like(f[0])
-        rows.append(torch.cat([f.mean(0), change]))
-    return torch.stack(rows).clone()
+    features = _embedding(name)
+    with torch.inference_mode():
+        return torch.stack([_clip_features(clip, features) for clip in clips]).clone()
+
+
+def _clip_features(clip: Clip, features: FrameEmbedding | _VideoModel) -> Tensor:
+    frames = (clip.data.permute(0, 3, 1, 2).float() / 255).expand(-1, 3, -1, -1)  # type: ignore[union-attr]
+    if isinstance(features, _VideoModel):
+        return features(frames).double()
+    f = torch.cat([features(part) for part in frames.split(_BATCH)]).double()
+    change = f.diff(dim=0).abs().mean(0) if len(f) > 1 else torch.zeros_like(f[0])
+    return torch.cat([f.mean(0), change])
 
 
 @cache
-def _frame_embedding(name: str) -> FrameEmbedding:
+def _embedding(name: str) -> FrameEmbedding | _VideoModel:
     if name == "random-convolution":
         return _RandomConvolution()
     if name == "efficientnet-lite0":
         return _EfficientNet()
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise UsageError(f"{unknown('embedding', name, NAMES)}; one of your own is named 'package.module:attribute'")
-    try:
-        return getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"the embedding {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    found = find_embedding(name, NAMES)
+    if not isinstance(found, Path):
+        return found
+    model, processor = load_model(found, "video")
+    frames = model.config.to_dict().get("num_frames")
+    return _PictureModel(model, processor) if frames is None else _VideoModel(model, processor, frames)
+
+
+class _PictureModel:
+    """A transformers model of pictures (DINOv2, CLIP, ViT): the mean of its last states over a frame."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        tower = isinstance(model, _TwoTowers)
+        self.model, self.processor = (model.vision_model if tower else model), processor
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        pictures = list((frames * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        return self.model(**self.processor(pictures, return_tensors="pt")).last_hidden_state.mean(1)
+
+
+@runtime_checkable
+class _TwoTowers(Protocol):
+    """A model of pictures and text."""
+
+    vision_model: nn.Module
+
+
+class _VideoModel:
+    """A transformers model of videos of `count` frames (VideoMAE, ViViT, TimeSformer): the mean of its last states [D]."""
+
+    def __init__(self, model: Any, processor: Any, count: int) -> None:
+        self.model, self.processor, self.count = model, processor, count
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        at = torch.linspace(0, len(frames) - 1, self.count).round().long()  # spread over the clip, whatever its length
+        pictures = list((frames[at] * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        pixels = self.processor(pictures, return_tensors="pt")["pixel_values"]
+        return self.model(pixel_values=pixels if pixels.ndim == 5 else pixels[None]).last_hidden_state[0].mean(0)
 
 
 class _RandomConvolution:

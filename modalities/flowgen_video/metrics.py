@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from flowgen.core.random import seed_of
 from flowgen.core.ranges import Count
-from flowgen.data.loader import Order
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.evaluation.distances import frechet
+from flowgen.evaluation.distribution import Distribution
+from flowgen.evaluation.features import FromFeatures, agreement, shares
+from flowgen.evaluation.pool import training_clips
 from flowgen.media.clip import Clip
-from flowgen.media.interfaces import Dataset
+from flowgen.media.interfaces import Better, Dataset
 from flowgen_video.embedding import embed
 from flowgen_video.modality import Video
 
 
-def training_clips(dataset: Dataset, n: int) -> list[Clip]:
-    """At most n clips of the training set, the same ones every time."""
-    order = Order(0, len(dataset))
-    chosen = [order[i].index for i in range(min(n, len(dataset)))]
-    return [dataset.clip(index, seed_of(0, "metric", index)) for index in chosen]
+class VideoDistribution(Distribution):
+    __doc__ = f"""{Distribution.__doc__}
+        embedding: one that needs no weights from elsewhere ("random-convolution"), "efficientnet-lite0", the folder of a
+            transformers model of videos (VideoMAE) or pictures (DINOv2, CLIP), or one's own as package.module:attribute.
+    """
+
+    def __init__(
+        self,
+        modality: Video,
+        dataset: Dataset,
+        embedding: str = "random-convolution",
+        dimensions: Count = 32,
+        pool: Count = 512,
+    ) -> None:
+        super().__init__(lambda clips: embed(clips, embedding), dataset, dimensions, pool)
 
 
 class FrechetDistance:
@@ -49,48 +61,45 @@ class FrechetDistance:
     ) -> None:
         self.embedding, self.against = embedding, against
         features = embed(training_clips(dataset, clips), embedding)
-        if not 1 <= dimensions < len(features):
-            raise UsageError(
-                f"frechet-video.dimensions must lie between 1 and the number of training clips less one ({len(features) - 1}), "
-                f"got {dimensions}"
-            )
         self.mean, self.scale = features.mean(0), features.std(0).clamp(min=1e-6)
         self.basis = torch.linalg.svd((features - self.mean) / self.scale, full_matrices=False).Vh[:dimensions].T
         self.training = (features - self.mean) / self.scale @ self.basis
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        shown = self._project(clips)
-        if self.against == "held-out":
-            return {"frechet": frechet(shown, self._project(reference))}
-        n = len(clips)
-        if 2 * n > len(self.training):
-            raise UsageError(
-                f"frechet-video.clips: to hold {n} clips against as many training clips and those against as many others "
-                f"takes {2 * n}, and there are {len(self.training)}; measure fewer clips, or raise it"
-            )
-        ours = frechet(shown, self.training[:n])
-        real = frechet(self.training[n : 2 * n], self.training[:n])
+    @property
+    def compares(self) -> bool:
+        return self.against == "held-out"
+
+    @property
+    def better(self) -> dict[str, Better]:
+        return {"frechet": "lower"} if self.compares else {"frechet": "lower", "frechet_ratio": "lower"}
+
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Components [N, d] of the clips."""
+        return {"components": (embed(clips, self.embedding) - self.mean) / self.scale @ self.basis}
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        shown = found["components"]
+        if self.compares:
+            return {"frechet": self._distance(shown, reference["components"])}
+        n = min(len(shown), len(self.training) // 2)
+        ours = self._distance(shown[:n], self.training[:n])
+        real = self._distance(self.training[n : 2 * n], self.training[:n])
         return {"frechet": ours, "frechet_real": real, "frechet_ratio": ours / real}
 
-    def _project(self, clips: Sequence[Clip]) -> Tensor:
-        return (embed(clips, self.embedding) - self.mean) / self.scale @ self.basis
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
+        return self.figures(self.features(clips), self.features(reference) if self.compares else {})
+
+    def _distance(self, a: Tensor, b: Tensor) -> float:
+        """Over as many of each, in fewer dimensions than there are clips."""
+        n = min(len(a), len(b))
+        d = max(1, min(a.shape[1], n - 1))
+        try:
+            return frechet(a[:n, :d], b[:n, :d])
+        except ValueError as error:
+            raise UsageError(f"metric 'frechet-video': {error}") from None
 
 
-def frechet(a: Tensor, b: Tensor) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2) of two samples [N, D]. ValueError: fewer than two rows."""
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a covariance needs at least 2 clips, got {len(a)} and {len(b)}")
-    a, b = a.double(), b.double()
-    cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
-    # (C_a C_b)^1/2 has the eigenvalues of (C_a^1/2 C_b C_a^1/2)^1/2, which is symmetric
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    distance = (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
-    return max(0.0, float(distance))
-
-
-class LabelAgreement:
+class LabelAgreement(FromFeatures):
     """Whether a classifier trained on real training clips sees in a clip the class that was asked.
 
     The classifier is a support vector machine on the embedding. `label`: the share of clips in which the asked class is
@@ -116,14 +125,17 @@ class LabelAgreement:
         self.classifier = _classifier()
         self.classifier.fit(embed(real, embedding).numpy(), [str(c.conditions[condition]) for c in real])
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        asked = [clip for clip in clips if clip.conditions.get(self.condition) is not None]
-        if not asked:
+    judged = ("label",)
+    better: ClassVar[Mapping[str, Better]] = {"label": "higher"}
+
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        asked = [clip.conditions.get(self.condition) for clip in clips]
+        if all(value is None for value in asked):
             raise FlowgenError(f"label-agreement needs clips of which {self.condition!r} was asked, and there are none")
-        seen = self.classifier.predict(embed(asked, self.embedding).numpy())
-        return {
-            "label": sum(str(c.conditions[self.condition]) == s for c, s in zip(asked, seen, strict=True)) / len(asked)
-        }
+        return {"label": agreement(self.classifier.predict(embed(clips, self.embedding).numpy()), asked)}
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        return shares(found)
 
 
 def _classifier() -> Any:
@@ -134,17 +146,23 @@ def _classifier() -> Any:
     return make_pipeline(StandardScaler(), SVC(C=10.0, gamma="scale"))
 
 
-class MotionMagnitude:
+class MotionMagnitude(FromFeatures):
     """How much moves: the mean absolute change from frame to frame, in grey levels (0 to 255).
 
     `change`: the mean over clips. `change_ratio`: relative to the real ones; 0 is frozen, 1 as lively as real.
     """
 
+    better: ClassVar[Mapping[str, Better]] = {"change": "real"}
+    compares = True
+
     def __init__(self, modality: Video, dataset: Dataset) -> None:
         pass
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        ours, real = (sum(map(change, c)) / max(len(c), 1) for c in (clips, reference))
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        return {"change": torch.tensor([change(clip) for clip in clips], dtype=torch.float64)}
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        ours, real = (float(side["change"].sum()) / max(len(side["change"]), 1) for side in (found, reference))
         return {"change": ours} | ({"change_ratio": ours / real} if real > 0 else {})
 
 
@@ -154,27 +172,30 @@ def change(clip: Clip) -> float:
     return float(frames.diff(dim=0).abs().mean()) if len(frames) > 1 else 0.0
 
 
-class NearestTraining:
-    """How far clips are from the nearest training clip, as root mean square difference in grey levels.
+class NearestTraining(FromFeatures):
+    """Distance to the nearest training clip (memorisation), as root mean square difference in grey levels.
 
     `nearest`: the median over clips. `nearest_ratio`: relative to the same figure of real clips that are not in training;
-    well below 1 means that training clips are repeated by heart.
+    well below 1 means that training clips are repeated.
     """
+
+    better: ClassVar[Mapping[str, Better]] = {"nearest": "real"}
+    compares = True
 
     def __init__(self, modality: Video, dataset: Dataset, clips: Count = 1000) -> None:
         self.training = torch.stack([clip.data.flatten() for clip in training_clips(dataset, clips)]).float()  # type: ignore[union-attr]
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        ours, real = self._median(clips), self._median(reference)
-        return {"nearest": ours} | ({"nearest_ratio": ours / real} if real > 0 else {})
-
-    def _median(self, clips: Sequence[Clip]) -> float:
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Distance of each clip to the training clip nearest to it."""
         if not clips:
-            return 0.0
+            return {"nearest": torch.zeros(0)}
         flat = torch.stack([clip.data.flatten() for clip in clips]).float()  # type: ignore[union-attr]
         if flat.shape[1] != self.training.shape[1]:
             raise FlowgenError(
                 f"nearest compares clips of the training length ({self.training.shape[1]} numbers), got {flat.shape[1]}"
             )
-        distance = torch.cdist(flat, self.training).amin(1) / flat.shape[1] ** 0.5
-        return float(distance.median())
+        return {"nearest": torch.cdist(flat, self.training).amin(1) / flat.shape[1] ** 0.5}
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        ours, real = (float(side["nearest"].median()) if len(side["nearest"]) else 0.0 for side in (found, reference))
+        return {"nearest": ours} | ({"nearest_ratio": ours / real} if real > 0 else {})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from flowgen_audio.encoders import Spectrogram, Waveform
-from flowgen_audio.likeness import Diversity, real_clips
+from flowgen_audio.likeness import Diversity
 from flowgen_audio.metrics import SpectralConvergence
 from flowgen_audio.modality import Audio
 from flowgen_audio.notes import Notes
@@ -16,6 +16,7 @@ from flowgen_audio.speech import Words, edits, normalised
 
 from flowgen.config import Document, resolve
 from flowgen.errors import UsageError
+from flowgen.evaluation.pool import training_clips
 from flowgen.media.clip import Clip
 from flowgen.runs.experiment import Experiment
 
@@ -30,7 +31,7 @@ def data() -> Notes:
 
 def test_real_clips_are_as_diverse_as_real_clips_and_copies_are_not(data: Notes) -> None:
     metric = Diversity(AUDIO, data)
-    others = real_clips(data, 40, 3)
+    others = training_clips(data, 40)
     figures = metric.measure(others)
     assert figures["ratio"] == pytest.approx(1, abs=0.15)
     assert 0 < figures["within"] < figures["distance"]
@@ -43,7 +44,7 @@ def test_real_clips_are_as_diverse_as_real_clips_and_copies_are_not(data: Notes)
 
 def test_one_clip_a_class_is_seen_within_and_not_over_all(data: Notes) -> None:
     """A generator that knows one note of each kind."""
-    others = real_clips(data, 60, 3)
+    others = training_clips(data, 60)
     first: dict[tuple[str, str], Clip] = {}
     for clip in others:
         first.setdefault((clip.conditions["pitch"], clip.conditions["timbre"]), clip)
@@ -55,11 +56,11 @@ def test_one_clip_a_class_is_seen_within_and_not_over_all(data: Notes) -> None:
 
 def test_diversity_wants_two_clips(data: Notes) -> None:
     with pytest.raises(UsageError, match="at least 2 clips"):
-        Diversity(AUDIO, data).measure(real_clips(data, 1, 0))
+        Diversity(AUDIO, data).measure(training_clips(data, 1))
 
 
 def test_an_exact_encoder_loses_nothing_and_a_coarse_one_more(data: Notes) -> None:
-    clips = real_clips(data, 6, 0)
+    clips = training_clips(data, 6)
     exact = SpectralConvergence(AUDIO, Waveform(AUDIO)).measure(clips)["spectral_convergence"]
     lossy = SpectralConvergence(AUDIO, Spectrogram(AUDIO, window=256, hop=64)).measure(clips)["spectral_convergence"]
     worse = Spectrogram(AUDIO, window=256, hop=64, iterations=0)

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from flowgen.cli import cli
 from flowgen.errors import UsageError
 from flowgen.evaluation import draw_sets, evaluate, figure, load
+from flowgen.evaluation.rows import COLUMNS, measure
 from flowgen.media.clip import Clip
 from flowgen.runs.generator import Generator
 
@@ -125,16 +126,18 @@ def test_the_reference_is_held_out_where_enough_is_and_from_training_elsewhere()
     assert "training" in sets.origin
 
 
-def test_more_clips_than_are_held_out_are_refused():
-    with pytest.raises(UsageError, match=r"holds out 5 clips.*-n 5"):
-        draw_sets(Numbers(50, 5), 6, seed=0)
+def test_of_small_data_equally_many_are_taken_on_both_sides():
+    sets = draw_sets(Numbers(50, 5), 6, seed=0)
+    assert len(numbers(sets.real)) == len(numbers(sets.reference)) == 5
+    sets = draw_sets(Numbers(3, 5), 6, seed=0)
+    assert len(numbers(sets.real)) == len(numbers(sets.reference)) == 3
 
 
 def test_command_writes_figures_and_settings_and_prints_a_table(run, tmp_path):
     path = tmp_path / "figures.json"
     done = CliRunner().invoke(cli, ["eval", str(run), "-n", "8", "--steps", "2", "--seed", "3", "-o", str(path)])
     assert done.exit_code == 0, done.output
-    for word in ("generated", "round trip", "real", "pitch"):
+    for word in ("generated", "round trip", "real", "pitch", "1 [0.676, 1]"):
         assert word in done.output
     values = json.loads(path.read_text())
     assert {k: values[k] for k in ("clips", "seed", "steps", "step", "weights", "evaluations_per_clip")} == {
@@ -157,7 +160,7 @@ def test_command_writes_figures_and_settings_and_prints_a_table(run, tmp_path):
     [
         (["--metric", "note-acuracy"], "did you mean 'note-accuracy'"),
         (["--set", "stepz=3"], "did you mean 'sample.steps'"),
-        (["-n", "41"], "holds out 40 clips"),
+        (["--controls", "--continue", "0.2"], "whole clips"),
         (["-o", "figures.txt"], "ends in .json"),
         (["--metric", "motion"], "moving-digits"),
     ],
@@ -172,6 +175,40 @@ def test_a_config_without_metrics_says_which_there_are(run):
     generator, _ = opened(run, "eval.metrics=[]")
     with pytest.raises(UsageError, match="note-accuracy"):
         _ = generator.experiment.metrics
+
+
+def test_controls_are_printed_with_what_tells_them_apart(run, tmp_path):
+    path = tmp_path / "figures.json"
+    options = ["-n", "32", "--steps", "2", "--metric", "note-accuracy", "--metric", "nearest-recording"]
+    done = CliRunner().invoke(cli, ["eval", str(run), *options, "--controls", "-o", str(path)], catch_exceptions=False)
+    result = load(path)
+    assert list(result.controls) == ["one_step", "copies", "repeats", "noise", "round_trip"]
+    assert "note-accuracy: pitch" in result.controls["noise"]
+    assert result.controls["copies"] == ["nearest-recording: copied", "nearest-recording: distance"]
+    assert "copies (training clips as they are): told apart by nearest-recording: copied" in done.output
+    row = result.row("pitch")
+    assert row.real == 1
+    assert row.intervals["real"] == pytest.approx((0.893, 1), abs=1e-3)  # Wilson, 32 of 32
+    assert row.controls["repeats"] == 1
+    assert result.settings["clips"] == 32
+
+
+def test_a_control_that_no_figure_tells_apart_is_said_to_pass(run):
+    result = CliRunner().invoke(
+        cli, ["eval", str(run), "-n", "16", "--steps", "1", "--metric", "note-accuracy", "--controls"]
+    )
+    assert "copies (training clips as they are): PASSES" in result.output
+
+
+def test_what_a_judge_says_that_fails_on_real_clips_is_void(run):
+    generator, dataset = opened(run)
+    ((_, judge),) = generator.experiment.metrics
+    judge._classifier.classes_[:] = judge._classifier.classes_[::-1].copy()
+    clips = {c: [dataset.validation().clip(i, 0) for i in range(40)] for c in COLUMNS}
+    rows = {row.name: row for row in measure("note-accuracy", judge, clips, [], seed=0)}
+    assert rows["pitch"].void is None
+    assert "of real clips the judge finds" in rows["timbre"].void
+    assert not rows["timbre"].fails("generated")
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "–"), (0.9123, "0.912"), (1027.4, "1,027"), (0.0, "0")])
