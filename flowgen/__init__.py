@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from flowgen.core.guidance import CFGRescale as CFGRescale
     from flowgen.core.guidance import CFGZeroStar as CFGZeroStar
     from flowgen.core.guidance import MultiCFG as MultiCFG
+    from flowgen.core.inpainting import inpaint as inpaint
     from flowgen.core.interfaces import Coefficients as Coefficients
     from flowgen.core.interfaces import Coupling as Coupling
     from flowgen.core.interfaces import Flow as Flow
@@ -180,6 +181,7 @@ _HOME = {
     "invert": "core.sampler",
     "prior": "core.sampler",
     "Replaced": "core.editing",
+    "inpaint": "core.inpainting",
     "vary": "core.editing",
     "between": "core.editing",
     "inverted": "core.editing",

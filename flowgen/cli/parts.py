@@ -48,6 +48,17 @@ _OPTIONS = (
         metavar="STREAM=FILE",
         help="Generate the other streams of a clip from this one; repeat for more streams, or a FILE for each clip.",
     ),
+    click.option(
+        "--method",
+        type=click.Choice(["replacement", "guided"]),
+        help="For --inpaint with a run trained without known regions (default: replacement). guided follows gradients, "
+        "without the solver of the run: slower, nearer to the exact distribution.",
+    ),
+    click.option(
+        "--particles",
+        type=click.IntRange(1, 4096),
+        help="For --method guided: candidates for each clip, in memory together (default: 16).",
+    ),
     click.option("--vary", type=_FILE, metavar="FILE", help="Make variations of FILE."),
     click.option(
         "--strength",
@@ -79,8 +90,22 @@ _WAYS = {
     "interpolate": "--interpolate",
     "sources": "--source",
 }
-_OF = {"mask": "inpaint", "from_s": "inpaint", "to_s": "inpaint", "strength": "vary"}
-_NAMES = {"mask": "--mask", "from_s": "--from", "to_s": "--to", "strength": "--strength"}
+_OF = {
+    "mask": "inpaint",
+    "from_s": "inpaint",
+    "to_s": "inpaint",
+    "method": "inpaint",
+    "particles": "inpaint",
+    "strength": "vary",
+}
+_NAMES = {
+    "mask": "--mask",
+    "from_s": "--from",
+    "to_s": "--to",
+    "method": "--method",
+    "particles": "--particles",
+    "strength": "--strength",
+}
 _LENGTH_OF_FILE = ("inpaint", "given", "vary", "interpolate", "sources")
 _UNUSED_BY_INTERPOLATE = {"guidance": "--guidance", "negative": "--negative", "seed": "--seed", "animate": "--animate"}
 
@@ -109,6 +134,11 @@ def check_parts(options: dict[str, Any], written: Collection[str]) -> None:
     for name, way in _OF.items():
         if name in written and way not in ways:
             raise UsageError(f"{_NAMES[name]} says how to {_WAYS[way]} FILE; give both, or leave out {_NAMES[name]}")
+    if options["method"] == "guided":
+        unused = ["--solver"] if "solver" in written else []
+        unused += [f"--set {s}" for s in options["settings"] if s.startswith("solver")]
+        if unused:
+            raise UsageError(f"--method guided has steps of its own and uses no solver; leave out {', '.join(unused)}")
     fixed = [w for w in ways if w in _LENGTH_OF_FILE]
     if fixed and options["seconds"] is not None:
         raise UsageError(f"clips of {_WAYS[fixed[0]]} are as long as its file; leave out --seconds")
@@ -138,7 +168,8 @@ def request_of(
         return Continue(options["continued"], seconds=seconds, **common)
     if options["inpaint"]:
         times = {"start_s": options["from_s"], "end_s": options["to_s"]}
-        return Inpaint(options["inpaint"], mask=options["mask"], **times, **common)
+        how = {"method": options["method"], "particles": options["particles"]}
+        return Inpaint(options["inpaint"], mask=options["mask"], **times, **how, **common)
     if options["given"]:
         files = given_files(options["given"])
         return FromStream({name: _in_turn(own, len(conditions), "--given") for name, own in files.items()}, **common)

@@ -30,7 +30,7 @@ from flowgen.media.interfaces import Modality
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.given import Given
 from flowgen.runs.lengths import Lengths
-from flowgen.runs.requests import FromNoise, Interpolate, SampleRequest
+from flowgen.runs.requests import FromNoise, Inpaint, Interpolate, SampleRequest
 from flowgen.runs.run import Run
 from flowgen.runs.sampling import Watch, settings_of
 from flowgen.runs.ways import make
@@ -156,6 +156,8 @@ class Generator:
         settings = used.model_dump(mode="json", exclude={"batch_size"})
         if isinstance(request, Interpolate):
             settings["guidance"] = None
+        if isinstance(request, Inpaint) and request.method == "guided":
+            settings["solver"] = None  # it has steps of its own
         asked = {} if request is None else request.facts()
         made = {"generator": f"flowgen {__version__}", "name": self.config.name, "step": self.step}
         return {**made, **facts, **asked, **settings}

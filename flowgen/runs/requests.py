@@ -12,9 +12,9 @@ Each type has the fields that its way of sampling uses, so that nothing can be a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from flowgen.config.schema import Sample
 from flowgen.errors import UsageError
@@ -23,6 +23,20 @@ from flowgen.runs.given import Given, source_clips
 
 Media: TypeAlias = Clip | Path | str
 """A clip, or the file that holds it."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """How a run that was not trained with known regions makes what is not given.
+
+    Args:
+        method: "replacement" puts the given part, with noise, into what the network sees, and takes any solver;
+            "guided" follows the gradient of the network towards it, with steps of its own, see `flowgen.core.inpainting`.
+        particles: for guided, tried for each clip; more are nearer to the exact distribution, in proportion slower.
+    """
+
+    method: Literal["replacement", "guided"] = "replacement"
+    particles: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +87,18 @@ class FromNoise(SampleRequest):
     Args:
         seconds: length of all clips, or of each; by default what a condition says, or else the length trained on.
         given: clips that are parts of the samples, at places of their own; `Animate` and `Inpaint` are the common cases.
+        completion: how a run that was not trained with known regions makes what is not given, see `Inpaint`.
     """
 
     way = "sample"
     seconds: float | Sequence[float] | None = None
     given: Sequence[Given] = ()
+    completion: Completion | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.completion is not None and not self.given:
+            raise UsageError("a completion says how to go on from given clips; give some, or leave it out")
 
     def facts(self) -> dict[str, Any]:
         seconds = self.seconds if self.seconds is None or isinstance(self.seconds, (int, float)) else list(self.seconds)
@@ -135,16 +156,28 @@ class Inpaint(SampleRequest):
     start_s: float | None = None
     end_s: float | None = None
     mask: Media | None = None
+    method: Literal["replacement", "guided"] | None = None
+    particles: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         times = self.start_s is not None or self.end_s is not None
         if times == (self.mask is not None):
             raise UsageError("--inpaint takes --mask, or --from and --to")
+        if self.particles is not None and self.method != "guided":
+            raise UsageError("particles belong to the method guided; give --method guided, or leave --particles out")
+        if self.particles is not None and not 1 <= self.particles <= 4096:
+            raise UsageError(f"--particles takes 1 to 4096, got {self.particles}")
+
+    @property
+    def completion(self) -> Completion | None:
+        """The method as a whole; None: that of the run."""
+        return self.method and Completion(self.method, self.particles or Completion.particles)
 
     def facts(self) -> dict[str, Any]:
         where = _named(start_s=self.start_s, end_s=self.end_s, mask=self.mask)
-        return {**super().facts(), **_named(clip=self.clip), **where}
+        how = {} if self.completion is None else _named(**asdict(self.completion))
+        return {**super().facts(), **_named(clip=self.clip), **where, **how}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from flowgen.config.schema import Sample
 from flowgen.core.editing import Replaced, vary
 from flowgen.core.flow import OnPath
 from flowgen.core.guidance import check_folded
+from flowgen.core.inpainting import inpaint
 from flowgen.core.interfaces import MASK, HasNoiseLevels
 from flowgen.core.losses.base import level_of
 from flowgen.core.rows import Rows
@@ -24,7 +25,7 @@ from flowgen.media.encoder import Latents
 from flowgen.media.regions import KnownFlow, Whole
 from flowgen.runs.given import Given, clips_of, place, source_latents
 from flowgen.runs.idle import warn_idle_guidance
-from flowgen.runs.requests import SampleRequest
+from flowgen.runs.requests import Completion, SampleRequest
 
 if TYPE_CHECKING:
     from flowgen.runs.generator import Generator
@@ -55,9 +56,15 @@ class Around:
     """What samples are made from besides noise: clips that are parts of them, a clip to vary, or clips to start from."""
 
     given: Sequence[Given] = ()
+    completion: Completion | None = None
     varied: Clip | None = None
     from_t: float = 0.0
     sources: Sequence[Clip] = ()
+
+    @property
+    def guided(self) -> int | None:
+        """The number of particles, where gradients lead to what is given."""
+        return self.completion.particles if self.completion and self.completion.method == "guided" else None
 
 
 def solve_rows(
@@ -107,7 +114,7 @@ def _batch(
     watch: Watch,
 ) -> State:
     """The state at t = 1 of one batch."""
-    n = len(batch.rows)
+    n, guided = len(batch.rows), around.guided
     x0 = source_latents(generator.encoder, around.sources, n) if around.sources else batch.noise("sample")
     x = prior(generator.path(settings), x0)
 
@@ -128,9 +135,13 @@ def _batch(
     show(0.0, x)
     with generator.refusals():
         grid = generator.grid(settings, x)
-        flow, kept = sampled_flow(generator, settings, grid, null, around.given, x, x0, batch.rows)
+        replaced = () if guided is not None else around.given
+        flow, kept = sampled_flow(generator, settings, grid, null, replaced, x, x0, batch.rows)
         solver = build("solver", settings.solver)
-        if around.varied is None:
+        if guided is not None:
+            known = place(generator.encoder, around.given, x, batch.rows)
+            x = inpaint(flow, *known, x0, grid, particles=guided, cond=cond, draws=noise_fn, on_step=on_step)
+        elif around.varied is None:
             warn_idle_guidance(flow, grid, solver)
             x = sample(flow, x, grid, solver=solver, cond=cond, noise=noise_fn, on_step=on_step)
         else:

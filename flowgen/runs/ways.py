@@ -79,6 +79,10 @@ def _refuse(generator: Generator, request: SampleRequest, watch: Watch) -> None:
         )
     if isinstance(request, Interpolate) and settings_of(generator, request).path is not None:
         raise UsageError("an interpolation inverts clips on the path trained on; leave out sample.path")
+    if isinstance(request, Inpaint) and request.method is not None and generator.config.known:
+        raise UsageError(
+            "this run was trained with known regions, which inpaint better than any method; leave out --method"
+        )
     if watch.on_state is not None and isinstance(request, (Vary, Interpolate, Continue)):
         raise UsageError(
             f"the way from noise to data cannot be shown for {request.way}: ask for it with a plain sample"
@@ -105,7 +109,9 @@ def _from_noise(generator: Generator, request: FromNoise, watch: Watch) -> list[
         lengths = seconds if isinstance(seconds, Sequence) else [seconds] * len(rows)
     elif not request.given and generator.lengths.timed:
         lengths = asked_lengths(generator.conditioners, asked)
-    return solve_rows(generator, request, asked, watch, Around(given=request.given), lengths)
+    return solve_rows(
+        generator, request, asked, watch, Around(given=request.given, completion=request.completion), lengths
+    )
 
 
 def _animate(generator: Generator, request: Animate, watch: Watch) -> list[Clip]:
@@ -168,7 +174,7 @@ def _inpaint(generator: Generator, request: Inpaint, watch: Watch) -> list[Clip]
         padded, _ = _quietly(lengths.padded, clip)
         tail = modality.cut(padded, end, modality.seconds(padded))
         given.append(Given([lengths.end_within(tail, float("inf"))], None))
-    clips = _from_noise(generator, _plain(request, seconds=length, given=given), watch)
+    clips = _from_noise(generator, _plain(request, seconds=length, given=given, completion=request.completion), watch)
     pieces = [[p for p in (before, modality.cut(c, start, end), after) if p is not None] for c in clips]
     return described([modality.join(p) for p in pieces], asked_conditions(request))
 
@@ -176,12 +182,18 @@ def _inpaint(generator: Generator, request: Inpaint, watch: Watch) -> list[Clip]
 def _inpaint_mask(generator: Generator, request: Inpaint, clip: Clip, mask: Clip, watch: Watch) -> list[Clip]:
     lengths, modality = generator.lengths, generator.modality
     if not isinstance(modality, TimedModality) or not lengths.timed:
-        return _from_noise(generator, _plain(request, given=[Given([clip], 0.0, mask)]), watch)
+        return _from_noise(
+            generator, _plain(request, given=[Given([clip], 0.0, mask)], completion=request.completion), watch
+        )
     seconds = modality.seconds(clip)
     padded, _ = _quietly(lengths.padded, clip)
     moving = modality.seconds(mask) == seconds  # a picture holds for all of the clip
     hole = lengths.held(mask, modality.seconds(padded)) if moving else mask
-    return _from_noise(generator, _plain(request, seconds=seconds, given=[Given([padded], 0.0, hole)]), watch)
+    return _from_noise(
+        generator,
+        _plain(request, seconds=seconds, given=[Given([padded], 0.0, hole)], completion=request.completion),
+        watch,
+    )
 
 
 def _from_stream(generator: Generator, request: FromStream, watch: Watch) -> list[Clip]:

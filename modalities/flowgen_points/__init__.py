@@ -13,6 +13,9 @@ def flowgen_components() -> list[Component]:
             "dataset", "checkerboard", "flowgen_points.datasets:Checkerboard", "the filled squares of a 4x4 board"
         ),
         Component("dataset", "ring", "flowgen_points.datasets:Ring", "Gaussians on a circle, by class"),
+        Component("dataset", "moons", "flowgen_points.shapes:Moons", "two half circles, by class"),
+        Component("dataset", "spirals", "flowgen_points.shapes:Spirals", "two spirals, by class"),
+        Component("dataset", "picture", "flowgen_points.shapes:Picture", "points where a picture is dark"),
         Component("dataset", "points-file", "flowgen_points.datasets:PointsFile", "the points of an npy or csv file"),
         Component("encoder", "points", "flowgen_points.encoder:ScaledPoints", "points at about unit variance"),
         Component("metric", "checkerboard", "flowgen_points.metrics:CheckerboardShare", "share on the filled squares"),

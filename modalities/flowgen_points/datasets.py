@@ -94,9 +94,12 @@ class Ring(Density):
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         mode = (u[:, 0] * 8).long()
         angle = mode * (math.pi / 4)
-        return self.radius * torch.stack([angle.cos(), angle.sin()], 1) + self.std * torch.special.ndtri(
-            u[:, 2:4].clamp(2.0**-53)
-        ), mode
+        return self.radius * torch.stack([angle.cos(), angle.sin()], 1) + self.std * normal(u), mode
+
+
+def normal(u: Tensor) -> Tensor:
+    """Standard normal numbers [B, 2], of the last two of the uniform ones [B, 4]."""
+    return torch.special.ndtri(u[:, 2:4].clamp(2.0**-53))
 
 
 @dataclass(frozen=True)

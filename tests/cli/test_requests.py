@@ -88,6 +88,10 @@ WAYS = {
         ["--inpaint", "{f}/8.gif", "--mask", "{f}/mask.png"],
         lambda f: Inpaint(f / "8.gif", mask=f / "mask.png", conditions=[{"digit": 3}], seed=2),
     ),
+    "guided": (
+        ["--inpaint", "{f}/8.gif", "--from", "0.25", "--method", "guided", "--particles", "2"],
+        lambda f: Inpaint(f / "8.gif", start_s=0.25, method="guided", particles=2, conditions=[{"digit": 3}], seed=2),
+    ),
     "vary": (
         ["--vary", "{f}/11.gif", "--strength", "0.3"],
         lambda f: Vary(f / "11.gif", strength=0.3, conditions=[{"digit": 3}], seed=2),
@@ -110,7 +114,7 @@ def test_the_metadata_says_what_was_asked_in_every_way(digits, files):
     generator = Generator.load(digits)
     for way, (_, request) in WAYS.items():
         said = json.loads(json.dumps(generator.describe(request(files), run="r")))
-        assert said["way"] == {"mask": "inpaint"}.get(way, way)
+        assert said["way"] == {"mask": "inpaint", "guided": "inpaint"}.get(way, way)
         assert {"seed", "run", "step", "steps", "solver", "guidance", "name"} <= said.keys()
     said = generator.describe(request := Inpaint(files / "8.gif", start_s=0.25))
     assert (said["clip"], said["start_s"]) == (str(files / "8.gif"), 0.25)
@@ -177,6 +181,9 @@ def test_two_lengths_are_refused_by_a_sentence(digits, files):
         (["--vary", "{f}/8.gif", "--to", "1"], "--to says how to --inpaint FILE"),
         (["--vary", "{f}/8.gif", "--seconds", "2"], "as long as its file; leave out --seconds"),
         (["--inpaint", "{f}/8.gif"], "takes --mask, or --from and --to"),
+        (["--method", "guided"], "--method says how to --inpaint FILE"),
+        (["--inpaint", "{f}/8.gif", "--from", "0.5", "--particles", "2"], "particles belong to the method guided"),
+        (["--inpaint", "{f}/8.gif", "--from", "0.5", "--method", "guided", "--solver", "heun"], "uses no solver"),
         (["--interpolate", "{f}/8.gif", "{f}/8.gif", "--seed", "3"], "--seed would change nothing"),
         (["--interpolate", "{f}/8.gif", "{f}/8.gif", "--guidance", "3"], "--guidance would change nothing"),
         (["--interpolate", "{f}/8.gif", "{f}/8.gif", "--set", "guidance.start=0.5"], "--set guidance.start=0.5"),
