@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# the versions that were tested, where there is a file for this Python; CONSTRAINTS= takes the newest that setup.cfg allows
+CONSTRAINTS ?= $(wildcard constraints/python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=--constraint %)
 PLUGINS := $(patsubst %/setup.cfg,%,$(wildcard plugins/*/setup.cfg))
 PLUGIN_STAMP := $(VENV)/.plugins
 
@@ -11,14 +14,14 @@ PLUGIN_STAMP := $(VENV)/.plugins
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "flowgen needs Python 3.10 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	touch $(STAMP)
 
 $(PLUGIN_STAMP): $(STAMP) $(PLUGINS:%=%/setup.cfg)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLUGINS:%=--editable ./%)
+	$(PIP) $(PLUGINS:%=--editable ./%)
 	touch $@
 
 demo: $(STAMP)  ## train small audio and video generators, sample them, write runs/demo/report.html

@@ -6,6 +6,7 @@ FlowgenError or SystemExit; whatever else it raises is a fault of flowgen.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
@@ -323,10 +324,9 @@ def run_folder(dice: Dice, box: Path) -> None:
             path.unlink()
             dice.choice((os.mkfifo, os.mkdir))(path)
         elif path.suffix == ".json" and what < 7:
-            path.write_text(
-                json.dumps(twisted(dice, json.loads(path.read_text() or "0"))) if what > 3 else word(dice),
-                errors="replace",
-            )
+            with contextlib.suppress(ValueError):  # damaged already
+                text = json.dumps(twisted(dice, json.loads(path.read_text()))) if what > 3 else word(dice)
+                path.write_text(text, errors="replace")
         elif path.name == "config.yaml" and what < 7:
             lines = path.read_text().splitlines() or [""]
             at = dice.randrange(len(lines))

@@ -72,9 +72,14 @@ Source: TypeAlias = Path | Remote | Cell | Member
 
 @contextmanager
 def readable(source: Source) -> Iterator[Any]:
-    """What a decoder takes: the name of a file, or an open member."""
+    """What a decoder takes: the name of a file (absolute, so that a colon in it makes no protocol), or an open member.
+
+    FlowgenError: it is a pipe or a device, which may never end.
+    """
     if isinstance(source, Path):
-        yield str(source)
+        if os.path.exists(source) and not (os.path.isfile(source) or os.path.isdir(source)):
+            raise FlowgenError(f"{source}: is no regular file")
+        yield os.path.abspath(source)
     else:
         with source.open() as file:
             yield file

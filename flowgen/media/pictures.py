@@ -36,7 +36,7 @@ def _save_gif(pictures: Sequence[np.ndarray], path: Path, fps: int, comment: str
 def _save_mp4(pictures: Sequence[np.ndarray], path: Path, fps: int, comment: str) -> None:
     import av
 
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = comment
         stream: Any = container.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"

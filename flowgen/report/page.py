@@ -10,10 +10,11 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, UndefinedError
 
 from flowgen import __version__
 from flowgen.config import Config, dumps, in_force
+from flowgen.errors import FlowgenError
 from flowgen.evaluation import Evaluation, figure
 from flowgen.files import replacing
 from flowgen.plugins import registry
@@ -57,7 +58,13 @@ def write_report(path: Path, sections: Sequence[Section], title: str) -> Path:
     environment.filters["figure"] = figure
     environment.filters["kind"] = lambda media_type: media_type.partition("/")[0]
     template = environment.from_string(resources.files("flowgen.report").joinpath("report.html").read_text("utf-8"))
-    page = template.render(title=title, sections=sections, link=link, version=__version__, today=datetime.date.today())
+    today = datetime.date.today()
+    try:
+        page = template.render(title=title, sections=sections, link=link, version=__version__, today=today)
+    except (UndefinedError, TypeError) as error:  # an eval.json that flowgen did not write
+        raise FlowgenError(
+            f"cannot show an evaluation ({error}); write each eval.json of {title} again with: flowgen eval RUN"
+        ) from error
     with replacing(path) as temporary:
         temporary.write_text(page.lstrip(), encoding="utf-8")
     return path

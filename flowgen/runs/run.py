@@ -108,14 +108,18 @@ class Run:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Complete checkpoints, oldest first."""
-        found = [path.parent for path in self.checkpoints_folder.glob("step-*/manifest.json")]
+        found = [path.parent for path in self._in_checkpoints("step-*/manifest.json")]
         return [Checkpoint(folder) for folder in sorted(found, key=lambda f: (len(f.name), f.name))]
+
+    def _in_checkpoints(self, pattern: str) -> list[Path]:
+        """What is in the folder of checkpoints; nothing where there is none, or could be none of this name."""
+        return list(self.checkpoints_folder.glob(pattern)) if os.path.isdir(self.checkpoints_folder) else []
 
     def newest_checkpoint(self) -> Checkpoint:
         """The newest that is complete; one without a manifest is named in a warning. FlowgenError: there is none."""
         checkpoints = self.checkpoints()
         newest = checkpoints[-1].folder.name if checkpoints else ""
-        for other in self.checkpoints_folder.glob("step-*"):
+        for other in self._in_checkpoints("step-*"):
             if (len(other.name), other.name) > (len(newest), newest):
                 warnings.warn(f"{other} has no manifest.json, so it is not whole, and is passed over", stacklevel=2)
         if not checkpoints:

@@ -80,7 +80,7 @@ def _write_video(frames: Tensor, fps: float, path: Path, comment: str) -> None:
     else:
         kind, codec, muxing = "webm", "libvpx-vp9", {}
         options = {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "4"}
-    with av.open(str(path), "w", format=kind, options=muxing) as container:
+    with av.open(str(path.absolute()), "w", format=kind, options=muxing) as container:
         container.metadata["comment"] = comment
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
@@ -121,7 +121,7 @@ def _write_gif(frames: Tensor, fps: float, path: Path, comment: str) -> None:
         source.push(frame)
     source.push(None)
     with av.open(
-        str(path), "w", format="gif", options={"loop": "0", "final_delay": str(round(100 / fps))}
+        str(path.absolute()), "w", format="gif", options={"loop": "0", "final_delay": str(round(100 / fps))}
     ) as container:
         # no transparency between frames: some viewers leave trails of it
         stream = container.add_stream(

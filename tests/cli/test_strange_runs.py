@@ -1,16 +1,22 @@
 """Run folders of strangers: whatever is in them is sampled as it was saved, or refused in one sentence that names the file."""
 
+import contextlib
 import json
+import pickle
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from flowgen.cli import cli
 from flowgen.errors import FlowgenError
+from flowgen.evaluation import load as load_evaluation
 from flowgen.runs.generator import Generator
-from flowgen.runs.run import Checkpoint, checksum
+from flowgen.runs.run import Checkpoint, Run, checksum
 from flowgen.training.loggers import read_log
 
 
@@ -160,3 +166,65 @@ def test_lines_that_are_none_of_a_log_are_left_out(tmp_path):
     ]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     assert read_log(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+class Bomb:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("write", [lambda bomb, path: path.write_bytes(pickle.dumps(bomb)), torch.save])
+def test_no_file_of_a_run_is_unpickled(board, tmp_path, write):
+    run, place = board
+    mark = tmp_path / "it-went-off"
+    files = [p for p in (run / "config.yaml", run / "log.jsonl", *place.rglob("*")) if p.is_file()]
+    assert {"config.yaml", "manifest.json", "ema.safetensors", "network.safetensors"} <= {p.name for p in files}
+    for path in (*files, run / "encoder.safetensors", run / "eval.json", run / "data.json"):
+        whole = path.read_bytes() if path.exists() else None
+        write(Bomb(mark), path)
+        if path.suffix == ".safetensors" and path.parent == place:
+            listed_again(place)
+        for use in (
+            Generator.load,
+            lambda run: Generator.load(run, weights="raw"),
+            read_log,
+            load_evaluation_of,
+            resume,
+        ):
+            with contextlib.suppress(FlowgenError):
+                use(run)
+        assert not mark.exists(), path
+        path.unlink() if whole is None else path.write_bytes(whole)
+    yaml_bomb = f"name: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]\n"
+    (run / "config.yaml").write_text(yaml_bomb)
+    with pytest.raises(FlowgenError, match=r"config\.yaml:1"):
+        Generator.load(run)
+    assert not mark.exists()
+
+
+def load_evaluation_of(run):
+    load_evaluation(run / "eval.json")
+
+
+def resume(run):
+    done = CliRunner().invoke(cli, ["train", str(run), "--resume", "--dry-run"])
+    assert done.exception is None or isinstance(done.exception, SystemExit | FlowgenError), done.exception
+
+
+@pytest.mark.parametrize("values", [{}, {"settings": {}}, {"steps": 3, "solver": 4, "guidance": 5}])
+def test_an_evaluation_of_others_is_refused_by_the_report_in_a_sentence(board, values):
+    run, _ = board
+    row = {"metric": "m", "name": "distance", "generated": 1.0, "round_trip": None, "real": 0.5}
+    (run / "eval.json").write_text(json.dumps({"step": 1, "clips": 4, "figures": [row], **values}))
+    done = CliRunner().invoke(cli, ["report", str(run), "-n", "1"])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, FlowgenError), done.exception
+    assert "flowgen eval RUN" in str(done.exception)
+
+
+def test_a_name_that_no_folder_can_have_is_no_run():
+    with pytest.raises(FlowgenError, match="x has no"):
+        Run(Path("x" * 5000)).newest_checkpoint()

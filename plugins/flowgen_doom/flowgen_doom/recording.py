@@ -60,7 +60,7 @@ def write_av(played: Played, path: Path) -> None:
 
     from flowgen_doom.game import RATE, TICS
 
-    with av.open(str(path), "w", format="mp4") as file:
+    with av.open(str(path.absolute()), "w", format="mp4") as file:
         video = file.add_stream("libx264", rate=TICS, options={"crf": "16"})
         video.height, video.width, video.pix_fmt = *played.pictures.shape[1:3], "yuv420p"
         sound = file.add_stream("aac", rate=RATE, layout="stereo")
