@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -31,6 +33,34 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():  # not where the folder is no folder
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path, own: str) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place when the block ends without an error.
+
+    `own`: the pattern of the names of files that may be replaced. Raises FlowgenError where there is a file of the folder's
+    name or anything else in it, or the place cannot be written; nothing half-written is left.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    before = folder.with_name(f"{temporary.name}.before")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise FlowgenError(f"{folder}: there is something that is no folder; choose another place, or move it away")
+    if folder.is_dir() and (other := next((p.name for p in folder.iterdir() if not re.fullmatch(own, p.name)), None)):
+        raise FlowgenError(f"{folder} holds other things, such as {other}; choose another place, or move them away")
+    try:
+        with errors_named(folder):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if folder.exists():
+                os.replace(folder, before)
+            os.replace(temporary, folder)
+    finally:
+        if before.exists() and not folder.exists():
+            os.replace(before, folder)
+        for left in (temporary, before):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

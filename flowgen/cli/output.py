@@ -49,7 +49,10 @@ class Output:
         return self.media.clips_per_file is not None and (self.n > 1 or self.numbered)
 
     def file(self, row: int) -> Path:
-        """The file of a clip."""
+        """The file of a clip, or its folder of pictures."""
+        return self.media.place(self._name(row))
+
+    def _name(self, row: int) -> Path:
         digits = len(str(self.n - 1))
         return (
             self.path.with_name(f"{self.path.stem}-{row:0{digits}d}{self.path.suffix}") if self.several else self.path
@@ -62,10 +65,10 @@ class Output:
     def existing(self) -> list[Path]:
         """Files that are there and would be written over."""
         if not self.several:
-            return [self.path] if self.path.exists() else []
-        own = re.compile(rf"{re.escape(self.path.stem)}-(\d{{{len(str(self.n - 1))}}}|sheet)\.\w+")
-        names = {self.path.suffix, self.sheet.suffix}
-        return sorted(p for p in self.path.parent.iterdir() if own.fullmatch(p.name) and p.suffix in names)
+            return [self.file(0)] if self.file(0).exists() else []
+        stem, digits, suffix = re.escape(self.path.stem), len(str(self.n - 1)), re.escape(self.file(0).suffix)
+        own = re.compile(rf"{stem}-(\d{{{digits}}}{suffix}|sheet\.png)")
+        return sorted(p for p in self.path.parent.iterdir() if own.fullmatch(p.name))
 
     def refuse_existing(self) -> None:
         """UsageError: something is there."""
@@ -87,9 +90,9 @@ class Output:
         for row, clip in zip(rows, clips, strict=True):
             if row in done:
                 continue
-            path = self.file(row)
-            self.media.write([clip], path, {**metadata, "index": row, "conditions": dict(clip.conditions)})
-            paths.append(path)
+            named = {**metadata, "index": row, "conditions": dict(clip.conditions)}
+            self.media.write([clip], self._name(row), named)
+            paths.append(self.file(row))
         return paths
 
     def finish(self, metadata: Mapping[str, Any]) -> list[Path]:

@@ -158,6 +158,17 @@ class ReadsMany(Protocol):
 
 
 @runtime_checkable
+class WritesSequences(Protocol):
+    """`flowgen sample -o clip.png` writes the folder `clip` of numbered pictures, for each clip one."""
+
+    sequences: Mapping[str, str]
+    """Media type by file extension of what a folder is made of."""
+
+    def write_sequence(self, clip: Clip, folder: Path, suffix: str, metadata: Mapping[str, Any]) -> None:
+        """Write the folder whole, with `metadata` in it; one of earlier pictures is replaced. FlowgenError: it cannot be."""
+
+
+@runtime_checkable
 class SplitsRecordings(Protocol):
     """`flowgen data split` cuts long recordings into segments."""
 

@@ -49,6 +49,7 @@ KINDS = {
                     "Levelled",
                     "HasLevel",
                     "ReadsMany",
+                    "WritesSequences",
                 ),
                 *("SplitsRecordings", "MeasuresRecordings", "ShowsRecordings", "SeveralStreams"),
             ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flowgen.media.interfaces import WritesSequences
 from flowgen.plugins.registry import registry
 
 if TYPE_CHECKING:
@@ -37,16 +38,31 @@ class Media:
             modality, _, extension = name.partition(".")
             if modality == self.name:
                 added[f".{extension}"] = mimetypes.guess_type(f"x.{extension}")[0] or "application/octet-stream"
-        return {**self.modality.formats, **{k: v for k, v in added.items() if k not in self.modality.formats}}
+        own = self.modality.formats
+        return {**own, **{k: v for k, v in {**self._sequences, **added}.items() if k not in own}}
+
+    @property
+    def _sequences(self) -> Mapping[str, str]:
+        return self.modality.sequences if isinstance(self.modality, WritesSequences) else {}
+
+    def place(self, path: Path) -> Path:
+        """What `write` makes of a name: that file, or a folder of pictures without the extension."""
+        suffix = path.suffix.lower()
+        own = suffix in self.modality.formats or self.name + suffix in registry().names("writer")
+        return path.with_suffix("") if suffix in self._sequences and not own else path
 
     @property
     def clips_per_file(self) -> int | None:
         return self.modality.clips_per_file
 
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write a file of the type that its extension says."""
+        """Write what the extension says: a file, or a folder (see `place`)."""
         if path.suffix.lower() in self.modality.formats:
             self.modality.write(clips, path, metadata)
+        elif (place := self.place(path)) != path:
+            assert isinstance(self.modality, WritesSequences)
+            (clip,) = clips
+            self.modality.write_sequence(clip, place, path.suffix.lower(), metadata)
         else:
             writer = registry().get("writer", self.name + path.suffix.lower()).load()
             writer(self.modality, clips, path, metadata)

@@ -30,7 +30,8 @@ class VideoFolder(FolderSource, VideoRecordings):
         stride: 0 for one clip a file and epoch; n for one every n frames.
         tolerance: frames that a file may be short of a clip.
         crop: which frames of a longer file are seen where stride is 0: random (held-out ones: the centre), start or centre.
-        picture_rate: frames a second of folders of numbered pictures; by default the modality's.
+        picture_rate: frames a second of folders of numbered pictures; by default that in their clip.json ({"fps": 25}), or
+            else the modality's.
         cache: keep decoded frames in memory, which is faster where they fit.
         buckets: sizes such as "8x64x64" (frames, height, width), to one of which each training clip is brought: the one where
             it loses least. Validation, previews and evaluation use the modality's own.

@@ -32,6 +32,7 @@ class Video:
         ".zip": "application/zip",
     }
     """The last holds numbered PNG files, which lose nothing."""
+    sequences: ClassVar[Mapping[str, str]] = {".png": "image/png"}
     clips_per_file: ClassVar[int | None] = 1
     shows_pictures: ClassVar[bool] = True
 
@@ -117,6 +118,14 @@ class Video:
         longer = max(clip.data.shape[1:3])
         automatic = max(1, round(_SHOWN / longer / 2) * 2)  # even, so that chroma keeps to the pixels
         write_frames(clip.data, clip.rate, Path(path), metadata, enlarge=self.enlarge or automatic)
+
+    def write_sequence(self, clip: Clip, folder: Path, suffix: str, metadata: Mapping[str, Any]) -> None:
+        """A folder of numbered pictures of the modality's own size, with the rate and the metadata in its clip.json."""
+        from flowgen_video.writing import write_folder
+
+        assert not isinstance(clip.data, dict)
+        assert isinstance(clip.rate, (int, float))
+        write_folder(clip.data, clip.rate, Path(folder), metadata)
 
     def sheet(self, clips: Sequence[Clip], path: Path, captions: Sequence[str] = ()) -> None:
         from flowgen_video.sheets import write_sheet

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import re
 import zipfile
@@ -34,6 +35,8 @@ IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 BICUBIC, AREA = 4, 32
 EXACT = 0x40000 | 0x2000 | 0x4000  # accurate rounding, full chroma resolution on both sides
 
+RATE_FILE = "clip.json"
+"""Beside numbered pictures: their frames a second, as {"fps": 8}."""
 _LONGEST_S = 7 * 86400.0
 _MAX_PICTURE = 500_000_000
 """Bytes of a picture in a zip."""
@@ -89,11 +92,13 @@ def resample(times: Tensor, fps: float) -> Tensor:
     return torch.searchsorted(middle, wanted)
 
 
-def index_frames(path: Source, fps: float = 25.0) -> FrameIndex:
-    """The frames of a file, or of a folder or zip of pictures shown at `fps`. FlowgenError: no video, or unreadable."""
+def index_frames(path: Source, fps: float = 25.0, fixed: bool = False) -> FrameIndex:
+    """The frames of a file, or of a folder or zip of pictures: at the rate in its clip.json, or else (or where it is `fixed`)
+    at `fps`. FlowgenError: no video, or unreadable."""
     if _holds_pictures(path):
         with _pictures_of(path) as pictures:
-            return FrameIndex(torch.arange(len(pictures), dtype=torch.float64) / fps)
+            rate = fps if fixed else pictures.rate(path) or fps
+            return FrameIndex(torch.arange(len(pictures), dtype=torch.float64) / rate)
     with _errors_of(path), _opened(path) as container:
         stream = _video_stream(container, path)
         packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
@@ -113,9 +118,9 @@ def index_frames(path: Source, fps: float = 25.0) -> FrameIndex:
         return FrameIndex(times, tuple(i for i, (_, key) in enumerate(found) if key) or (0,), stamps)
 
 
-def examine(path: Source, picture_rate: float) -> dict[str, Any]:
+def examine(path: Source, picture_rate: float, fixed: bool = False) -> dict[str, Any]:
     """What is in a file, as JSON values: frame times, key frames, timestamps, size as shown, and whether it has sound."""
-    index, size, sound = index_frames(path, picture_rate), shown_size(path), has_sound(path)
+    index, size, sound = index_frames(path, picture_rate, fixed), shown_size(path), has_sound(path)
     return {
         "times": index.times.tolist(),
         "keys": list(index.keys),
@@ -293,11 +298,30 @@ class _Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __call__(self, i: int) -> av.VideoFrame:
-        name, place = self.names[i], self.place
-        if not isinstance(place, Path) and place.getinfo(name).file_size > _MAX_PICTURE:
+    def rate(self, path: Source) -> float | None:
+        """Frames a second as the file beside the pictures says; None: it says nothing. FlowgenError: it says no rate."""
+        try:
+            told = json.loads(self._bytes(RATE_FILE))
+        except (OSError, KeyError, ValueError, RecursionError):
+            return None
+        found = told.get("fps") if isinstance(told, dict) else None
+        if found is None:
+            return None
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= 1000:
+            raise FlowgenError(
+                f"{path}: fps is {str(found)[:40]} in {RATE_FILE}; expected frames a second in (0, 1000]"
+            )
+        return float(found)
+
+    def _bytes(self, name: str) -> bytes:
+        if isinstance(self.place, Path):
+            return (self.place / name).read_bytes()
+        if self.place.getinfo(name).file_size > _MAX_PICTURE:
             raise FlowgenError(f"{name} in it unpacks to more than {_MAX_PICTURE / 1e6:g} MB, which no picture does")
-        with Image.open(place / name if isinstance(place, Path) else io.BytesIO(place.read(name))) as picture:
+        return self.place.read(name)
+
+    def __call__(self, i: int) -> av.VideoFrame:
+        with Image.open(io.BytesIO(self._bytes(self.names[i]))) as picture:
             return av.VideoFrame.from_image(_opaque(ImageOps.exif_transpose(picture)))
 
 

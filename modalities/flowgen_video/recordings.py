@@ -47,7 +47,7 @@ class VideoRecordings(Recordings):
         if self.picture_rate is not None and not 0 < self.picture_rate <= 1000:
             raise UsageError(f"data.picture_rate: expected frames a second in (0, 1000], got {self.picture_rate:g}")
         self._picture_rate = self.picture_rate or m.fps
-        self.version = f"video-2-{self._picture_rate}"
+        self.version = f"video-3-{self._picture_rate}-{self.picture_rate is not None}"
         self._frames: dict[str, Tensor] = {}
         super().__post_init__()
         for name, kind in self.kinds.items():
@@ -58,7 +58,7 @@ class VideoRecordings(Recordings):
 
     def examine(self, path: Source) -> dict[str, Any]:
         try:
-            return examine(path, self._picture_rate)
+            return examine(path, self._picture_rate, self.picture_rate is not None)
         except FlowgenError as error:
             return {"problem": str(error)}
 

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from flowgen.errors import FlowgenError
-from flowgen.files import replacing
-from flowgen_video.reading import BICUBIC, EXACT
+from flowgen.files import replacing, replacing_folder
+from flowgen_video.reading import BICUBIC, EXACT, RATE_FILE
 
 FORMATS: Mapping[str, str] = {
     ".mp4": "video/mp4",
@@ -57,13 +57,29 @@ def write_frames(frames: Tensor, fps: float, path: Path, metadata: Mapping[str, 
             _write_video(_even(frames), fps, temporary, comment)
 
 
+def write_folder(frames: Tensor, fps: float, folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Write uint8 frames [T, H, W, 1 or 3] as a folder of what a zip holds: numbered PNG files and clip.json.
+
+    A folder of such files is replaced. Raises FlowgenError where there is something else, or it cannot be written.
+    """
+    with replacing_folder(folder, own=r"\d+\.png|clip\.json") as temporary:
+        for name, content in _files(frames, fps, dict(metadata)):
+            (temporary / name).write_bytes(content)
+
+
 def _write_pictures(frames: Tensor, fps: float, path: Path, comment: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:  # stored: PNG is compressed already
-        archive.writestr("clip.json", json.dumps({"fps": fps, "frames": len(frames), "comment": json.loads(comment)}))
-        for i, frame in enumerate(frames.numpy()):
-            png = io.BytesIO()
-            Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).save(png, format="PNG")
-            archive.writestr(f"{i:05d}.png", png.getvalue())
+        for name, content in _files(frames, fps, json.loads(comment)):
+            archive.writestr(name, content)
+
+
+def _files(frames: Tensor, fps: float, metadata: Any) -> Iterator[tuple[str, bytes]]:
+    told = json.dumps({"fps": fps, "frames": len(frames), "comment": metadata}, ensure_ascii=False, default=str)
+    yield RATE_FILE, told.encode()
+    for i, frame in enumerate(frames.numpy()):
+        png = io.BytesIO()
+        Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).save(png, format="PNG")
+        yield f"{i:05d}.png", png.getvalue()
 
 
 def _even(frames: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from flowgen_video.folders import VideoFolder
 from flowgen_video.manifests import VideoManifest
 from flowgen_video.modality import Video
-from flowgen_video.reading import decode_frames, index_frames, read_frames
+from flowgen_video.reading import decode_frames, index_frames, read_frames, shown_size
 from PIL import Image
 
 from flowgen.data.loader import Split, batches
@@ -215,3 +215,45 @@ def test_tags_in_another_encoding_do_not_matter(tmp_path):
     assert b"XXXXX" in content
     path.write_bytes(content.replace(b"XXXXX", "äöüßé".encode("latin-1")))
     assert len(read_frames(path, 10, 16, 16, 3)) == 10
+
+
+def test_pictures_are_shown_upright_and_colours_of_sixteen_bits_keep_their_levels(tmp_path):
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :12] = (200, 40, 10)  # marks the corner at the top left
+    for orientation, stored in (
+        (3, np.rot90(upright, 2)),
+        (6, np.rot90(upright, 1)),
+        (8, np.rot90(upright, 3)),
+        (2, upright[:, ::-1]),
+    ):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        folder = tmp_path / str(orientation)
+        folder.mkdir()
+        Image.fromarray(np.ascontiguousarray(stored)).save(folder / "0.png", exif=exif)
+        assert shown_size(folder) == (16, 24)
+        assert np.array_equal(read_frames(folder, 8, 16, 24, 3)[0].numpy(), upright)
+    (tmp_path / "deep").mkdir()
+    levels = np.linspace(0, 65535, 256).round().astype(">u2").reshape(16, 16)
+    raw = np.stack([levels, levels[::-1], np.full_like(levels, 0x8080)], -1).astype(">u2").tobytes()
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb48be",
+        "-s",
+        "16x16",
+        "-i",
+        "-",
+        "-pix_fmt",
+        "rgb48be",
+        "-y",
+    ]
+    subprocess.run([*command, str(tmp_path / "deep" / "0.png")], input=raw, check=True)
+    found = read_frames(tmp_path / "deep", 8, 16, 16, 3)[0].numpy().astype(int)
+    expected = np.arange(256).reshape(16, 16)
+    for channel, wanted in enumerate((expected, expected[::-1], np.full((16, 16), 128))):
+        assert np.abs(found[..., channel] - wanted).max() <= 1

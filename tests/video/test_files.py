@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flowgen_video.folders import VideoFolder
 from flowgen_video.modality import Video
 from flowgen_video.moving_digits import MovingDigits
 
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
+from flowgen.plugins.media import Media
 
 FORMATS = {".mp4": "h264", ".webm": "vp9", ".gif": "gif"}
 
@@ -192,3 +194,30 @@ def test_sheet_shows_every_clip_under_its_caption(tmp_path):
     assert named.height > bare.height
     first = torch.tensor(np.asarray(bare.crop((4, 4, 76, 76)).resize((24, 24), Image.Resampling.NEAREST)))
     assert torch.equal(first, clips[0].data[0])
+
+
+def test_pictures_are_written_as_a_folder_and_read_back_at_their_rate(tmp_path):
+    video = Video(fps=8, frames=12, height=24, width=32)
+    media = Media("video", video)
+    data = torch.randint(0, 256, (12, 24, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    media.write([Clip(data, rate=8.0)], tmp_path / "clip.png", {"seed": 5})
+    folder = media.place(tmp_path / "clip.png")
+    assert folder == tmp_path / "clip"
+    assert torch.equal(video.read(folder).data, data)
+    assert torch.equal(
+        Video(fps=4, height=24, width=32).read(folder).data, data[::2]
+    )  # every second frame of 8 a second
+    told = VideoFolder(Video(fps=4, frames=6, height=24, width=32), str(tmp_path), held_out=0)
+    assert told.report()[0]["seconds"] == 1.5
+    asked = VideoFolder(Video(fps=4, frames=6, height=24, width=32), str(tmp_path), held_out=0, picture_rate=4)
+    assert asked.report()[0]["seconds"] == 3
+    assert json.loads((folder / "clip.json").read_text()) == {"fps": 8.0, "frames": 12, "comment": {"seed": 5}}
+    media.write([Clip(data[:4], rate=8.0)], tmp_path / "clip.png", {})  # none of the longer one is left
+    assert len(list(folder.iterdir())) == 5
+    (folder / "clip.json").write_text('{"fps": "fast"}')
+    with pytest.raises(FlowgenError, match=r"clip: fps is fast in clip\.json; expected frames a second"):
+        video.read(folder)
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(FlowgenError, match=r"holds other things, such as mine\.txt"):
+        media.write([Clip(data, rate=8.0)], tmp_path / "clip.png", {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip"]
