@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTR
 PLUGINS := $(patsubst %/setup.cfg,%,$(wildcard plugins/*/setup.cfg))
 PLUGIN_STAMP := $(VENV)/.plugins
 
-.PHONY: demo test fast exact lint clean help
+.PHONY: demo test fast exact lint wheel audit clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -46,6 +46,13 @@ exact: $(STAMP)  ## the tests that promise exactness, with the plainest kernels 
 lint: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+wheel: $(STAMP)  ## build dist/flowgen-*.whl; the same commit gives the same bytes
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+
+audit: $(STAMP)  ## known vulnerabilities of the tested versions; fails where one cannot be looked up
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r $(CONSTRAINTS)
 
 clean:  ## remove the virtual environment (runs/ stays)
 	rm -rf $(VENV)

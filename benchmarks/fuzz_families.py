@@ -328,7 +328,7 @@ def run_folder(dice: Dice, box: Path) -> None:
                 text = json.dumps(twisted(dice, json.loads(path.read_text()))) if what > 3 else word(dice)
                 path.write_text(text, errors="replace")
         elif path.name == "config.yaml" and what < 7:
-            lines = path.read_text().splitlines() or [""]
+            lines = path.read_text(errors="replace").splitlines() or [""]
             at = dice.randrange(len(lines))
             lines[at] = f"{lines[at].partition(':')[0]}: {word(dice)}"
             path.write_text("\n".join(lines), errors="replace")

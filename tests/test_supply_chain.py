@@ -7,6 +7,7 @@ import configparser
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,31 @@ def test_a_tested_version_is_pinned_of_all_that_is_needed():
     asked = [Requirement(line) for line in config["options"]["install_requires"].split("\n") if line]
     assert {"torch", "deepspeed", "numpy", "safetensors"} <= {need.name for need in asked}
     assert [need for need in asked if not need.specifier.contains(pinned[canonicalize_name(need.name)])] == []
+
+
+def test_a_wheel_built_twice_is_the_same_file(tmp_path):
+    """Of one commit, in another folder and at another time: SOURCE_DATE_EPOCH is what `make wheel` sets."""
+    pytest.importorskip("setuptools")
+    pip = [
+        sys.executable,
+        *["-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"],
+    ]
+    parts = ("flowgen", "modalities", "configs", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+    wheels = []
+    for name, hour in (("one", 0), ("another", 5000)):
+        source = tmp_path / name / "source"
+        for part in parts:
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*")
+            path = ROOT / part
+            shutil.copytree(path, source / part, ignore=ignored) if path.is_dir() else shutil.copy(path, source / part)
+        for path in source.rglob("*"):
+            os.utime(path, (1.7e9 + hour, 1.7e9 + hour))
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+        subprocess.run([*pip, "-w", tmp_path / name, source], check=True, env=environment, cwd=tmp_path)
+        wheels += (tmp_path / name).glob("*.whl")
+    one, another = wheels
+    assert one.name == another.name
+    assert one.read_bytes() == another.read_bytes()
 
 
 LOADERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -14,6 +14,7 @@ from flowgen_video.moving_digits import MovingDigits
 
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
+from flowgen.media.pictures import save_moving
 from flowgen.plugins.media import Media
 
 FORMATS = {".mp4": "h264", ".webm": "vp9", ".gif": "gif"}
@@ -221,3 +222,19 @@ def test_pictures_are_written_as_a_folder_and_read_back_at_their_rate(tmp_path):
     with pytest.raises(FlowgenError, match=r"holds other things, such as mine\.txt"):
         media.write([Clip(data, rate=8.0)], tmp_path / "clip.png", {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
+def test_a_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    path = Path(f"take: 1{suffix}")
+    Video(8.0, 10, 24, 32).write([Clip(data=ramp(), rate=8.0)], path, {})
+    assert Video(8.0, 10, 24, 32).read(path).data.shape == (10, 24, 32, 3)
+    save_moving([np.zeros((16, 16, 3), np.uint8)] * 3, path.with_suffix(".mp4"), 8)
+    assert len(Video(8.0, 3, 16, 16).read(path.with_suffix(".mp4")).data) == 3
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(FlowgenError, match=r"a\.mp4: is no regular file"):
+        Video(8.0, 10, 24, 32).read(tmp_path / "a.mp4")
