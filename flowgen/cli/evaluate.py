@@ -62,6 +62,8 @@ def evaluate(
     real clips encoded and decoded again, which is the best that a generator behind this encoder could do; and the real
     clips themselves. The ranges are 95 % intervals, by resampling the clips.
 
+    Of an autoencoder, real clips that it gives back are measured, beside a linear code of equal size.
+
     A figure that negative controls pass proves nothing. With --controls these are measured as well: one Euler step (the mean
     of what is asked for), copies of training clips, one real clip repeated for each condition, noise, and the round trip.
     A control is told from real clips by a figure that is worse and whose interval does not meet that of real clips.
@@ -79,7 +81,7 @@ def evaluate(
     from flowgen.data.order import full_size
     from flowgen.errors import UsageError
     from flowgen.evaluation import evaluate as measure
-    from flowgen.evaluation import save
+    from flowgen.evaluation import evaluate_autoencoder, save
     from flowgen.runs.generator import Generator
     from flowgen.training.progress import ProgressDisplay
 
@@ -95,6 +97,14 @@ def evaluate(
     overrides += [f"eval.metrics=[{', '.join(metrics)}]"] if metrics else []
     generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
     dataset, metrics_built = full_size(generator.experiment.dataset), generator.experiment.metrics
+    if generator.experiment.reconstructs:
+        if controls or continued is not None:
+            raise UsageError(f"{run} is an autoencoder, which generates nothing; leave out --controls and --continue")
+        result = evaluate_autoencoder(generator, dataset, metrics_built, weights=weights)
+        save(result, path)
+        print_reconstruction(result, _console())
+        click.echo(path)
+        return
     sample = generator.config.sample
     total = -(-generator.config.eval.clips // sample.batch_size) * sample.steps
     with ProgressDisplay(f"eval {generator.config.name}", total, console=Console(stderr=True)) as bar:
@@ -108,13 +118,35 @@ def evaluate(
             on_step=lambda done, total: bar.update(done),
         )
     save(result, path)
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDE
+    console = _console()
     print_table(result, console)
     if controls:
         print_controls(result, console)
     click.echo(path)
+
+
+def _console() -> Any:
+    """As wide as the controls, where there is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
+
+
+def print_reconstruction(result: Evaluation, console: Any) -> None:
+    """What an autoencoder gives back, beside a linear code of equal size and the clips themselves."""
+    from flowgen.evaluation.reconstruction import COLUMNS
+
+    s = result.settings
+    console.print(
+        f"{s['name']} at step {s['step']}: {s['clips']} clips given back from {s['numbers_per_step']} numbers a step; "
+        f"linear code: as many principal components; reference: {s['reference']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_table(result, COLUMNS, console))
 
 
 def print_table(result: Evaluation, console: Any) -> None:

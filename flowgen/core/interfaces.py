@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 from torch import Tensor
@@ -163,13 +164,15 @@ class GuidedFlow(Flow, Protocol):
 class LossOutput(NamedTuple):
     """Per-sample losses: `total` [B], the times [B] they were taken at, and one [B] for each stream.
 
-    The times are a dict by stream where streams have times of their own. A loss by stream is not-a-number for a clip in
-    which nothing of that stream counts (it is absent, or given); `total` takes it for 0.
+    The times are a dict by stream where streams have times of their own, and None where the loss is taken at no times. A loss
+    by stream is not-a-number for a clip in which nothing of that stream counts (it is absent, or given); `total` takes it for 0.
+    `parts` are further figures [B] by name, such as the terms that the total is a sum of.
     """
 
     total: Tensor
-    t: Tensor | dict[str, Tensor]
+    t: Tensor | dict[str, Tensor] | None
     by_stream: dict[str, Tensor]
+    parts: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Loss(Protocol):
@@ -249,6 +252,75 @@ class HasNoiseLevels(Protocol):
 
     noise_levels: Any
     """See `flowgen.core.losses.base.NoiseLevels`."""
+
+
+class Code(NamedTuple):
+    """What a bottleneck makes of features: the latent z, and by sample what it adds to the loss, `penalty` [B]."""
+
+    z: Tensor
+    penalty: Tensor
+
+
+class Bottleneck(Protocol):
+    """What an autoencoder's latent is made by: an `nn.Module` built with `channels`, the channels of the latent.
+
+    Samples of a batch do not see each other, and whatever it averages over a run is a parameter: ranks share it.
+    """
+
+    features: int
+    """Channels of the features that it takes."""
+
+    def __call__(self, h: Tensor, random: Randomness | None = None, mask: Tensor | None = None) -> Code:
+        """The latent [B, *axes, channels] of features [B, *axes, features]: as the decoder is given it in training, or without
+        `random` as it is read afterwards, the same every time. `mask` [B, T]: the steps that count in the penalty."""
+
+
+@runtime_checkable
+class Quantised(Protocol):
+    """A bottleneck of few values: its latents are integers."""
+
+    def codes(self, z: Tensor) -> Tensor:
+        """The integers of latents, int64 of their shape; any numbers are taken to the nearest."""
+
+    def latents(self, codes: Tensor) -> Tensor:
+        """The latents of integers. ValueError: one of them is no code."""
+
+
+class Reconstruction(NamedTuple):
+    """A state as an autoencoder gives it back in training, and by sample what its bottleneck adds to the loss [B]."""
+
+    x: Tensor
+    penalty: Tensor
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """A network that is trained to give back its state [B, T, C] through a latent of as many steps.
+
+    Called as a network is, it gives the state back, whatever the time.
+    """
+
+    channels: int
+    """Of the latent."""
+    context: int
+    """On how many latent steps to each side a step depends, in encoding and in decoding."""
+
+    def reconstruct(self, x: Tensor, random: Randomness, mask: Tensor | None = None) -> Reconstruction:
+        """As in training: with what the bottleneck draws. What `mask` [B, T] leaves out is not seen."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents [B, T, channels], the same every time."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """States [B, T, C]."""
+
+
+@runtime_checkable
+class ReconstructionLoss(Protocol):
+    """A loss that trains an `Autoencoder`: such a run is no generator, and is sampled by none."""
+
+    def reconstruction_loss(self, x: Tensor, made: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """By name, each part of the loss [B] of states x that were given back as `made`, unweighted."""
 
 
 Noise: TypeAlias = Callable[[State, Tensor, Tensor], State]

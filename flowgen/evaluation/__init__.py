@@ -1,7 +1,8 @@
 """Measuring a generator: the same metrics on what it makes, on what its encoder keeps, and on real clips."""
 
-from flowgen.evaluation.evaluate import Evaluation, Sets, draw_sets, evaluate, figure, load, round_trip, save
+from flowgen.evaluation.evaluate import Evaluation, Sets, draw_sets, evaluate, figure, load, save
 from flowgen.evaluation.readings import Reads, readings
+from flowgen.evaluation.reconstruction import evaluate_autoencoder
 from flowgen.evaluation.rows import Row
 
 __all__ = [
@@ -11,9 +12,9 @@ __all__ = [
     "Sets",
     "draw_sets",
     "evaluate",
+    "evaluate_autoencoder",
     "figure",
     "load",
     "readings",
-    "round_trip",
     "save",
 ]

@@ -140,7 +140,7 @@ def evaluate(
             generated = continuations(generator, sets.real, continued, asked, seed=seed, on_step=on_step)
         seconds = time.perf_counter() - began
     real = [like_asked(clip, asked[0]) for clip in sets.real]
-    clips = {"generated": generated, "round_trip": round_trip(generator, real), "real": real}
+    clips = {"generated": generated, "round_trip": generator.reconstruct(real), "real": real}
     made, missing = control_clips(generator, dataset, sets.real, asked, seed) if controls else ({}, {})
     if controls and lossless(clips["round_trip"], real):
         missing["round_trip"] = "the encoder loses nothing"
@@ -191,16 +191,6 @@ def figure(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-@torch.no_grad()
-def round_trip(generator: Generator, clips: Sequence[Clip]) -> list[Clip]:
-    """Clips as the encoder keeps them, with the conditions they had."""
-    size = generator.config.sample.batch_size
-    decoded: list[Clip] = []
-    for start in range(0, len(clips), size):
-        decoded += generator.encoder.decode(generator.encoder.encode(clips[start : start + size]))
-    return [Clip(new.data, new.rate, old.conditions, old.source) for new, old in zip(decoded, clips, strict=True)]
 
 
 def machine(device: torch.device) -> dict[str, Any]:

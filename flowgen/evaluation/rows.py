@@ -75,8 +75,8 @@ def measure(
             Row(
                 name,
                 figure,
-                values.pop("generated"),
-                values.pop("round_trip"),
+                values.pop("generated", None),
+                values.pop("round_trip", None),
                 values.pop("real"),
                 intervals={column: found[figure] for column, found in spread.items() if figure in found},
                 controls=values,

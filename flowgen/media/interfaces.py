@@ -115,6 +115,14 @@ class ComparesContinuations(Protocol):
 
 
 @runtime_checkable
+class ComparesReconstructions(Protocol):
+    """`flowgen eval` of an autoencoder has distances of the medium's own."""
+
+    def compare_reconstructions(self, made: Sequence[Clip], truth: Sequence[Clip]) -> dict[str, float]:
+        """Figures on how near clips that were given back are to what they were."""
+
+
+@runtime_checkable
 class Animated(Protocol):
     """`flowgen sample --animate` shows the way from noise to data."""
 

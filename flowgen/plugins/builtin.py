@@ -52,6 +52,12 @@ def flowgen_components() -> list[Component]:
             "jumps along the trajectories of a trained run",
         ),
         Component("loss", "likelihood", "flowgen.core.losses:Likelihood", "maximum likelihood through the ODE"),
+        Component("bottleneck", "plain", "flowgen.core.bottlenecks:Plain", "features as they are, with noise"),
+        Component("bottleneck", "kl", "flowgen.core.bottlenecks:KL", "a posterior held near the standard normal"),
+        Component(
+            "bottleneck", "soft-norm", "flowgen.core.bottlenecks:SoftNorm", "unit variance by channel, and noise"
+        ),
+        Component("bottleneck", "fsq", "flowgen.core.bottlenecks:FSQ", "a few values a number: integer codes"),
         Component("optimizer", "adamw", "flowgen.training.optimizers:adamw", "Adam with decoupled weight decay"),
         Component(
             "optimizer",
@@ -113,6 +119,9 @@ def flowgen_components() -> list[Component]:
         Component("dataset", "reflow", "flowgen.runs.pairs:Reflow", "noise, each with what a trained run makes of it"),
         Component(
             "dataset", "pairs", "flowgen.runs.pairs:Pairs", "clips of one data set that start from those of another"
+        ),
+        Component(
+            "encoder", "trained", "flowgen.runs.trained:TrainedEncoder", "latents of an autoencoder trained here"
         ),
         Component("network", "transformer", "flowgen.nn:Transformer", "attention over any axes, full or factorised"),
         Component(

@@ -44,6 +44,7 @@ KINDS = {
                 *(
                     "TimedModality",
                     "ComparesContinuations",
+                    "ComparesReconstructions",
                     "Animated",
                     "DrawsField",
                     "Levelled",
@@ -85,8 +86,11 @@ KINDS = {
             "network",
             "a velocity network",
             "flowgen.media.interfaces:Network",
-            ("spec", "conditions", "inputs"),
-            _abilities("RepeatedBlocks", "KeepsFloat32", "Patched", "Extensible", "ShardsSequence"),
+            ("spec", "conditions", "inputs", "modality"),
+            (
+                *_abilities("RepeatedBlocks", "KeepsFloat32", "Patched", "Extensible", "ShardsSequence"),
+                "flowgen.core.interfaces:Autoencoder",
+            ),
         ),
         Kind(
             "conditioner",
@@ -112,8 +116,18 @@ KINDS = {
             "loss",
             "a training objective",
             "flowgen.core.interfaces:Loss",
-            ("path", "times", "coupling", "shift"),
-            tuple(f"flowgen.core.interfaces:LossWith{what}" for what in ("Inputs", "Teacher", "Average", "Groups")),
+            ("path", "times", "coupling", "shift", "modality"),
+            (
+                *(f"flowgen.core.interfaces:LossWith{what}" for what in ("Inputs", "Teacher", "Average", "Groups")),
+                "flowgen.core.interfaces:ReconstructionLoss",
+            ),
+        ),
+        Kind(
+            "bottleneck",
+            "what an autoencoder's latent is made by",
+            "flowgen.core.interfaces:Bottleneck",
+            ("channels",),
+            ("flowgen.core.interfaces:Quantised",),
         ),
         Kind("optimizer", "what steps the weights", "flowgen.training.optimizers:MakeOptimizer", ("parts",)),
         Kind("solver", "one step of sampling", "flowgen.core.interfaces:Solver"),

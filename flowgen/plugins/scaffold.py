@@ -39,6 +39,7 @@ COMPONENTS = {
     "times": "a power of a uniform number",
     "coupling": "noise and data in the order of their means",
     "loss": "flow matching, times a weight",
+    "bottleneck": "latents in (-1, 1), with noise in training",
     "optimizer": "gradient descent with momentum",
     "solver": "the explicit midpoint method",
     "guidance": "classifier-free, with a scale that rises with t",

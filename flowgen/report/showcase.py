@@ -16,7 +16,7 @@ from flowgen.core.random import seed_of
 from flowgen.data.loader import Order
 from flowgen.data.order import full_size
 from flowgen.errors import UsageError
-from flowgen.evaluation import readings, round_trip
+from flowgen.evaluation import readings
 from flowgen.files import read_json, write_json
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, Modality
@@ -93,7 +93,7 @@ def make_showcase(
     real = spread(dataset, tuple(generator.conditioners), _POINTS if together else clips, seed)
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in real]
     made = generator.sample(request_like(real, asked, seed=seed), on_step=on_step)
-    kept = round_trip(generator, real)
+    kept = generator.reconstruct(real)
     writer = _Writer(modality, folder, generator.describe(run=str(run.folder), seed=seed))
     metrics = generator.experiment.metrics if generator.config.eval.metrics else []
     if together:

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 def check_sampling(generator: Generator) -> None:
     """Take solver, grid and guidance of `sample` to the flow that is trained, on zeros.
 
-    FlowgenError: the solver asks the network's prediction where it is singular.
+    An autoencoder is not sampled. FlowgenError: the solver asks the network's prediction where it is singular.
     """
+    if generator.experiment.reconstructs:
+        return
     settings = generator.config.sample
     x = tree_map(lambda stream: torch.zeros(1, *stream.shape), generator.encoder.spec)
     try:

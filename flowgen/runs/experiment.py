@@ -14,7 +14,15 @@ from flowgen.config import ComponentConfig, Config, build
 from flowgen.config.components import takes
 from flowgen.config.schema import ConditionConfig, TokenShiftConfig
 from flowgen.core.flow import Shifted
-from flowgen.core.interfaces import Coupling, Flow, Loss, LossWithInputs, NamesStreams
+from flowgen.core.interfaces import (
+    Autoencoder,
+    Coupling,
+    Flow,
+    Loss,
+    LossWithInputs,
+    NamesStreams,
+    ReconstructionLoss,
+)
 from flowgen.core.random import generator
 from flowgen.core.times import Shift, Shifts, TokenShift, stream_factors
 from flowgen.core.tree import State, tree_map
@@ -97,6 +105,7 @@ class Experiment:
                 times=self._by_stream("times", self.config.times, partial(build, "times")),
                 coupling=self.coupling,
                 shift=self.shift,
+                modality=self.modality,
             )
         if isinstance(loss, NamesStreams):
             for option, streams in loss.streams_named().items():
@@ -143,8 +152,20 @@ class Experiment:
                 f"network {name!r} does not take; choose one with a parameter 'inputs', such as transformer or mlp"
             )
         with self._initial_weights("weights"):
-            given = {"spec": self.spec, "conditions": self.conditioners, "inputs": inputs}
-            return build("network", self.config.network, **given)
+            given = {"spec": self.spec, "conditions": self.conditioners, "inputs": inputs, "modality": self.modality}
+            network = build("network", self.config.network, **given)
+        if isinstance(network, Autoencoder) != self.reconstructs:
+            what = ("", "no ") if isinstance(network, Autoencoder) else ("no ", "")
+            raise UsageError(
+                f"the network {name!r} is {what[0] or 'an '}autoencoder, and the loss {self.config.loss.type!r} trains {what[1]}"
+                f"autoencoders; change network.type or loss.type so that they go together"
+            )
+        return network
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether this trains an autoencoder, which generates nothing."""
+        return isinstance(self.loss, ReconstructionLoss)
 
     @cached_property
     def regions(self) -> list[Region]:
@@ -158,8 +179,11 @@ class Experiment:
 
     @cached_property
     def metrics(self) -> list[tuple[str, Metric]]:
-        """The metrics of `eval.metrics` by name, over data of full size. UsageError: the config names none."""
-        if not self.config.eval.metrics:
+        """The metrics of `eval.metrics` by name, over data of full size. UsageError: the config names none.
+
+        An autoencoder needs none: the medium's own distances are measured.
+        """
+        if not self.config.eval.metrics and not self.reconstructs:
             raise UsageError(
                 f"{self.config.name} names no metrics; give some in the config's eval.metrics or with --metric "
                 f"(valid: {', '.join(registry().names('metric')) or 'none'})"

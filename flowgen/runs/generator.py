@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowgen import __version__
 from flowgen.config import Config, build
 from flowgen.config.schema import Sample
-from flowgen.core.interfaces import Flow, KnowsDensity, Loss, Paths, SourceCoupling
+from flowgen.core.interfaces import MASK, Flow, KnowsDensity, Loss, Paths, SourceCoupling
 from flowgen.core.likelihood import log_prob, rademacher
 from flowgen.core.random import Randomness
 from flowgen.core.rows import Rows
@@ -25,7 +25,7 @@ from flowgen.core.tree import State, tree_map
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import Conditioner, encode_conditions
-from flowgen.media.encoder import Encoder
+from flowgen.media.encoder import Encoder, Latents
 from flowgen.media.interfaces import Modality
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.given import Given
@@ -144,6 +144,7 @@ class Generator:
         Raises UsageError for an unknown condition or value, and for what this run could only ignore; FlowgenError for a
         file that cannot be read and a setting that this flow cannot follow.
         """
+        self._generates()
         if not isinstance(request, SampleRequest):
             request = FromNoise(conditions=request, **plain)
         elif plain:
@@ -175,6 +176,7 @@ class Generator:
             {k: tree_map(lambda v: v.repeat(len(clips), *[1] * (v.ndim - 1)), c) for k, c in cond.items()}
         )
         x = self.encoder.encode(clips).x
+        self._generates()
         with self.refusals():
             return tree_map(lambda v: v.cpu(), self.flow(x)(x, torch.tensor(t, dtype=torch.float64), cond).velocity)
 
@@ -192,6 +194,7 @@ class Generator:
         A network that predicts something else than a velocity gives a bound from below, at the noise of the last sampling
         step (see `flowgen.log_prob`). Without conditions it is that of the unconditional model.
         """
+        self._generates()
         self._from_noise("a likelihood")
         asked = conditions or [{}] * len(clips)
         cond = self.on_device(encode_conditions(self.conditioners, asked))
@@ -211,6 +214,26 @@ class Generator:
     def _from_noise(self, what: str) -> None:
         if self.pairs == "clips":
             raise UsageError(f"this run is a bridge from clips to clips; {what} wants one that starts from noise")
+
+    def _generates(self) -> None:
+        """UsageError: this is an autoencoder."""
+        if self.experiment.reconstructs:
+            raise UsageError(
+                f"{self.config.name} is an autoencoder and generates nothing; train a generator on its latents with "
+                f"encoder={{type: trained, run: FOLDER}}, or measure it with flowgen eval"
+            )
+
+    @torch.no_grad()
+    def reconstruct(self, clips: Sequence[Clip]) -> list[Clip]:
+        """Clips as an autoencoder gives them back, with the conditions that they had; of a generator, as its encoder does."""
+        out: list[Clip] = []
+        size = self.config.sample.batch_size
+        for start in range(0, len(clips), size):
+            x, mask = self.encoder.encode(clips[start : start + size])
+            if self.experiment.reconstructs:
+                x = self.network(x, torch.zeros((), device=self.device), {} if mask is None else {MASK: mask})
+            out += self.encoder.decode(Latents(x, mask))
+        return [Clip(new.data, new.rate, old.conditions, old.source) for new, old in zip(out, clips, strict=True)]
 
     @contextmanager
     def refusals(self) -> Iterator[None]:

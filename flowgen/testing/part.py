@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowgen.config import ComponentConfig, build, options_model, recipes
+from flowgen.config.components import takes
 from flowgen.core.couplings import Independent
 from flowgen.core.paths import Linear
 from flowgen.core.sampler import sample
@@ -79,7 +80,12 @@ class Part(Checked):
     def new(self, **given: Any) -> Any:
         """Build it. NotBuilt: an option has no default, and none is given here."""
         mathematics = {"path": Linear(), "times": Uniform(), "coupling": Independent(), "shift": 1.0}
-        given = {**(mathematics if self.kind == "loss" else {}), **given}
+        if self.kind == "loss":
+            given = {
+                **mathematics,
+                **({"modality": self.medium.modality} if takes("loss", self.name, "modality") else {}),
+                **given,
+            }
         return build(self.kind, ComponentConfig(type=self.name, **self.complete_options()), **given)
 
     @cached_property

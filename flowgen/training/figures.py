@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -63,13 +64,16 @@ class Figures:
         good = losses.isfinite()
         self._clips += len(losses)
         self._sum("loss", losses[good])
-        times = tree_map(lambda *parts: torch.cat(parts), *(k.t for k in kept))
+        for name in kept[0].parts:
+            values = torch.cat([k.parts[name] for k in kept]).double().cpu()
+            self._sum(f"loss/{name}", values[good & ~values.isnan()])
+        times = None if kept[0].t is None else tree_map(lambda *parts: torch.cat(parts), *(k.t for k in kept))
         if isinstance(times, Tensor):
             self._by_time("loss_by_time", losses, times, good)
         for name, values in each.items():
             there = good & ~values.isnan()  # without the clips that lack this stream
             self._sum(f"loss_by_stream/{name}", values[there])
-            if not isinstance(times, Tensor):
+            if isinstance(times, dict):
                 self._by_time(f"loss_by_time/{name}", values, times[name], there)
 
     def _by_time(self, name: str, losses: Tensor, times: Tensor, good: Tensor) -> None:
@@ -128,7 +132,9 @@ class Figures:
 
 
 def _detached(part: Any) -> Any:
-    return {k: v.detach() for k, v in part.items()} if isinstance(part, dict) else part.detach()
+    if isinstance(part, Mapping):
+        return {k: v.detach() for k, v in part.items()}
+    return None if part is None else part.detach()
 
 
 def _memory_gb(device: torch.device) -> float:

@@ -318,7 +318,8 @@ class Trainer:
 
     def _print_summary(self, saved: Path, finished: bool) -> None:
         done = "done" if finished else f"stopped at step {self.step} of {self.config.train.steps}"
-        follow = f"flowgen sample {self.run.folder}" if finished else f"flowgen train {self.run.folder} --resume"
+        use = "eval" if self.generator.experiment.reconstructs else "sample"
+        follow = f"flowgen {use} {self.run.folder}" if finished else f"flowgen train {self.run.folder} --resume"
         self.console.print(f"[bold]{done}[/bold]; saved {saved}; go on with: {follow}", highlight=False, soft_wrap=True)
 
     @contextmanager

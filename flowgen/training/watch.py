@@ -52,7 +52,12 @@ class Validator:
 
     @torch.no_grad()
     def validate(self, quantiles: Sequence[float]) -> dict[str, float]:
-        """Mean loss of the shown weights at each quantile of the training times, with fixed noise."""
+        """Mean loss of the shown weights at each quantile of the training times, with fixed noise.
+
+        A loss that is taken at no times (an autoencoder's) is taken once, with its parts.
+        """
+        if self.generator.experiment.reconstructs:
+            return self._validate_once()
         sums = dict.fromkeys(quantiles, 0.0)
         for start in range(0, len(self.held_out), _VALIDATION_BATCH):
             clips = self.held_out[start : start + _VALIDATION_BATCH]
@@ -65,14 +70,33 @@ class Validator:
         losses = {f"validation/loss_at_{q:g}": total / len(self.held_out) for q, total in sums.items()}
         return {"validation/loss": sum(losses.values()) / len(losses), **losses}
 
+    def _validate_once(self) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for start in range(0, len(self.held_out), _VALIDATION_BATCH):
+            clips = self.held_out[start : start + _VALIDATION_BATCH]
+            x1, cond = batch_tensors(self.generator, clips)
+            rows = torch.arange(start, start + len(clips))
+            random = Randomness(self.generator.config.train.seed, -1, len(self.held_out), rows)
+            output = self.generator.loss(self.generator.network, x1, cond, random)
+            for name, each in {"loss": output.total, **{f"loss/{k}": v for k, v in output.parts.items()}}.items():
+                sums[name] = sums.get(name, 0.0) + float(each.sum())
+        return {f"validation/{name}": total / len(self.held_out) for name, total in sums.items()}
+
     def preview(self, step: int, name: str, clips: int) -> Path:
-        """Sample with the conditions of held-out clips at a fixed seed, as `flowgen sample` does; returns the sheet."""
+        """Sample with the conditions of held-out clips at a fixed seed, as `flowgen sample` does; returns the sheet.
+
+        Of an autoencoder: the clips given back, and on the sheet each beside the clip itself.
+        """
         modality = self.generator.modality
         shown = self.held_out[:clips]
         if modality.clips_per_file is None:
             shown = (shown * 2000)[:2000]  # one plot of many points
-        asked = [{k: c.conditions.get(k) for k in self.generator.conditioners} for c in shown]
-        made = self.generator.sample(request_like(shown, asked))
+        reconstructs = self.generator.experiment.reconstructs
+        if reconstructs:
+            made = self.generator.reconstruct(shown)
+        else:
+            asked = [{k: c.conditions.get(k) for k in self.generator.conditioners} for c in shown]
+            made = self.generator.sample(request_like(shown, asked))
         folder = self.folder / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         suffix = next(iter(modality.formats))
@@ -83,7 +107,11 @@ class Validator:
                     [clip], folder / f"{name}-{i:02d}{suffix}", {**metadata, "conditions": dict(clip.conditions)}
                 )
         sheet = folder / f"{name}.png"
-        modality.sheet(made, sheet, [caption(c.conditions) for c in made])
+        captions = [caption(c.conditions) for c in made]
+        if reconstructs:
+            made = [clip for pair in zip(shown, made, strict=True) for clip in pair]
+            captions = [text for own in captions for text in (own, f"{own} (reconstructed)".strip())]
+        modality.sheet(made, sheet, captions)
         return sheet
 
 

@@ -56,6 +56,24 @@ def flowgen_components() -> list[Component]:
             "latents of a pretrained autoencoder of waveforms",
         ),
         Component(
+            "network",
+            "audio-spectral",
+            "flowgen_audio.autoencoder:SpectralAutoencoder",
+            "an autoencoder of waveforms between an STFT and its inverse",
+        ),
+        Component(
+            "network",
+            "audio-snake",
+            "flowgen_audio.autoencoder:SnakeAutoencoder",
+            "an autoencoder of waveforms by convolutions alone",
+        ),
+        Component(
+            "loss",
+            "audio-reconstruction",
+            "flowgen_audio.reconstruction:AudioReconstruction",
+            "of autoencoders of waveforms: samples, spectra, mel bands",
+        ),
+        Component(
             "conditioner", "audio-reference", "flowgen_audio.reference:ReferenceCondition", "sound like this recording"
         ),
         Component(

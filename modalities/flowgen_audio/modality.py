@@ -113,6 +113,13 @@ class Audio:
             seams.append(float(seam / others.max().clamp(min=1e-4)))
         return {"given_exact": sum(exact) / len(exact), "seam": sorted(seams)[len(seams) // 2]}
 
+    def compare_reconstructions(self, made: Sequence[Clip], truth: Sequence[Clip]) -> dict[str, float]:
+        """si_sdr_db, stft and log_mel, see `fidelity.fidelity`."""
+        from flowgen_audio.fidelity import fidelity
+
+        a, b = ([clip.data.cpu() for clip in clips] for clips in (made, truth))  # type: ignore[union-attr]
+        return fidelity(a, b, self.sample_rate)
+
     def segments(self, path: Source, silence_db: float = -40.0, pause_s: float = 0.3) -> list[list[float]]:
         """From when to when there is sound louder than `silence_db`, pauses below `pause_s` being part of it."""
         from flowgen_audio.preparing import sounding

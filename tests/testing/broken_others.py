@@ -8,6 +8,8 @@ import torch
 from flowgen_points.metrics import CheckerboardShare
 from flowgen_points.modality import Points
 
+from flowgen.core.bottlenecks import FSQ, Plain
+from flowgen.core.interfaces import Code
 from flowgen.media.conditions import NumberCondition
 from flowgen.media.regions import Prefix
 from flowgen.training.loggers import JSONL
@@ -188,3 +190,39 @@ class OwnRate(torch.optim.SGD):
 def in_place(modality, clips, path, metadata):
     """."""
     path.write_text(str(metadata) + " ".join(str(clip.data.tolist()) for clip in clips))
+
+
+class OneChannel(Plain):
+    """."""
+
+    def forward(self, h, random=None, mask=None):
+        z, penalty = super().forward(h, random, mask)
+        return Code(z[..., :1], penalty)
+
+
+class DropsAtWill(Plain):
+    """."""
+
+    def forward(self, h, random=None, mask=None):
+        return super().forward(torch.nn.functional.dropout(h, 0.5), random, mask)
+
+
+class WholeBatch(Plain):
+    """."""
+
+    def forward(self, h, random=None, mask=None):
+        return super().forward(h / h.std((0, 1)), None, mask)
+
+
+class Rounds(Plain):
+    """."""
+
+    def forward(self, h, random=None, mask=None):
+        return super().forward(h.round(), random, mask)
+
+
+class OffByOne(FSQ):
+    """."""
+
+    def codes(self, z):
+        return super().codes(z).add(1).clamp(max=self.levels - 1)

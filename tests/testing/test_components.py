@@ -14,7 +14,19 @@ from . import broken_mathematics, broken_others
 
 sys.modules["broken_mathematics"] = broken_mathematics  # as import strings name it
 sys.modules["broken_others"] = broken_others
-ALONE = ("path", "times", "coupling", "loss", "solver", "guidance", "conditioner", "region", "optimizer", "logger")
+ALONE = (
+    "bottleneck",
+    "path",
+    "times",
+    "coupling",
+    "loss",
+    "solver",
+    "guidance",
+    "conditioner",
+    "region",
+    "optimizer",
+    "logger",
+)
 ELSEWHERE = {
     "autoguidance": "wants a trained run: tests/points/test_autoguidance.py",
     "table": "runs on its own grid: tests/core/test_solvers.py",
@@ -80,6 +92,11 @@ BROKEN = [
     ("optimizer", "half", "optimizer_groups_hold_every_parameter", "its groups hold 2 parameters; there are 4"),
     ("optimizer", "Uphill", "optimizer_lowers_the_loss", "100 steps take it from"),
     ("optimizer", "OwnRate", "optimizer_follows_the_schedule", "at lr 0 the weights move"),
+    ("bottleneck", "OneChannel", "bottleneck_gives_latents", "latents have shape [4, 6, 1]"),
+    ("bottleneck", "DropsAtWill", "bottleneck_draws_from_its_randomness", "with another global seed"),
+    ("bottleneck", "WholeBatch", "bottleneck_keeps_samples_apart", "the other samples change the latent"),
+    ("bottleneck", "Rounds", "bottleneck_passes_gradients", "features get no gradient"),
+    ("bottleneck", "OffByOne", "bottleneck_codes_are_its_latents", "the latents of its codes are others"),
     ("coupling", "AcrossGroups", "coupling_stays_within_groups", "noise of one group goes to data of another"),
 ]
 

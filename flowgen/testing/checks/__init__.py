@@ -2,6 +2,7 @@
 
 from flowgen.testing.checks import registration, modality, dataset, encoder, network, run  # isort: skip
 from flowgen.testing.checks import (
+    bottleneck,
     conditioner,
     guidance,
     logger,
@@ -18,6 +19,7 @@ from flowgen.testing.contract import CHECKS, COMPONENT_CHECKS, checks_of
 __all__ = [
     "CHECKS",
     "COMPONENT_CHECKS",
+    "bottleneck",
     "checks_of",
     "conditioner",
     "dataset",

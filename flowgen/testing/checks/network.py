@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from flowgen.core.interfaces import MASK
+from flowgen.core.interfaces import MASK, Autoencoder
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State, leaves, tree_map
 from flowgen.media.interfaces import KeepsFloat32, Patched, RepeatedBlocks
@@ -91,8 +91,14 @@ def network_does_not_leak_across_the_batch(s: Subject) -> str | None:
     return f"in training mode a sample differs by {off:.2g} with other neighbours" if off > s.tolerances.batch else None
 
 
+def _has_times(s: Subject) -> None:
+    if isinstance(s.network, Autoencoder):
+        raise NotApplicable("an autoencoder gives back its state, whatever the time")
+
+
 @check("the output depends on the time", see="network")
 def time_matters(s: Subject) -> str | None:
+    _has_times(s)
     x, cond = s.state(), s.conditions(s.clips)
     a, b = (_out(s, x, torch.full((len(s.clips),), t), cond) for t in (0.05, 0.95))
     return "times 0.05 and 0.95 give the same output" if same(a, b) else None
@@ -102,6 +108,7 @@ def time_matters(s: Subject) -> str | None:
     "times stay float32: close times are told apart under bfloat16 autocast too", see="precision", needs=(time_matters,)
 )
 def time_keeps_its_precision(s: Subject) -> str | None:
+    _has_times(s)
     x, cond = s.state(), s.conditions(s.clips)
     with torch.autocast("cpu", torch.bfloat16):
         a, b = (_out(s, x, torch.full((len(s.clips),), t), cond) for t in (0.9985, 0.9998))
@@ -114,6 +121,7 @@ def time_keeps_its_precision(s: Subject) -> str | None:
     needs=(time_matters,),
 )
 def times_may_differ_by_position(s: Subject) -> str | None:
+    _has_times(s)
     named = _streams(s)
     if not any(spec.axes for spec in named.values()):
         raise NotApplicable("the state has no axes")

@@ -65,6 +65,7 @@ def training_lowers_the_loss(s: Subject) -> str | None:
     see="sampling",
 )
 def sampling_follows_the_seed(s: Subject) -> str | None:
+    _generates(s)
     asked = [{k: c.conditions[k] for k in s.conditioners} for c in s.clips[:2]]
     first, latents = _sampled(s, asked, 1)
     if not all(equal(a, b) for a, b in zip(first, _sampled(s, asked, 1)[0], strict=True)):
@@ -85,6 +86,11 @@ def sampling_follows_the_seed(s: Subject) -> str | None:
     if not all(bool(torch.isfinite(leaf.float()).all()) for clip in first for leaf in leaves(clip.data)):
         return "a sampled clip is not finite"
     return None
+
+
+def _generates(s: Subject) -> None:
+    if s.experiment.reconstructs:
+        raise NotApplicable("an autoencoder generates nothing")
 
 
 def _sampled(s: Subject, asked: Sequence[Mapping[str, Any]], seed: int) -> tuple[list[Clip], Latents]:
@@ -119,6 +125,7 @@ def _amplified(s: Subject, latents: Latents) -> float:
 
 @check("a clip that was sampled can be written", see="sampling")
 def samples_can_be_written(s: Subject) -> str | None:
+    _generates(s)
     settings = Sample.model_validate({**s.config.sample.model_dump(), "steps": 2})
     clips = s.generator.sample([{k: c.conditions[k] for k in s.conditioners} for c in s.clips[:2]], settings=settings)
     with tempfile.TemporaryDirectory() as folder:
