@@ -80,6 +80,8 @@ def vary(
     """A variation of the clip x1: noise is mixed in up to time t, and the flow completes it from there (Meng et al. 2021).
 
     Near t = 1 little changes, at t = 0 all is new. With other conditions than the clip's own it is a transfer of style.
+    What the flow cannot make of x1 even from the last time of the grid is added in the share t, as in `between`: without it a
+    network of too little capacity would give another clip wherever it starts.
     `grid` is that of a whole sample, of which the part after t is used; `draws` is for a stochastic solver.
     """
     if not 0 <= t < 1:
@@ -87,8 +89,12 @@ def vary(
     rest = check_grid(grid)
     start = torch.tensor(t, dtype=torch.float64)
     rest = torch.cat([start[None], rest[rest > t + 1e-9]])
-    x = interpolate(checked_flow(flow).path, x1, noise, start)
-    return sample(flow, x, rest, solver=solver, cond=cond, noise=draws)
+    flow = checked_flow(flow)
+    made = sample(flow, interpolate(flow.path, x1, noise, start), rest, solver=solver, cond=cond, noise=draws)
+    if t == 0:
+        return made
+    said = flow(interpolate(flow.path, x1, noise, rest[-2]), rest[-2], cond).data
+    return lincomb((1.0, made), (t, x1), (-t, said))
 
 
 def between(

@@ -8,6 +8,7 @@ import torch
 from flowgen.core.editing import Replaced, between, inverted, slerp, vary
 from flowgen.core.guidance import CFG
 from flowgen.core.likelihood import log_prob
+from flowgen.core.losses import FlowMatching
 from flowgen.core.paths import VP, Cosine, Linear
 from flowgen.core.sampler import invert, sample
 from flowgen.core.solvers import RK4, AdamsMoulton, DPMSolverPP2M, Euler, EulerMaruyama
@@ -114,7 +115,10 @@ def test_a_variation_starts_at_t(mixture, g):
 
     x1 = mixture.sample(4, g)
     vary(Watched(), x1, torch.zeros_like(x1), 0.25, uniform_grid(4))
-    assert times == [0.25, 0.5, 0.75]
+    assert times == [0.25, 0.5, 0.75, 0.75]  # the last: what the flow cannot make of x1
+    times.clear()
+    vary(Watched(), x1, torch.zeros_like(x1), 0.0, uniform_grid(4))
+    assert times == [0.0, 0.25, 0.5, 0.75]
     with pytest.raises(ValueError, match="starts at"):
         vary(flow, x1, x1, 1.0, uniform_grid(4))
 
@@ -176,3 +180,15 @@ def test_a_flow_without_a_velocity_at_the_data_wants_noise_to_be_inverted(mixtur
     x = torch.zeros(2, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="inverted from noised data: give `noise`"):
         between(mixture.flow(Linear(), "data"), x, x, 0.5, uniform_grid(2))
+
+
+def test_a_variation_by_a_network_of_no_capacity_comes_from_the_clip(g):
+    """It says the same data whatever it sees: the distance from the clip is the strength, and not that of this answer."""
+    x1, noise = (
+        torch.randn(2, 16, generator=g, dtype=torch.float64),
+        torch.randn(2, 16, generator=g, dtype=torch.float64),
+    )
+    blind = FlowMatching(predicts="data").flow(lambda x, t, cond: torch.zeros_like(x))
+    for t in (0.98, 0.8, 0.5, 0.1, 0.0):
+        made = vary(blind, x1, noise, t, uniform_grid(8))
+        torch.testing.assert_close(made, t * x1, rtol=0, atol=1e-6)
