@@ -9,10 +9,13 @@ import copy
 import hashlib
 import sys
 from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -31,7 +34,7 @@ _INSTEAD = 32
 Facts = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Use:
     """What becomes of an item: kept, cropped, padded or left out, and why."""
 
@@ -39,8 +42,6 @@ class Use:
     why: str = ""
     clips: int = 1
     bucket: str = ""
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    """What its row in a report says besides."""
 
     @property
     def left_out(self) -> bool:
@@ -76,7 +77,8 @@ class Recordings(ABC):
         self.part = "training"
         self.bucketed = True
         self.failed: dict[str, str] = {}
-        self._uses: dict[tuple[str, bool], Use] = {}
+        self._uses: dict[bool, dict[str, Use]] = {True: {}, False: {}}
+        self._shared_uses: dict[Use, Use] = {}
 
     @abstractmethod
     def find(self) -> Found:
@@ -146,10 +148,9 @@ class Recordings(ABC):
         return [item for item in found if not self._use(item, self.bucketed).left_out]
 
     @cached_property
-    def _starts(self) -> list[tuple[int, int]]:
+    def _starts(self) -> "_Starts":
         """The item and the window of each clip."""
-        counts = [self._use(item, self.bucketed).clips for item in self.items]
-        return [(i, window) for i, count in enumerate(counts) for window in range(count)]
+        return _Starts(self._use(item, self.bucketed).clips for item in self.items)
 
     @cached_property
     def conditions(self) -> dict[str, dict[str, Any]]:
@@ -266,19 +267,23 @@ class Recordings(ABC):
     def _use(self, item: Item, bucketed: bool) -> Use:
         if item.problem:
             return Use("left out", item.problem, 0)
-        key = (item.key, bucketed)
-        if key not in self._uses:
+        found = self._uses[bucketed].get(item.key)
+        if found is None:
             facts = self.facts[item.path]
             bad = facts.get("problem")
-            self._uses[key] = (
-                Use("left out", bad, 0, columns=self.measured(item, facts))
-                if bad
-                else self.judge(item, facts, bucketed)
-            )
-        return self._uses[key]
+            use = Use("left out", bad, 0) if bad else self.judge(item, facts, bucketed)
+            # most of a million items are used alike, and share one
+            found = self._uses[bucketed][item.key] = self._shared_uses.setdefault(use, use)
+        return found
+
+    def forget_uses(self) -> None:
+        """Judge anew: what `prepare` found plays a part in it."""
+        for found in self._uses.values():
+            found.clear()
 
     def _row(self, item: Item, use: Use, part: str = "training") -> dict[str, Any]:
-        row = {"file": item.key, **located(item.path), **use.columns}
+        columns = {} if item.problem else self.measured(item, self.facts[item.path])
+        row = {"file": item.key, **located(item.path), **columns}
         row |= {"part": part, "status": use.status, "why": use.why, "clips": use.clips}
         return row | ({"bucket": use.bucket} if use.bucket else {})
 
@@ -372,6 +377,20 @@ class Recordings(ABC):
         """The options that say where the data lie, as absolute paths."""
         given = {name: getattr(self, name) for name in self.locations}
         return {name: absolute(value) for name, value in given.items() if value}
+
+
+class _Starts:
+    """The item and the window of each clip, of items that make so many clips each; 8 bytes an item."""
+
+    def __init__(self, counts: Iterable[int]) -> None:
+        self._ends = array("q", accumulate(counts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        item = bisect_right(self._ends, index)
+        return item, index - (self._ends[item - 1] if item else 0)
 
 
 def _counts(values: Any) -> str:

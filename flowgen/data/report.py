@@ -43,10 +43,10 @@ def summary(rows: Sequence[Row], allowed: float) -> Iterator[str]:
     for name in ("rate", "channels", "size"):
         if counts := Counter(str(row[name]) for row in rows if name in row):
             yield f"{name}: {_counts(counts)}"
-    if peaks := [(float(row["peak"]), row["file"]) for row in rows if "peak" in row]:
-        levels = [_decibels(peak) for peak, _ in peaks]
-        yield f"peak: {min(levels):.1f} to {max(levels):.1f} dB, median {_median(levels):.1f} dB"
-        clipped = [name for peak, name in peaks if peak >= FULL_SCALE]
+    if peaks := [row["peak"] for row in rows if "peak" in row]:
+        low, middle, high = (f"{_decibels(peak):.1f}" for peak in (min(peaks), _median(peaks), max(peaks)))
+        yield f"peak: {low} to {high} dB, median {middle} dB"
+        clipped = [row["file"] for row in rows if row.get("peak", 0.0) >= FULL_SCALE]
         yield f"clipped: {_named(clipped, 'at full scale')}"
 
 
@@ -62,8 +62,9 @@ def reasons(rows: Sequence[Row]) -> Iterator[str]:
 
 def copies(rows: Sequence[Row]) -> Iterator[str]:
     """Files that are listed twice, and files of the same content."""
-    listed = Counter(str(row["file"]) for row in rows)
-    yield f"listed twice: {_named([name for name, count in listed.items() if count > 1])}"
+    seen: set[str] = set()
+    twice = dict.fromkeys(row["file"] for row in rows if row["file"] in seen or seen.add(row["file"]))  # type: ignore[func-returns-value]
+    yield f"listed twice: {_named(list(twice))}"
     groups = [group for group in _same_content(rows) if len(group) > 1]
     named = ["  =  ".join(str(row["file"]) for row in group) for group in groups]
     yield f"copies: {_named(named, 'of the same content')}"

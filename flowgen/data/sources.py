@@ -19,6 +19,7 @@ from flowgen.errors import FlowgenError, UsageError, shorten, unknown
 
 _CACHES = frozenset(("__pycache__", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
 _LONGEST_NAME = 255
+_NEAR = 4096
 _PLAIN = frozenset((".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".parquet"))
 
 
@@ -82,11 +83,13 @@ class TableSource:
             if name is not None and name not in columns:
                 raise UsageError(f"data.{key}: {unknown(f'column of {self.manifest}', name, columns)}")
         root = str(place(self.folder) if self.folder else path.parent)
-        items = [self._item(root, f"{path}: row {number}", row) for number, row in enumerate(rows, 1)]
+        near: dict[str, Source] = {}
+        items = [self._item(root, f"{path}: row {number}", row, near) for number, row in enumerate(rows, 1)]
         usual: dict[str, Kind] = {name: kind for name, kind in USUAL.items() if name in columns}
         return Found(items, str(path), columns, usual)
 
-    def _item(self, root: str, where: str, row: dict[str, Any]) -> Item:
+    def _item(self, root: str, where: str, row: dict[str, Any], near: dict[str, Source]) -> Item:
+        """`near`: files of the rows before, of which segments share one place."""
         name = row.get(self.file)
         if name is None:
             return Item(where, Path(root), row, problem=f"no file: {where} names no file in the column {self.file!r}")
@@ -98,7 +101,11 @@ class TableSource:
             return Item(
                 where, Path(root), row, problem=f"no file: {shorten(str(name))!r} is no name that a file can have"
             )
-        path = below(root, str(name), self.allow_outside, where)
+        path = near.get(str(name))
+        if path is None:
+            if len(near) >= _NEAR:
+                near.clear()
+            path = near[str(name)] = below(root, str(name), self.allow_outside, where)
         return Item(segment(str(name), start_s or 0.0, duration_s), path, row, start_s or 0.0, duration_s)
 
 

@@ -39,10 +39,27 @@ def read_table(path: Path | Remote) -> list[Row]:
             rows = _parquet(path)
         case _:
             raise UsageError(f"data.manifest: cannot read {path.name}; expected a name in {', '.join(FORMATS)}")
-    found = [{name: cleaned(value) for name, value in row.items()} for row in rows]
+    alike = _Alike()
+    found = [{name: alike(cleaned(value)) for name, value in row.items()} for row in rows]
     if not found:
         raise UsageError(f"data.manifest: {path} has no rows")
     return found
+
+
+class _Alike:
+    """One string for all that are equal, so that a million rows with few labels hold few."""
+
+    _MOST = 100_000
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if len(self._known) >= self._MOST:
+            return self._known.get(value, value)
+        return self._known.setdefault(value, value)
 
 
 def read_text(path: Path | Remote) -> str:

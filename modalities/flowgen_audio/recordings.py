@@ -64,7 +64,7 @@ class AudioRecordings(WithReferences):
         return {"seconds": seconds, "rate": facts["rate"], "channels": facts["channels"], "peak": peak}
 
     def judge(self, item: Item, facts: Facts, bucketed: bool) -> Use:
-        length, wanted, columns = self._extent(item, facts)[1], self.modality.duration_s, self.measured(item, facts)
+        length, wanted = self._extent(item, facts)[1], self.modality.duration_s
         beyond = item.start_s + (item.duration_s or 0.0) - facts["duration_s"]
         why = ""
         if facts["peak"] <= 10 ** (self.silence_db / 20):
@@ -74,7 +74,7 @@ class AudioRecordings(WithReferences):
         elif length < self.min_duration_s:
             why = f"too short: {max(length, 0):.3f} s of at least {self.min_duration_s:g} s"
         if why:
-            return Use("left out", why, 0, columns=columns)
+            return Use("left out", why, 0)
         bucket = self._groups.of_length(length) if bucketed and self.buckets else ""
         said, status = survey.remarks(facts, self.modality.channels, self.loudness is not None), "kept"
         if (trimmed := item.seconds_of(facts["duration_s"]) - length) > 1e-3:
@@ -83,14 +83,14 @@ class AudioRecordings(WithReferences):
             status, said = "cropped", [f"{self.crop} {wanted:g} s crop of {length:.2f} s", *said]
         elif self.pad and length < wanted - 1e-6:
             status, said = "padded", [f"{wanted - length:.2f} s of silence at the end", *said]
-        return Use(status, ", ".join(said), 1, bucket, columns)
+        return Use(status, ", ".join(said), 1, bucket)
 
     def prepare(self) -> None:
         lengths = [self._clip_s(item) for item in self.usable[0]]
         self._groups = LengthGroups.of(lengths, self._count, self.modality.duration_s)
         self.buckets = self._groups.costs  # type: ignore[assignment]
         if self.buckets:
-            self._uses.clear()  # they name the bucket
+            self.forget_uses()  # they name the bucket
 
     def decode(self, item: Item, window: int, rng: torch.Generator | None) -> Clip:
         facts, wanted = self.facts[item.path], self.modality.duration_s

@@ -62,21 +62,27 @@ class VideoRecordings(Recordings):
         except FlowgenError as error:
             return {"problem": str(error)}
 
-    def judge(self, item: Item, facts: Facts, bucketed: bool) -> Use:
+    def measured(self, item: Item, facts: Facts) -> dict[str, Any]:
+        if "size" not in facts:
+            return {}
         index, order = self._index(item, facts)
-        n, fps, (height, width) = len(order), self.modality.fps, facts["size"]
-        columns: dict[str, Any] = {
+        height, width = facts["size"]
+        return {
             "source_frames": len(index),
             "rate": round(index.rate, 3),
-            "seconds": round(n / fps, 3),
-            "frames": n,
+            "seconds": round(len(order) / self.modality.fps, 3),
+            "frames": len(order),
+            "size": f"{height}x{width}",
+            "sound": "yes" if facts["sound"] else "no",
         }
-        columns |= {"size": f"{height}x{width}", "sound": "yes" if facts["sound"] else "no"}
+
+    def judge(self, item: Item, facts: Facts, bucketed: bool) -> Use:
+        n, (height, width) = len(self._index(item, facts)[1]), facts["size"]
         bucket, status, why = self._assign(n, (height, width), bucketed and bool(self._sizes))
         if bucket is None:
-            return Use(status, why, 0, columns=columns)
+            return Use(status, why, 0)
         many = bool(self._sizes) and bucketed
-        return Use(status, why, self._windows[str(bucket)].count(n), str(bucket) if many else "", columns)
+        return Use(status, why, self._windows[str(bucket)].count(n), str(bucket) if many else "")
 
     def decode(self, item: Item, window: int, rng: torch.Generator | None) -> Clip:
         index, order = self._index(item, self.facts[item.path])
@@ -95,7 +101,7 @@ class VideoRecordings(Recordings):
     def sizes(self) -> dict[str, Any]:
         m = self.modality
         facts = [self.facts[item.path] for item in self.items]
-        seconds = sum(float(self._use(item, self.bucketed).columns["seconds"]) for item in self.items)
+        seconds = sum(self.measured(item, self.facts[item.path])["seconds"] for item in self.items)
         out: dict[str, Any] = {
             "frames": f"{m.frames} of {m.height}x{m.width} at {m.fps:g} a second ({m.frames / m.fps:g} s)",
             "seconds": round(seconds, 1),
