@@ -24,6 +24,7 @@ COMMANDS = {
     "config": ("flowgen.cli.config:config", "Show or check a config."),
     "plugins": ("flowgen.cli.plugins:plugins", "List plugins and the components they bring."),
     "data": ("flowgen.cli.data:data", "Look at the data a config names, and make tables of it."),
+    "doctor": ("flowgen.cli.doctor:doctor", "Tell what this machine has, and how to mend what it lacks."),
     "demo": ("flowgen.cli.demo:demo", "Train small generators, sample them, and write a report."),
 }
 
