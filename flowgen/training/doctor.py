@@ -156,7 +156,8 @@ def _extras() -> Iterator[Finding]:
     """Which extras of flowgen are installed, and how to get the others."""
     metadata = importlib.metadata.metadata("flowgen")
     needs = [Requirement(line) for line in importlib.metadata.requires("flowgen") or ()]
-    whole, missing = [], []
+    whole: list[str] = []
+    missing: list[str] = []
     for extra in metadata.get_all("Provides-Extra") or ():
         own = [n for n in needs if n.marker is not None and n.marker.evaluate({"extra": extra})]
         own = [n for n in own if n.marker is None or not n.marker.evaluate({"extra": ""})]
