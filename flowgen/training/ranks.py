@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,3 +84,26 @@ def together(ranks: Ranks) -> Iterator[None]:
     except FlowgenError as caught:
         error = caught
     agree(ranks, error)
+
+
+_LOST = re.compile(r"gloo|NCCL|[Cc]onnection (was )?(closed|reset|refused)|Timed out waiting|Broken pipe|TCPStore")
+
+
+@contextmanager
+def losses_named(ranks: Ranks) -> Iterator[None]:
+    """A block in which a rank that cannot be reached any more is a FlowgenError: its node is cut off, or its process has ended.
+
+    torch raises a RuntimeError out of whichever collective waits for it, also out of those of DeepSpeed: at once where a
+    connection was closed, after `train.timeout_s` where nothing comes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks.count == 1 or not (isinstance(error, torch.distributed.DistError) or _LOST.search(str(error))):
+            raise
+        (first, *_) = str(error).splitlines() or [""]
+        reason = re.sub(r"^\[\S*\] *", "", first)  # where in the sources
+        raise FlowgenError(
+            f"rank {ranks.rank} of {ranks.count} (process {os.getpid()} on {socket.gethostname()}) has lost another rank "
+            f"({reason[:160]}): its process has ended or its node cannot be reached. Go on from the newest checkpoint with --resume"
+        ) from error

@@ -38,6 +38,8 @@ _WARM_UP_S = 1.0  # decoded and dropped before a segment: frames of MP3 and AAC 
 _JUNK = 3
 """Packets of an MP3 file that may hold no sound."""
 _BLOCK = 1 << 16
+_HIGHEST_RATE = 4_000_000
+"""More than any recorder's: a damaged header may say gigahertz, for which resampling takes all memory."""
 
 
 def read_samples(path: Source, start_s: float = 0.0, duration_s: float | None = None) -> tuple[Tensor, int]:
@@ -63,6 +65,8 @@ def blocks(path: Source, start_s: float = 0.0, duration_s: float | None = None) 
         known = path.suffix.lower() in _SOUNDFILE and not _is_chained(path)
         read = _soundfile_blocks if known else _av_blocks
         for block, rate in read(path, start_s, duration_s):
+            if rate > _HIGHEST_RATE:
+                raise FlowgenError(f"{path}: its header says {rate} samples a second (up to {_HIGHEST_RATE} are read)")
             if not np.isfinite(block).all():
                 raise FlowgenError(f"{path}: holds samples that are not finite numbers")
             if block.shape[1]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from flowgen_audio.media import CODECS
 from flowgen_audio.modality import Audio
@@ -115,6 +116,16 @@ def test_a_file_that_is_no_sound_is_one_sentence_that_names_it(tmp_path: Path, s
     with pytest.raises(FlowgenError, match="bad") as caught:
         Audio().read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_header_that_says_gigahertz_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros(100), 8000)
+    data = bytearray(path.read_bytes())
+    data[24:28] = (1_986_628_945).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(FlowgenError, match=r"x\.wav: its header says 1986628945 samples a second"):
+        Audio(8000, 1, 0.2).read(path)
 
 
 def test_a_video_without_sound_and_a_segment_past_the_end_are_refused(tmp_path: Path) -> None:

@@ -142,6 +142,25 @@ def test_two_nodes_meet_at_an_address(start, tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_node_that_is_cut_off_ends_the_other_with_a_sentence(start, tiny, tmp_path):
+    """It is stopped, as a cable that is pulled: no connection is closed, and nothing comes any more."""
+    config = write(tiny(tmp_path / "run", steps=10**6, timeout_s=10.0), tmp_path / "c.yaml")
+    where = ("--gpus", "1", "--nodes", "2", "--master", f"127.0.0.2:{free_port()}")
+    nodes = [start(config, *where, "--node-rank", str(i)) for i in range(2)]
+    nodes[0].until(lambda: len(read_log(tmp_path / "run")) > 12)
+    lost = nodes[1].rank(1)
+    lost.send_signal(signal.SIGSTOP)
+    assert nodes[0].wait(60) == 1, nodes[0].said()
+    assert "flowgen: rank 0 of 2 (process" in nodes[0].said()
+    assert "has lost another rank" in nodes[0].said()
+    assert "Go on from the newest checkpoint with --resume" in nodes[0].said()
+    assert "Traceback" not in nodes[0].said()
+    Run(tmp_path / "run").newest_checkpoint().verify()
+    lost.send_signal(signal.SIGKILL)
+    assert nodes[1].wait(60) != 0
+
+
+@pytest.mark.slow
 def test_tasks_of_srun_find_each_other(start, tiny, tmp_path):
     config = write(tiny(tmp_path / "run", steps=4), tmp_path / "c.yaml")
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(free_port())}
