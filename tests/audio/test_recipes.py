@@ -35,7 +35,7 @@ def test_a_recipe_takes_training_clips_through_its_network(name: str) -> None:
     cond = encode_conditions(conditioners, [{k: c.conditions[k] for k in conditioners} for c in clips])
     assert network(x, torch.rand(2), cond).shape == x.shape
     assert len(dataset.validation()) >= config.eval.clips
-    assert [build("metric", m, modality=modality, dataset=dataset) for m in config.eval.metrics]
+    assert [build("metric", m, modality=modality, dataset=dataset, encoder=encoder) for m in config.eval.metrics]
 
 
 def test_a_shortened_demo_learns() -> None:

@@ -23,6 +23,9 @@ MIXTURE = GaussianMixture.random(3, 2, seed=1)
 NAMED = {
     "affine": {"alpha": "tests.core.test_registry_core:alpha", "sigma": "tests.core.test_registry_core:sigma"},
     "autoguidance": None,  # wants a trained run
+    "distill": None,  # likewise
+    "distill-trajectories": None,
+    "consistency": None,  # jumps to the data and is no flow between: test_flow_map_losses.py
 }
 
 

@@ -83,4 +83,8 @@ def test_a_plugin_is_shown_with_what_it_brings():
 def test_every_kind_that_a_config_names_has_a_component():
     # what is bound to a medium is the plugins' own; the core brings one of every other kind
     core = {c.kind for c in registry().plugins["flowgen"].components}
-    assert core == KINDS.keys() - {"modality", "encoder", "metric", "writer"}
+    assert core == KINDS.keys() - {
+        "modality",
+        "metric",
+        "writer",
+    }  # its encoder: an autoencoder trained here, of any medium
