@@ -170,9 +170,9 @@ class Sample(Section):
     solver: Annotated[Named, Slot("solver")] = ComponentConfig(type="dpm++2m")
     guidance: Annotated[Named | list[Named] | None, Slot("guidance")] = None
     """One guidance, or a chain of which each wraps those before it."""
-    grid: Literal["uniform", "eased", "karras"] | tuple[float, ...] = "uniform"
+    grid: Literal["uniform", "eased", "karras", "model"] | tuple[float, ...] = "uniform"
     """Where the solver stops: evenly in time or closer at both ends (then shifted), at the noise levels of Karras et al.,
-    or at these times."""
+    at the times of a pretrained model's own scheduler (never shifted), or at these times."""
     path: Annotated[Named | None, Slot("path")] = None
     """A path to sample on, where it is not the one trained on."""
     batch_size: PositiveInt = 64

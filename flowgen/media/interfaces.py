@@ -471,6 +471,14 @@ class NamesStream(Protocol):
     """Its name; None: every stream that has the axes of the region."""
 
 
+@runtime_checkable
+class OwnTimes(Protocol):
+    """`sample.grid: model`: it is sampled at times of its own, as a pretrained model is at those of its scheduler."""
+
+    def sampling_times(self, steps: int, x: State) -> Tensor:
+        """steps + 1 increasing times from 0 to 1, float64 on the CPU, for latents like x."""
+
+
 # Abilities of a logger
 
 

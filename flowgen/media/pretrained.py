@@ -11,7 +11,8 @@ import hashlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -28,6 +29,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FOLDERS = "FLOWGEN_MODELS"
 
 N = TypeVar("N", bound=nn.Module)
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 def find(name: str) -> Path:
@@ -128,6 +131,30 @@ def _fingerprint(names: tuple[str, ...], stamps: tuple[tuple[str, int, int], ...
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()[:16]
+
+
+class Kept(Generic[K, V]):
+    """Values that were computed before, within a number of bytes; those not asked for longest leave first."""
+
+    def __init__(self, room: float) -> None:
+        self.room, self.held = room, 0
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
+
+    def __iter__(self) -> Iterator[K]:
+        """The keys, those that would leave first at the beginning."""
+        return iter(self._values)
+
+    def get(self, key: K) -> V | None:
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def put(self, key: K, value: V, nbytes: int) -> None:
+        self._values[key] = value, nbytes
+        self.held += nbytes
+        while self.held > self.room and self._values:
+            self.held -= self._values.popitem(last=False)[1][1]
 
 
 class Frozen(Generic[N]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from flowgen.core.ranges import Count, NonNegative
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.media.pretrained import DTYPES, Frozen, Precision, find, fingerprint, weight_files
+from flowgen.media.pretrained import DTYPES, Frozen, Kept, Precision, find, fingerprint, weight_files
 
 _HEADS = ("cls.*", "lm_head.*", "*prediction*", "decoder.*", "*position_ids")
 """What a checkpoint of a language model has beside the encoder."""
@@ -142,9 +141,7 @@ class _Encoder:
 
     def __init__(self, folder: Path, precision: Precision, unused: Sequence[str], cache_mb: float) -> None:
         self.folder = folder
-        self.room = cache_mb * 1e6
-        self.held = 0
-        self.cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self.kept: Kept[tuple[str, int], Tensor] = Kept(cache_mb * 1e6)
         self.frozen = Frozen(folder, lambda: _load(folder, precision, unused), lambda: _files(folder))
 
     @cached_property
@@ -158,9 +155,8 @@ class _Encoder:
         """The last hidden states [L, channels] of a text, L <= cut, on the CPU. A text is read by itself, so that they are
         the same in every batch and on every rank."""
         key = (text, cut)
-        if key in self.cache:
-            self.cache.move_to_end(key)
-            return self.cache[key]
+        if (known := self.kept.get(key)) is not None:
+            return known
         tokens = self.tokenizer(text, truncation=limit is None, max_length=cut, return_tensors="pt")["input_ids"]
         if limit is not None and tokens.shape[1] > limit:
             shown = text if len(text) <= 60 else text[:57] + "..."
@@ -172,14 +168,8 @@ class _Encoder:
         with torch.inference_mode():
             states = model(input_ids=tokens.to(device)).last_hidden_state[0].cpu()
         states = states.clone()  # no inference tensor: what is trained on it asks for its gradient
-        self._keep(key, states)
+        self.kept.put(key, states, states.nbytes)
         return states
-
-    def _keep(self, key: tuple[str, int], states: Tensor) -> None:
-        self.cache[key] = states
-        self.held += states.nbytes
-        while self.held > self.room and self.cache:
-            self.held -= self.cache.popitem(last=False)[1].nbytes
 
 
 @lru_cache(maxsize=16)

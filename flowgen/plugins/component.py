@@ -88,7 +88,7 @@ KINDS = {
             "flowgen.media.interfaces:Network",
             ("spec", "conditions", "inputs", "modality"),
             (
-                *_abilities("RepeatedBlocks", "KeepsFloat32", "Patched", "Extensible", "ShardsSequence"),
+                *_abilities("RepeatedBlocks", "KeepsFloat32", "Patched", "Extensible", "ShardsSequence", "OwnTimes"),
                 "flowgen.core.interfaces:Autoencoder",
             ),
         ),

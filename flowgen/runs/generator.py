@@ -19,6 +19,7 @@ from flowgen.core.interfaces import MASK, Flow, KnowsDensity, Loss, Paths, Sourc
 from flowgen.core.likelihood import log_prob, rademacher
 from flowgen.core.random import Randomness
 from flowgen.core.rows import Rows
+from flowgen.core.sampler import check_grid
 from flowgen.core.solvers.ode import has_velocity
 from flowgen.core.times import make_grid, shift_factor
 from flowgen.core.tree import State, tree_map
@@ -26,7 +27,7 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import Conditioner, encode_conditions
 from flowgen.media.encoder import Encoder, Latents
-from flowgen.media.interfaces import Modality
+from flowgen.media.interfaces import Modality, OwnTimes
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.given import Given
 from flowgen.runs.lengths import Lengths
@@ -248,7 +249,14 @@ class Generator:
         return self.loss.path if settings.path is None else build("path", settings.path)
 
     def grid(self, settings: Sample, x: State) -> Tensor:
-        """The times of the solver; ValueError where the path does not have them."""
+        """The times of the solver; ValueError where the path or the network does not have them."""
+        if settings.grid == "model":
+            if not isinstance(self.network, OwnTimes):
+                raise ValueError(
+                    f"sample.grid: model is for networks with times of their own, as pretrained ones; the network "
+                    f"{self.config.network.type!r} has none: take uniform"
+                )
+            return check_grid(self.network.sampling_times(settings.steps, x))
         path = self.path(settings)
         single = None if isinstance(path, Mapping) else path
         shift = self.experiment.shift

@@ -43,7 +43,7 @@ def prepare_blocks(network: nn.Module, *, recompute: bool, backend: str | None) 
             block.forward = functools.partial(_recomputed, block.forward)
 
 
-def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     if differentiated():
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False)
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, **named)

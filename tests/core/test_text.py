@@ -102,9 +102,10 @@ def test_the_cache_forgets_the_oldest_first(model: Path) -> None:
     for caption in CAPTIONS:
         condition.encode(caption)
     encoder = _opened(condition)
-    assert encoder.held <= 2000
-    assert CAPTIONS[0] not in {text for text, _ in encoder.cache}
-    assert CAPTIONS[-1] in {text for text, _ in encoder.cache}
+    assert encoder.kept.held <= 2000
+    texts = {text for text, _ in encoder.kept}
+    assert CAPTIONS[0] not in texts
+    assert CAPTIONS[-1] in texts
 
 
 def test_a_long_text_is_refused_or_cut(model: Path) -> None:

@@ -1,0 +1,99 @@
+"""A pretrained transformer as a flowgen network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowgen.core.interfaces import MASK
+from flowgen.core.tree import State
+from flowgen.media.conditions import Conditioner
+from flowgen.media.streams import StreamSpec
+from flowgen_diffusers.model import PretrainedModel
+from flowgen_diffusers.text import PromptCondition
+
+
+class PretrainedTransformer(nn.Module):
+    """The velocity network of a pretrained pipeline, with its weights; its family is found from model_index.json.
+
+    It takes one condition, of type diffusers-text. Clips of a batch have one length.
+
+    Args:
+        model: the folder of the pipeline, or its id in the hub cache (see `flowgen.media.pretrained`); nothing is downloaded.
+    """
+
+    repeated_blocks: tuple[str, ...]
+    patch: tuple[int, ...]
+
+    def __init__(self, spec: StreamSpec, conditions: Mapping[str, Conditioner], *, model: str) -> None:
+        super().__init__()
+        if not isinstance(spec, StreamSpec):
+            raise ValueError(f"a pretrained model of diffusers has one stream; the latents have {', '.join(spec)}")
+        self.spec, self.model = spec, PretrainedModel(model)
+        self.prompt = _only_prompt(conditions, self.model)
+        self.transformer = self.model.transformer()
+        config = self.transformer.config
+        self.patch = self.model.family.patch(config)
+        if (channels := config["in_channels"]) != spec.channels * _packed(self.transformer, self.patch):
+            raise ValueError(
+                f"the transformer in {self.model.folder} takes latents of {channels} channels, and the encoder gives "
+                f"{spec.channels}; take the autoencoder of the same folder (variants that take pictures as channels are not "
+                f"supported)"
+            )
+        for axis, p in zip(spec.axes, self.patch, strict=True):
+            if axis.size % p:
+                raise ValueError(
+                    f"the {axis.name} of the latents is {axis.size}, which must be a multiple of {p}: change the modality's"
+                )
+        self.repeated_blocks = tuple(_repeated(self.transformer))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """The velocity of x [B, *axes, C] at times [B] or [B, ...] (left-aligned with x)."""
+        if MASK in cond and not bool(cond[MASK].all()):
+            raise ValueError(
+                "a pretrained model takes clips of one length: set data.buckets, or one length for all clips"
+            )
+        return self.model.family.velocity(self.transformer, x, t, cond[self.prompt], self.spec)
+
+    def sampling_times(self, steps: int, x: State) -> Tensor:
+        """The times of the pipeline's own scheduler, float64 [steps + 1], for latents x."""
+        assert isinstance(x, Tensor)
+        sigmas = self.model.family.sigmas(self.model.scheduler(), steps, math.prod(x.shape[1:-1]))
+        times = 1 - torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+        times[0], times[-1] = 0.0, 1.0  # some schedulers leave a millionth, to keep logarithms finite
+        return times
+
+
+def _only_prompt(conditions: Mapping[str, Conditioner], model: PretrainedModel) -> str:
+    """The name of the one condition. ValueError: there are others, or it is of another type or model."""
+    (name, condition), *others = [*conditions.items(), ("", None)]
+    if condition is None or others[1:] or not isinstance(condition, PromptCondition):
+        given = ", ".join(conditions) or "none"
+        raise ValueError(
+            f"a pretrained model of diffusers takes one condition, of type diffusers-text; given: {given}. Write "
+            f"conditions: {{caption: {{type: diffusers-text, model: {model.name}}}}}"
+        )
+    if (other := PretrainedModel(condition.model)).folder != model.folder:
+        raise ValueError(
+            f"the condition {name!r} embeds prompts for {other.folder}, and the network is of {model.folder}"
+        )
+    return name
+
+
+def _packed(transformer: nn.Module, patch: tuple[int, ...]) -> int:
+    """Latent positions whose channels the transformer takes together."""
+    return 1 if any(isinstance(m, (nn.Conv2d, nn.Conv3d)) for m in transformer.children()) else math.prod(patch)
+
+
+def _repeated(transformer: nn.Module) -> list[str]:
+    """The module lists of blocks that diffusers declares as alike."""
+    alike = set(transformer._repeated_blocks or transformer._no_split_modules or ())
+    return [
+        f"transformer.{name}"
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) and {type(m).__name__ for m in module} <= alike
+    ]

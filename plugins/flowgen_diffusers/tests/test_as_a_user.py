@@ -1,0 +1,172 @@
+"""init, train and sample by the command line, and what is refused on the way."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from flowgen_diffusers.family import families
+from flowgen_diffusers.model import PretrainedModel
+from flowgen_diffusers.text import PromptCondition
+from flowgen_video.modality import Video
+from flowgen_video.writing import write_frames
+
+from flowgen.cli import cli
+from flowgen.config import Config, load
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.runs.experiment import Experiment
+from flowgen.weights import read_tensors
+
+SIZE = ("--frames", "5", "--height", "32", "--width", "32", "--fps", "8")
+
+
+def flowgen(*arguments):
+    done = CliRunner().invoke(cli, [*map(str, arguments)])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    g = torch.Generator().manual_seed(0)
+    with (folder / "clips.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "caption"])
+        for i in range(6):
+            write_frames(
+                torch.randint(0, 256, (5, 32, 32, 3), generator=g, dtype=torch.uint8), 8.0, folder / f"{i}.mp4", {}
+            )
+            rows.writerow([f"{i}.mp4", f"noise {i}"])
+    return folder / "clips.csv"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["LTXPipeline", "WanPipeline"])
+def test_init_train_sample(kind, model, clips, tmp_path):
+    config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.mp4"
+    flowgen("init", model(kind), "-o", config, *SIZE)
+    resolved = load(str(config), []).config
+    assert resolved.shift == pytest.approx(3.0 if kind == "WanPipeline" else 1.9, abs=0.3)
+    small = ["train.steps=5", "train.batch_size=2", "data.held_out=0.34", "data.max_bad_share=0.1"]
+    quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
+    flowgen("train", config, f"run={run}", f"data.manifest={clips}", *small, *quiet)
+    losses = [json.loads(line).get("loss") for line in (run / "log.jsonl").read_text().splitlines()]
+    assert len([v for v in losses if v is not None]) == 5
+    recorded = yaml.safe_load((run / "config.yaml").read_text())
+    assert recorded["conditions"]["caption"]["identity"]
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    trained = read_tensors(checkpoint / "network.safetensors")
+    before = PretrainedModel(str(model(kind))).transformer().state_dict()
+    assert {k.removeprefix("transformer.") for k in trained} == before.keys()
+    far = max((trained[f"transformer.{k}"] - v).abs().max() for k, v in before.items())
+    assert 0 < far < 1e-3  # five steps from the pretrained weights, at a rate of 1e-5
+    flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
+    assert len(Video(fps=8, frames=5).read(out).data) == 5
+
+
+def test_init_says_what_the_model_takes(model, tmp_path):
+    folder = model("LTXPipeline")
+    with pytest.raises(UsageError, match="--height: the model takes multiples of 32, got 40; nearest: 32"):
+        flowgen("init", folder, "-o", tmp_path / "a.yaml", "--height", 40)
+    with pytest.raises(UsageError, match="1 \\+ k x 2 frames"):
+        flowgen("init", folder, "-o", tmp_path / "a.yaml", "--frames", 4)
+    (tmp_path / "b.yaml").touch()
+    with pytest.raises(UsageError, match="exists"):
+        flowgen("init", folder, "-o", tmp_path / "b.yaml")
+
+
+def test_other_folders_are_refused_in_one_sentence(model, tmp_path):
+    with pytest.raises(UsageError, match="there is no model"):
+        flowgen("init", tmp_path / "none", "-o", tmp_path / "a.yaml")
+    with pytest.raises(FlowgenError, match="model_index"):
+        flowgen("init", tmp_path, "-o", tmp_path / "a.yaml")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(UsageError, match="of no family known here"):
+        flowgen("init", tmp_path, "-o", tmp_path / "a.yaml")
+
+
+def test_weights_are_loaded_strictly(model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "ltx"
+    shutil.copytree(model("LTXPipeline"), folder)
+    (weights,) = (folder / "transformer").glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors.pop("proj_out.bias")
+    save_file(tensors, weights)
+    with pytest.raises(FlowgenError, match=r"missing: proj_out\.bias"):
+        PretrainedModel(str(folder)).transformer()
+
+
+def config_of(model, **changed):
+    folder = str(model("LTXPipeline"))
+    return {
+        "name": "x",
+        "modality": {"type": "video", "fps": 8, "frames": 5, "height": 32, "width": 32},
+        "data": {"type": "video-manifest", "manifest": "none.csv"},
+        "encoder": {"type": "video-autoencoder", "model": f"{folder}/vae"},
+        "network": {"type": "diffusers", "model": folder},
+        "conditions": {"caption": {"type": "diffusers-text", "model": folder}},
+        "train": {"steps": 1},
+        **changed,
+    }
+
+
+def network_of(values):
+    return Experiment(Config.model_validate(values)).network
+
+
+def test_what_does_not_belong_together_is_refused(model):
+    wan = str(model("WanPipeline"))
+    with pytest.raises(UsageError, match="one condition, of type diffusers-text; given: caption"):
+        network_of(config_of(model, conditions={"caption": {"type": "text"}}))
+    with pytest.raises(UsageError, match="given: none"):
+        network_of(config_of(model, conditions={}))
+    with pytest.raises(UsageError, match="embeds prompts for"):
+        network_of(config_of(model, conditions={"caption": {"type": "diffusers-text", "model": wan}}))
+    with pytest.raises(UsageError, match="takes latents of 8 channels, and the encoder gives 4"):
+        network_of(config_of(model, encoder={"type": "video-autoencoder", "model": f"{wan}/vae"}))
+
+
+def test_wan_with_two_transformers_is_refused(model, tmp_path):
+    folder = tmp_path / "wan"
+    shutil.copytree(model("WanPipeline"), folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "boundary_ratio": 0.9}))
+    with pytest.raises(ValueError, match="two transformers"):
+        PretrainedModel(str(folder)).transformer()
+
+
+def test_prompts_too_long_are_refused_or_cut(model):
+    folder = str(model("LTXPipeline"))
+    with pytest.raises(UsageError, match="longer than max_tokens=8"):
+        PromptCondition(folder, max_tokens=8).encode("a red fox in the snow")
+    cut = PromptCondition(folder, max_tokens=8, truncate=True).encode("a red fox in the snow")
+    assert cut["states"].shape[0] == 8
+    assert not PromptCondition(folder).encode("fox")["mask"].all()
+    condition = PromptCondition(folder)
+    identity = condition.resolve()["identity"]
+    PromptCondition(folder, identity=identity).encode("fox")
+    with pytest.raises(FlowgenError, match="not the one this run was trained with"):
+        PromptCondition(folder, identity="0" * 16).encode("fox")
+
+
+def test_blocks_and_patches_are_declared(model):
+    network = network_of(config_of(model))
+    assert network.repeated_blocks == ("transformer.transformer_blocks",)
+    assert network.patch == (1, 1, 1)
+    with pytest.raises(ValueError, match="clips of one length"):
+        network(torch.zeros(1, 3, 4, 4, 8), torch.zeros(1), {"mask": torch.tensor([[True, True, False]])})
+
+
+def test_every_pipeline_of_a_family_is_one_of_diffusers():
+    import diffusers
+
+    assert {"LTXPipeline", "WanPipeline"} <= families().keys()
+    assert all(hasattr(diffusers, name) for name in families())

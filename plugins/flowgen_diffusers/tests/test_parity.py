@@ -1,0 +1,178 @@
+"""The proof: from the same noise, steps and guidance flowgen samples what the pipeline of diffusers samples."""
+
+import shutil
+
+import diffusers
+import pytest
+import torch
+from einops import rearrange
+from flowgen_diffusers.model import PretrainedModel
+
+from flowgen.config import Config
+from flowgen.core.guidance import CFG
+from flowgen.core.sampler import sample
+from flowgen.media.clip import Clip
+from flowgen.media.conditions import encode_conditions
+from flowgen.media.regions import KnownFlow
+from flowgen.runs.experiment import Experiment
+from flowgen.runs.generator import Generator
+
+PROMPT, NEGATIVE = "a red fox in the snow", "blurry"
+SIZES = {
+    "LTXPipeline": {"fps": 25, "frames": 9, "height": 32, "width": 32},
+    "WanPipeline": {"fps": 16, "frames": 9, "height": 32, "width": 32},
+}
+STEPS, SCALE = 4, 3.0
+
+
+def generator(folder, kind, **sample):
+    config = Config.model_validate(
+        {
+            "name": "parity",
+            "modality": {"type": "video", **SIZES[kind]},
+            "data": {"type": "video-folder", "folder": "nowhere"},
+            "encoder": {"type": "video-autoencoder", "model": f"{folder}/vae"},
+            "network": {"type": "diffusers", "model": str(folder)},
+            "conditions": {"caption": {"type": "diffusers-text", "model": str(folder)}},
+            "train": {"steps": 1},
+            "sample": {
+                "steps": STEPS,
+                "solver": "euler",
+                "grid": "model",
+                "guidance": {"type": "cfg", "scale": SCALE, "start": 0.0},
+                **sample,
+            },
+        }
+    )
+    experiment = Experiment(config)
+    return Generator(experiment, experiment.network.eval(), torch.device("cpu"))
+
+
+def latents_of(made, *, seed=0, negative=NEGATIVE):
+    """What flowgen hands to its decoder."""
+    caught = []
+    decode = made.encoder.decode
+
+    def keep(latents):
+        caught.append(latents.x)
+        return decode(latents)
+
+    made.encoder.decode = keep
+    clips = made.sample([{"caption": PROMPT}], seed=seed, negative={"caption": negative} if negative else None)
+    return caught[-1], clips
+
+
+def noise_for(pipe, noise):
+    """Noise in the layout that the pipeline takes."""
+    noise = rearrange(noise, "b t h w c -> b c t h w")
+    return pipe._pack_latents(noise, 1, 1) if hasattr(pipe, "_pack_latents") else noise
+
+
+def unpacked(pipe, latents, like):
+    if latents.ndim == 3:
+        _, t, h, w, _ = like.shape
+        latents = pipe._unpack_latents(latents, t, h, w, 1, 1)
+    return rearrange(latents, "b c t h w -> b t h w c")
+
+
+def asked(pipe, noise, kind, **more):
+    size = {k: v for k, v in SIZES[kind].items() if k != "fps"}
+    rate = {"frame_rate": SIZES[kind]["fps"]} if kind.startswith("LTX") else {}
+    return {
+        "prompt": PROMPT,
+        "negative_prompt": NEGATIVE,
+        "num_frames": size["frames"],
+        "height": size["height"],
+        "width": size["width"],
+        "num_inference_steps": STEPS,
+        "guidance_scale": SCALE,
+        "latents": noise_for(pipe, noise),
+        **rate,
+        **more,
+    }
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_latents_and_clips_are_those_of_the_pipeline(kind, model, capsys):
+    folder = model(kind)
+    made = generator(folder, kind)
+    latents, (clip,) = latents_of(made)
+    pipe = getattr(diffusers, kind).from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    noise = made.noise(1, 0)
+    theirs = pipe(**asked(pipe, noise, kind, output_type="latent")).frames
+    theirs = unpacked(pipe, theirs, latents)
+    moved = (latents - noise).abs().max()
+    assert moved > 0.3
+    assert (latents - theirs).abs().max() < 1e-4
+    shown = pipe(**asked(pipe, noise, kind, output_type="np")).frames[0]
+    ours = made.encoder.autoencoder.decode(_raw(made.encoder, latents))
+    ours = rearrange((ours[0] / 2 + 0.5).clamp(0, 1), "c t h w -> t h w c")
+    assert (ours - torch.as_tensor(shown)).abs().max() < 1e-3
+    assert (clip.data.float() / 255 - torch.as_tensor(shown)).abs().max() < 0.5 / 255 + 1e-3
+    with capsys.disabled():
+        print(f"\n{kind}: latents {(latents - theirs).abs().max():.1e}, moved {moved:.2f}, std {theirs.std():.2f}")
+
+
+def _raw(encoder, latents):
+    mean, scale = (v.reshape(-1, 1, 1, 1) for v in encoder.autoencoder.normalisation(latents.device))
+    return rearrange(latents, "b t h w c -> b c t h w") / scale + mean
+
+
+def test_a_given_first_frame_is_that_of_the_image_to_video_pipeline(model):
+    """What a pipeline does by a mask over tokens is flowgen's known region: given positions are at t = 1."""
+    kind = "LTXPipeline"
+    made = generator(model(kind), kind)
+    frames = torch.randint(0, 256, (1, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x1 = made.encoder.encode([Clip(frames, 25.0)]).x
+    noise = made.noise(1, 0)
+    known = torch.zeros(noise.shape[:-1], dtype=torch.bool)
+    known[:, :1] = True
+    cond = encode_conditions(made.conditioners, [{"caption": PROMPT}])
+    null = encode_conditions(made.conditioners, [{"caption": NEGATIVE}])
+    whole = torch.cat([x1, torch.zeros_like(noise[:, 1:])], 1)
+    flow = CFG(scale=SCALE, start=0.0)(KnownFlow(made.flow(noise), whole, known), null)
+    with torch.no_grad():
+        x = sample(flow, noise, made.grid(made.config.sample, noise), solver="euler", cond=cond)
+    ours = torch.where(known[..., None], whole, x)
+
+    pipe = diffusers.LTXImageToVideoPipeline.from_pretrained(model(kind))
+    pipe.set_progress_bar_config(disable=True)
+    start = torch.where(known[..., None], whole, noise)
+    picture = rearrange(frames[0], "h w c -> c h w")[None] / 255
+    theirs = pipe(image=picture, **asked(pipe, start, kind, output_type="latent")).frames
+    theirs = unpacked(pipe, theirs, noise)
+    assert (ours[:, 1:] - noise[:, 1:]).abs().max() > 0.3
+    assert (ours - theirs).abs().max() < 1e-4
+    plain, _ = latents_of(made)
+    assert (ours - plain)[:, 1:].abs().max() > 1e-2
+
+
+def test_the_schedule_of_the_model_matters_and_is_its_own(model):
+    kind = "LTXPipeline"
+    made = generator(model(kind), kind)
+    noise = made.noise(1, 0)
+    own, even = latents_of(made)[0], latents_of(generator(model(kind), kind, grid="uniform"))[0]
+    assert (own - even).abs().max() > 1e-2
+    for steps in (3, 8):
+        settings = made.config.sample.model_copy(update={"steps": steps})
+        grid = made.grid(settings, noise)
+        assert len(grid) == steps + 1
+        assert float(1 - grid[-2]) == pytest.approx(0.1, abs=1e-6)  # shift_terminal
+
+
+def test_unipc_of_published_wan_models_gives_its_times_and_shift(model, tmp_path):
+    folder = tmp_path / "wan"
+    shutil.copytree(model("WanPipeline"), folder)
+    unipc = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=5.0
+    )
+    unipc.save_pretrained(folder / "scheduler")
+    made = generator(folder, "WanPipeline", solver="unipc")
+    unipc.set_timesteps(STEPS)
+    grid = made.grid(made.config.sample, made.noise(1, 0))
+    assert grid[[0, -1]].tolist() == [0, 1]
+    assert torch.allclose(1 - grid[1:], unipc.sigmas[1:].double())
+    assert PretrainedModel(str(folder)).family.shift(PretrainedModel(str(folder)).scheduler(), 1) == 5.0
+    latents, _ = latents_of(made)
+    assert (latents - made.noise(1, 0)).abs().max() > 0.3

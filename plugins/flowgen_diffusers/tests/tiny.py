@@ -1,0 +1,79 @@
+"""Tiny pipelines of every family with random weights, saved as `save_pretrained` saves the published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from flowgen.testing.models import autoencoder, text_encoder
+
+
+def pipeline(folder: Path, kind: str) -> Path:
+    """A pipeline of this class."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = {"LTXPipeline": _ltx, "WanPipeline": _wan}[kind](folder / "parts")
+        for parameter in made.transformer.parameters():  # layers that start at zero would hide what goes wrong
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+    made.save_pretrained(folder)
+    return folder
+
+
+def _t5(folder: Path, kind: str = "T5") -> dict[str, Any]:
+    text_encoder(folder, "t5")
+    model = transformers.T5EncoderModel.from_pretrained(folder)
+    if kind == "UMT5":
+        config = transformers.UMT5Config(**{k: v for k, v in model.config.to_dict().items() if k in _SHAPE})
+        model = transformers.UMT5EncoderModel(config)
+    return {"text_encoder": model.eval(), "tokenizer": transformers.AutoTokenizer.from_pretrained(folder)}
+
+
+_SHAPE = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+
+
+def _ltx(parts: Path) -> Any:
+    vae = diffusers.AutoencoderKLLTXVideo.from_pretrained(autoencoder(parts / "vae", "AutoencoderKLLTXVideo"))
+    vae.latents_mean += 0.1 * torch.randn(8)
+    vae.latents_std += 0.1 * torch.rand(8)
+    transformer = diffusers.LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        num_layers=2,
+        caption_channels=16,
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        base_shift=0.95,
+        max_shift=2.05,
+        shift_terminal=0.1,
+    )
+    return diffusers.LTXPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **_t5(parts / "t5"))
+
+
+def _wan(parts: Path) -> Any:
+    transformer = diffusers.WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+    return diffusers.WanPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=diffusers.AutoencoderKLWan.from_pretrained(autoencoder(parts / "vae", "AutoencoderKLWan")),
+        transformer=transformer,
+        **_t5(parts / "t5", "UMT5"),
+    )
