@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 # each name stands twice: for type checkers, who see the real one, and by its home, from which it loads on first use
 if TYPE_CHECKING:
     from flowgen.config import build as build
+    from flowgen.core.betas import Betas as Betas
     from flowgen.core.couplings import GivenPairs as GivenPairs
     from flowgen.core.couplings import Independent as Independent
     from flowgen.core.couplings import OptimalTransport as OptimalTransport
@@ -124,6 +125,7 @@ _HOME = {
     "Cosine": "core.paths",
     "VP": "core.paths",
     "VE": "core.paths",
+    "Betas": "core.betas",
     "AffinePath": "core.paths",
     "Estimate": "core.estimate",
     "Flow": "core.interfaces",

@@ -1,4 +1,4 @@
-"""What a network said about x_t, readable as velocity, data, noise or score.
+"""What a network said about x_t, readable as velocity, data, noise, score or v.
 
 The one owner of conversions. They are lazy: a data-predicting network under a solver that asks for data never divides by
 sigma, and what is singular is met only by those who ask for it.
@@ -31,6 +31,8 @@ def reading(c: Coefficients, source: str, target: str) -> tuple[Any, Any]:
     if target == "score":
         a, b = reading(c, source, "noise")
         return -a / c.sigma, -b / c.sigma
+    if "v" in (source, target):
+        return _reading_of_v(c, source, target)
     match source, target:
         case "velocity", "data":
             return -c.dsigma / c.det, c.sigma / c.det
@@ -44,6 +46,26 @@ def reading(c: Coefficients, source: str, target: str) -> tuple[Any, Any]:
             return 1 / c.sigma, -c.alpha / c.sigma
         case "noise", "data":
             return 1 / c.alpha, -c.sigma / c.alpha
+    raise ValueError(f"unknown prediction {source!r} or {target!r}; expected one of {', '.join(PREDICTIONS)}")
+
+
+def _reading_of_v(c: Coefficients, source: str, target: str) -> tuple[Any, Any]:
+    """`reading` from or to v = alpha x0 - sigma x1: a rotation of (x1, x0) up to scale, so from v it is regular on every path."""
+    size = c.alpha * c.alpha + c.sigma * c.sigma
+    half_rate = c.alpha * c.dalpha + c.sigma * c.dsigma  # of the size
+    match source, target:
+        case "v", "data":
+            return c.alpha / size, -c.sigma / size
+        case "v", "noise":
+            return c.sigma / size, c.alpha / size
+        case "v", "velocity":
+            return half_rate / size, -c.det / size
+        case "data", "v":
+            return c.alpha / c.sigma, -size / c.sigma
+        case "noise", "v":
+            return -c.sigma / c.alpha, size / c.alpha
+        case "velocity", "v":
+            return half_rate / c.det, -size / c.det
     raise ValueError(f"unknown prediction {source!r} or {target!r}; expected one of {', '.join(PREDICTIONS)}")
 
 

@@ -184,8 +184,9 @@ class OnPath:
         estimate = self.flow(lincomb((scale, x)), u, cond)
         if estimate.prediction == "velocity":
             value = lincomb((asked.dalpha, estimate.data), (asked.dsigma, estimate.noise))
-        else:  # the density of x is that of the scaled state, scaled: so is its score
-            value = lincomb((scale if estimate.prediction == "score" else 1.0, estimate.value))
+        else:  # the density of x is that of the scaled state, scaled: so is its score; v is linear in alpha and sigma
+            factor = {"score": scale, "v": 1 / scale}.get(estimate.prediction, 1.0)  # type: ignore[arg-type]
+            value = lincomb((factor, estimate.value))
         return Estimate(self.path, x, t, estimate.prediction, value)
 
 

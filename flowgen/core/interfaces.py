@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from flowgen.core.estimate import Estimate
     from flowgen.core.random import Randomness
 
-Prediction: TypeAlias = Literal["velocity", "data", "noise", "score"]
-"""What a network outputs."""
+Prediction: TypeAlias = Literal["velocity", "data", "noise", "score", "v"]
+"""What a network outputs. "v" is the v-prediction of diffusion models, alpha x0 - sigma x1 (Salimans and Ho 2022, section 4)."""
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 Predictions: TypeAlias = Prediction | Mapping[str, Prediction]
 """One prediction, or one a stream."""

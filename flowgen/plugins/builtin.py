@@ -13,6 +13,9 @@ def flowgen_components() -> list[Component]:
         Component("path", "cond-ot", "flowgen.core.paths:CondOT", "linear, with a noise floor sigma_min"),
         Component("path", "cosine", "flowgen.core.paths:Cosine", "on the circle: unit variance throughout"),
         Component("path", "vp", "flowgen.core.paths:VP", "variance preserving (DDPM)"),
+        Component(
+            "path", "betas", "flowgen.core.betas:Betas", "variance preserving, by the betas of a diffusion model"
+        ),
         Component("path", "ve", "flowgen.core.paths:VE", "variance exploding (score matching)"),
         Component("path", "affine", "flowgen.core.paths:affine_path", "from two functions of your own"),
         Component("times", "uniform", "flowgen.core.times:Uniform", "every time equally often"),
@@ -27,7 +30,10 @@ def flowgen_components() -> list[Component]:
         Component("coupling", "sinkhorn", "flowgen.core.couplings:Sinkhorn", "entropic, for large batches (extra: ot)"),
         Component("coupling", "given-pairs", "flowgen.core.couplings:GivenPairs", "the partner of each clip is given"),
         Component(
-            "loss", "flow-matching", "flowgen.core.losses:FlowMatching", "regression on velocity, data, noise or score"
+            "loss",
+            "flow-matching",
+            "flowgen.core.losses:FlowMatching",
+            "regression on velocity, data, noise, score or v",
         ),
         Component(
             "loss", "rectified-flow", "flowgen.core.losses:rectified_flow", "linear, velocity, logit-normal times"

@@ -107,6 +107,8 @@ class MixtureFlow:
                 value = -sigma[:, 0] * score
             case "data":
                 value = data()
+            case "v":
+                value = -alpha[:, 0] * sigma[:, 0] * score - sigma[:, 0] * data()
             case _:
                 dalpha, dsigma = (_columns(d, x)[:, 0] for d in (c.dalpha, c.dsigma))
                 value = dalpha * data() - dsigma * sigma[:, 0] * score

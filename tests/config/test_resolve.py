@@ -56,11 +56,14 @@ def test_every_value_says_where_it_came_from(config):
         ("network.type=mpl", "unknown network 'mpl'; did you mean 'mlp'.*valid: .*transformer"),
         ("sample.solver=eulr", "sample.solver: unknown solver 'eulr'; did you mean 'euler'"),
         ("eval.metrics=[checkerbord]", "eval.metrics.0: unknown metric 'checkerbord'; did you mean 'checkerboard'"),
-        ("loss.predicts=speed", "loss.predicts: input should be 'velocity', 'data', 'noise' or 'score', got 'speed'"),
+        (
+            "loss.predicts=speed",
+            "loss.predicts: input should be 'velocity', 'data', 'noise', 'score' or 'v', got 'speed'",
+        ),
         ("train.precision=float16", "train.precision: input should be 'float32' or 'bfloat16'"),
         (
             "loss.predicts={a: speed}",
-            "loss.predicts.a: input should be 'velocity', 'data', 'noise' or 'score', got 'speed'",
+            "loss.predicts.a: input should be 'velocity', 'data', 'noise', 'score' or 'v', got 'speed'",
         ),
         ("train.steps=0", "train.steps: input should be greater than 0, got 0"),
         ("conditions.digit.dropout=2", "conditions.digit.dropout: input should be less than or equal to 1"),

@@ -56,6 +56,24 @@ def test_singular_readings_are_refused_with_the_reason(mixture, predicts, target
         estimate.read(target)
 
 
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("target", ["data", "noise"])
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_v_is_regular_at_both_ends(mixture, path, target, t, g):
+    x, t = torch.randn(8, 2, generator=g, dtype=torch.float64), torch.tensor(t, dtype=torch.float64)
+    read = mixture.flow(path, "v")(x, t).read(target)
+    torch.testing.assert_close(read, mixture.flow(path, target)(x, t).value, rtol=1e-9, atol=1e-9)
+
+
+def test_v_of_a_pair_is_its_rotation():
+    """On the circle x_t = sin(a) x1 + cos(a) x0 moves by dx/da = cos(a) x1 - sin(a) x0 = -v at the angle a (Salimans and Ho)."""
+    x1, x0, t = torch.tensor([[2.0]]), torch.tensor([[-0.7]]), torch.tensor(0.3)
+    c = Cosine()(t)
+    v = Estimate(Cosine(), c.alpha * x1 + c.sigma * x0, t, "velocity", c.dalpha * x1 + c.dsigma * x0).read("v")
+    torch.testing.assert_close(v, c.alpha * x0 - c.sigma * x1)
+    torch.testing.assert_close(v, -(c.dalpha * x1 + c.dsigma * x0) / (torch.pi / 2))
+
+
 def test_streams_have_a_path_and_a_time_each():
     a, b = GaussianMixture.random(2, 3, seed=1), GaussianMixture.random(3, 2, seed=2)
     paths = {"a": Linear(), "b": Cosine()}

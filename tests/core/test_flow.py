@@ -12,13 +12,13 @@ from flowgen.core.times import uniform_grid
 PATHS = [Linear(), Cosine(), VP(), VE()]
 
 
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score"])
+@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score", "v"])
 @pytest.mark.parametrize(("trained", "asked"), list(itertools.permutations(PATHS, 2)), ids=lambda p: type(p).__name__)
 def test_another_path_is_that_paths_own_flow(mixture, trained, asked, predicts, g):
     t = torch.tensor([0.35, 0.5, 0.6], dtype=torch.float64)
     x = torch.randn(3, 2, generator=g, dtype=torch.float64)
     moved = OnPath(mixture.flow(trained, predicts), asked, start=0.3, end=0.65)
-    for target in ("velocity", "data", "noise", "score"):
+    for target in ("velocity", "data", "noise", "score", "v"):
         expected = mixture.flow(asked, target)(x, t).value
         torch.testing.assert_close(moved(x, t).read(target), expected, rtol=1e-8, atol=1e-8)
 

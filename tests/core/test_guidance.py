@@ -15,7 +15,7 @@ from flowgen.core.times import uniform_grid
 from flowgen.testing.oracle import FunctionFlow, GaussianMixture
 
 B = 16
-PREDICTIONS = ["velocity", "data", "noise", "score"]
+PREDICTIONS = ["velocity", "data", "noise", "score", "v"]
 RULES = [
     CFG(3.0),
     MultiCFG({"modes": 3.0}),

@@ -43,7 +43,7 @@ class Mean(torch.nn.Module):
         return (self.scale * flow(x.double(), t.double()).value + self.off).float()
 
 
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score"])
+@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score", "v"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 def test_the_oracle_minimises_the_loss(path, predicts):
     """Within every stratum of t the conditional mean has less error than the same mean scaled or moved."""
@@ -58,7 +58,7 @@ def test_the_oracle_minimises_the_loss(path, predicts):
         assert float((worse - best).mean()) > 0
 
 
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score"])
+@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score", "v"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 def test_the_target_is_the_conditional_field(path, predicts):
     """At zero loss a network says exactly what conversions make of x1 and x0."""
@@ -75,8 +75,8 @@ def test_the_target_is_the_conditional_field(path, predicts):
     assert float(loss(knows, X1.float(), {}, R).total.mean()) < scale
 
 
-@pytest.mark.parametrize("space", ["velocity", "data", "noise", "score"])
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score"])
+@pytest.mark.parametrize("space", ["velocity", "data", "noise", "score", "v"])
+@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score", "v"])
 def test_errors_in_another_space_are_proportional(predicts, space):
     """A loss measured in `space` is that of the converted prediction, sample by sample, where the cap does not bind."""
     path, x0 = Cosine(), R.normal(X1).double()
@@ -98,7 +98,7 @@ def test_the_ratio_is_capped():
 
 @pytest.mark.parametrize("q", [0.0, 1.0])
 @pytest.mark.parametrize("weighting", ["uniform", "min-snr", "logit-normal"])
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score"])
+@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score", "v"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 def test_finite_at_both_ends(path, predicts, weighting, q):
     if isinstance(path, VP) and predicts == "velocity" and q == 1.0:
@@ -108,7 +108,7 @@ def test_finite_at_both_ends(path, predicts, weighting, q):
     assert total.isfinite().all()
 
 
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score"])
+@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score", "v"])
 def test_min_snr_weighs_the_error_of_the_data(predicts):
     path, x0 = Linear(), R.normal(X1).double()
     loss = FlowMatching(path, LogitNormal(), predicts=predicts, weighting="min-snr", snr_cap=5.0)

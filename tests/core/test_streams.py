@@ -139,7 +139,7 @@ class Heads(torch.nn.Module):
         return {k: x[k] * self.own[k] * self.shared for k in x}
 
 
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score"])
+@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "score", "v"])
 def test_an_absent_stream_adds_nothing_and_has_a_gradient_of_exactly_zero(predicts):
     present = torch.arange(B) % 3 != 0
     mask = {k: torch.ones(v.shape[:-1], dtype=torch.bool) for k, v in X1.items()}

@@ -1,4 +1,4 @@
-"""Flow matching: regression on the conditional velocity, data, noise or score."""
+"""Flow matching: regression on the conditional velocity, data, noise, score or v."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from flowgen.core.paths import Linear, interpolate, noised, velocity
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Positive, Real
 from flowgen.core.times import Shifts, Uniform
-from flowgen.core.tree import State, leaves, left, tree_map
+from flowgen.core.tree import State, leaves, left, lincomb, tree_map
 
 Weighting: TypeAlias = Literal["uniform", "min-snr", "logit-normal"]
 
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Regression on the conditional velocity (Lipman et al. 2022, eq. 9), or on data, noise or score, in any space.
+    """Regression on the conditional velocity (Lipman et al. 2022, eq. 9), or on data, noise, score or v, in any space.
 
     The network outputs `predicts`; the squared error is measured in `space` (the same by default). Errors in different
     spaces are proportional, dv = (D/sigma) dx1 = -(D/alpha) dx0, so another space is a factor on the network's own
@@ -116,15 +116,23 @@ class FlowMatching:
         return by_name(predicts=self.predicts, weights=self.weights, noise_levels=self.noise_levels)
 
     def pair(self, x1: State, x0: State, t: Any) -> tuple[State, State]:
-        """x_t, and what the network is compared with: the velocity, the data, or the noise (for the score, too)."""
+        """x_t, and what the network is compared with: the velocity, the data, v, or the noise (for the score, too)."""
         if self.predicts == "velocity":
             return noised(self.path, x1, x0, t)
-        target = tree_map(
-            lambda x1, x0, path, t, predicts: (
-                velocity(path, x1, x0, t) if predicts == "velocity" else x1 if predicts == "data" else x0
-            ),
-            *(x1, x0, self.path, t, self.predicts),
-        )
+
+        def leaf(x1: Tensor, x0: Tensor, path: Path, t: Tensor, predicts: Prediction) -> State:
+            match predicts:
+                case "velocity":
+                    return velocity(path, x1, x0, t)
+                case "data":
+                    return x1
+                case "v":
+                    c = path(t)
+                    return lincomb((c.alpha, x0), (-c.sigma, x1))
+                case _:
+                    return x0
+
+        target = tree_map(leaf, x1, x0, self.path, t, self.predicts)
         return interpolate(self.path, x1, x0, t), target
 
     def _ratio(self, c: Coefficients, predicts: Prediction) -> Tensor | None:
@@ -139,6 +147,7 @@ class FlowMatching:
         # that of the score
         unit = {"velocity": torch.ones_like(c.alpha), "data": c.sigma / c.det, "noise": c.alpha / c.det}
         unit["score"] = unit["noise"] / c.sigma
+        unit["v"] = (c.alpha.square() + c.sigma.square()) / c.det
         if own == "noise" and space == "score":
             return (1 / c.sigma).clamp(max=self.max_ratio)
         return (unit[space] / unit[own]).nan_to_num(nan=0.0).clamp(max=self.max_ratio)
@@ -158,5 +167,7 @@ class FlowMatching:
                 return torch.minimum(a2, self.snr_cap * s2) / c.det.square()
             case "data":
                 return (a2 / s2).clamp(max=self.snr_cap)
+            case "v":
+                return torch.minimum(a2, self.snr_cap * s2) / (a2 + s2).square()
             case _:
                 return (self.snr_cap * s2 / a2).clamp(max=1.0)
