@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from flowgen.cli.options import File
+
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default="runs")
+@click.argument("folder", type=File(), default="runs")
 def doctor(folder: Path) -> None:
     """Tell what this machine has, what will not work on it, and how to mend that.
 
