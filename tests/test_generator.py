@@ -80,6 +80,11 @@ def test_every_setting_of_a_sample_changes_it(folder, override):
     assert not torch.allclose(plain, changed, atol=1e-4)
 
 
+def test_a_grid_of_the_model_is_for_networks_that_have_one(folder):
+    with pytest.raises(FlowgenError, match="the network 'mlp' has none: take uniform"):
+        Generator.load(folder, overrides=["sample.grid=model"]).sample([{}])
+
+
 def test_batches_do_not_matter(folder):
     asked = [value(folder)] * 7
     for override in ("sample.solver=heun", "sample.solver=euler-maruyama"):
