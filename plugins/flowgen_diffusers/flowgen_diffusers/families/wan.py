@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2 (Alibaba), text to video, of one transformer."""
+"""Wan 2.1 (Alibaba), text to video, and the one transformer of Wan 2.2 5B, whose autoencoder is not supported."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ class Wan(Family):
         if index.get("boundary_ratio") is not None:
             raise ValueError(
                 "this Wan model has two transformers, one for each half of the times, which is not supported; take one of "
-                "Wan 2.1, or Wan 2.2 5B"
+                "Wan 2.1"
             )
