@@ -8,6 +8,7 @@ Prints Markdown. With --write the table takes the place of what stands between i
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -62,7 +63,7 @@ class Subject:
         """PSNR of pictures in dB (higher is nearer), or log-spectral distance of sound in dB (lower is nearer)."""
         x, y = (clip.data.double() for clip in (a, b))
         if self.pictures:
-            return float(10 * torch.log10(255**2 / (x - y).square().mean().clamp(min=1e-9)))
+            return float(10 * torch.log10(255**2 / (x - y).square().mean()))
         return float((_spectrum(x) - _spectrum(y)).square().mean(-2).sqrt().mean())
 
     @property
@@ -98,6 +99,7 @@ def rows(s: Subject) -> list[tuple[str, str, str]]:
     )
     exact = _share(s.same(a, b, 0, half) for a, b in zip(made, s.real, strict=True))
     own = s.modality.compare_continuations(made, s.real, half)
+    own.pop("given_exact")  # counted above
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in own.items())
     found.append(
         (
@@ -158,7 +160,8 @@ def _ends(s: Subject, unit: str) -> tuple[str, str, str]:
         ends += [s.distance(made[0], a), s.distance(made[-1], b)]
         kept += [s.distance(new, old) for new, old in zip(s.generator.reconstruct([a, b]), (a, b), strict=True)]
     worst = min if s.pictures else max
-    text = f"{unit} of the ends: worst {worst(ends):.1f} dB; of the encoder's round trip: worst {worst(kept):.1f} dB"
+    found = ["exact" if math.isinf(worst(values)) else f"worst {worst(values):.1f} dB" for values in (ends, kept)]
+    text = f"{unit} of the ends: {found[0]}; of the encoder's round trip: {found[1]}"
     return "`--interpolate`", "begins with A and ends with B", text
 
 

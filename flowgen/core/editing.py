@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Noise, Path, Paths, Prediction, Predictions, Solver
+from flowgen.core.flow import AroundFlow
+from flowgen.core.interfaces import Cond, Flow, Noise, Path, Prediction, Solver
 from flowgen.core.paths import interpolate, velocity
 from flowgen.core.sampler import check_grid, checked_flow, invert, sample
 from flowgen.core.solvers.ode import has_velocity
@@ -21,7 +22,7 @@ from flowgen.core.tree import State, lincomb, tree_map
 
 
 @dataclass(frozen=True)
-class Replaced:
+class Replaced(AroundFlow):
     """A flow in which known positions travel along their own conditional path, alpha x1 + sigma x0 (Song et al. 2020, appendix I.2).
 
     What is generated around them follows what the network sees of them: nothing at t = 0, everything at t = 1. A
@@ -33,18 +34,9 @@ class Replaced:
         known: bool, left-aligned with the state.
     """
 
-    flow: Flow
     x1: State
     x0: State
     known: State
-
-    @property
-    def path(self) -> Paths:
-        return self.flow.path
-
-    @property
-    def predicts(self) -> Predictions:
-        return self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         paths = self.flow.path
@@ -93,8 +85,8 @@ def vary(
     made = sample(flow, interpolate(flow.path, x1, noise, start), rest, solver=solver, cond=cond, noise=draws)
     if t == 0:
         return made
-    said = flow(interpolate(flow.path, x1, noise, rest[-2]), rest[-2], cond).data
-    return lincomb((1.0, made), (t, x1), (-t, said))
+    last = sample(flow, interpolate(flow.path, x1, noise, rest[-2]), rest[-2:], solver=solver, cond=cond, noise=draws)
+    return lincomb((1.0, made), (t, x1), (-t, last))
 
 
 def between(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ class Shifted:
         factors: k of each stream, see `flowgen.core.times.shift`.
     """
 
-    flow: PathFlow
+    flow: Flow
     factors: Mapping[str, float]
 
     @cached_property
@@ -120,16 +120,19 @@ class Shifted:
         return Estimate(self.path, said.x, t, said.prediction, value)
 
 
-class PathFlow(Protocol):
-    """A flow that tells its path and prediction."""
+@dataclass(frozen=True)
+class AroundFlow:
+    """What a flow around another one shares with it: the path, and what estimates hold. A subclass has `__call__`."""
+
+    flow: Flow
 
     @property
-    def path(self) -> Paths: ...
+    def path(self) -> Paths:
+        return self.flow.path
 
     @property
-    def predicts(self) -> Predictions: ...
-
-    def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate: ...
+    def predicts(self) -> Predictions:
+        return self.flow.predicts
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Paths, Prediction, Predictions
+from flowgen.core.flow import AroundFlow
+from flowgen.core.interfaces import Cond, Prediction
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Share
 from flowgen.core.tree import State, left, tree_map
@@ -210,7 +211,7 @@ def check_regions(regions: Sequence[Region], spec: Spec) -> None:
 
 
 @dataclass(frozen=True)
-class KnownFlow:
+class KnownFlow(AroundFlow):
     """A flow in which some positions are given: the network sees them as they are, at t = 1, and nothing moves them.
 
     It wraps the plain flow and is itself wrapped by guidance. Of what it is told about the given positions, a solver reads
@@ -221,17 +222,8 @@ class KnownFlow:
         known: bool [B or 1, *axes], where they hold.
     """
 
-    flow: Flow
     x1: State
     known: State
-
-    @property
-    def path(self) -> Paths:
-        return self.flow.path
-
-    @property
-    def predicts(self) -> Predictions:
-        return self.flow.predicts
 
     def __call__(self, x: State, t: Tensor | dict[str, Tensor], cond: Cond | None = None) -> Estimate:
         x1, known = (tree_map(lambda given, x: _rows(given, len(x)), given, x) for given in (self.x1, self.known))

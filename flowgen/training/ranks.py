@@ -90,7 +90,7 @@ _LOST = re.compile(r"gloo|NCCL|[Cc]onnection (was )?(closed|reset|refused)|Timed
 
 
 @contextmanager
-def losses_named(ranks: Ranks) -> Iterator[None]:
+def lost_ranks_named(ranks: Ranks) -> Iterator[None]:
     """A block in which a rank that cannot be reached any more is a FlowgenError: its node is cut off, or its process has ended.
 
     torch raises a RuntimeError out of whichever collective waits for it, also out of those of DeepSpeed: at once where a

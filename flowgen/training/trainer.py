@@ -43,7 +43,7 @@ from flowgen.training.prepare import (
     write_config,
     write_run,
 )
-from flowgen.training.ranks import Ranks, losses_named, together
+from flowgen.training.ranks import Ranks, lost_ranks_named, together
 from flowgen.training.same_data import ALLOW, with_places, write_data
 from flowgen.training.watch import Validator
 
@@ -73,7 +73,7 @@ def train(
     run = Run(run_folder(resolved.config))
     engine_config = deepspeed_config(resolved.config, ranks.count)
     check_config(engine_config)
-    with losses_named(ranks), _alone(run, ranks):
+    with lost_ranks_named(ranks), _alone(run, ranks):
         return _train(resolved, run, ranks, engine_config, resume, init_from, allow, console or Console(stderr=True))
 
 

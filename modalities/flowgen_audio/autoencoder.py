@@ -286,9 +286,9 @@ class SnakeAutoencoder(WaveformNetwork):
         down: list[nn.Module] = [nn.Conv1d(self.sounds, widths[0], 7, padding=3)]
         up: list[nn.Module] = [nn.Conv1d(channels, widths[-1], 7, padding=3)]
         for a, b, stride in zip(widths, widths[1:], strides, strict=False):
-            down += [*(_Unit(a, d) for d in dilations), Snake(a), _Merge(a, b, stride)]
+            down += [*(_Unit(a, d) for d in dilations), Snake(a), _merge(a, b, stride)]
         for a, b, stride in zip(widths[::-1], widths[-2::-1], strides[::-1], strict=False):
-            up += [Snake(a), _Divide(a, b, stride), *(_Unit(b, d) for d in dilations)]
+            up += [Snake(a), _divide(a, b, stride), *(_Unit(b, d) for d in dilations)]
         down += [Snake(widths[-1]), nn.Conv1d(widths[-1], self.bottleneck.features, 3, padding=1)]
         up += [Snake(widths[0]), nn.Conv1d(widths[0], self.sounds, 7, padding=3)]
         self.encoder, self.decoder = nn.Sequential(*down), nn.Sequential(*up)
@@ -327,23 +327,11 @@ class _Unit(nn.Module):
         return x + self.layers(x)
 
 
-class _Merge(nn.Module):
+def _merge(channels: int, out: int, stride: int) -> nn.Module:
     """Every `stride` steps to one, by windows of three times as many (padded by one stride on each side)."""
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv1d(channels, out, 3 * stride, stride=stride, padding=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convolution(x)
+    return nn.Conv1d(channels, out, 3 * stride, stride=stride, padding=stride)
 
 
-class _Divide(nn.Module):
+def _divide(channels: int, out: int, stride: int) -> nn.Module:
     """Every step to `stride`, by windows of three times as many that overlap."""
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.convolution = nn.ConvTranspose1d(channels, out, 3 * stride, stride=stride, padding=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convolution(x)
+    return nn.ConvTranspose1d(channels, out, 3 * stride, stride=stride, padding=stride)

@@ -8,10 +8,10 @@ import torch
 from flowgen.core.editing import Replaced, between, inverted, slerp, vary
 from flowgen.core.guidance import CFG
 from flowgen.core.likelihood import log_prob
-from flowgen.core.losses import FlowMatching
+from flowgen.core.losses import Consistency, FlowMatching
 from flowgen.core.paths import VP, Cosine, Linear
 from flowgen.core.sampler import invert, sample
-from flowgen.core.solvers import RK4, AdamsMoulton, DPMSolverPP2M, Euler, EulerMaruyama
+from flowgen.core.solvers import RK4, AdamsMoulton, DPMSolverPP2M, Euler, EulerMaruyama, FlowMapSolver
 from flowgen.core.times import uniform_grid
 from flowgen.media.regions import KnownFlow
 from flowgen.testing.oracle import GaussianMixture
@@ -192,3 +192,13 @@ def test_a_variation_by_a_network_of_no_capacity_comes_from_the_clip(g):
     for t in (0.98, 0.8, 0.5, 0.1, 0.0):
         made = vary(blind, x1, noise, t, uniform_grid(8))
         torch.testing.assert_close(made, t * x1, rtol=0, atol=1e-6)
+
+
+def test_a_consistency_model_varies_a_clip_too(g):
+    """It knows no data estimate but its jump to t = 1, which is what the last step of its sampler takes."""
+    x1, noise = torch.randn(2, 16, generator=g), torch.randn(2, 16, generator=g)
+    flow, solver = Consistency().flow(lambda x, t, cond: 0.5 * x), FlowMapSolver(gamma=1.0)
+    for t in (0.99, 0.6):
+        made = vary(flow, x1, noise, t, uniform_grid(4), solver=solver, draws=lambda x, t, s: torch.zeros_like(x))
+        assert made.isfinite().all()
+        assert float((made - x1).abs().max()) < 4 * (1 - t) + 1e-6

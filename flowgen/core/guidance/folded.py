@@ -9,25 +9,17 @@ from typing import Any
 import torch
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import GUIDANCE_SCALE, Cond, Flow, GuidedFlow, Paths, Predictions
+from flowgen.core.flow import AroundFlow
+from flowgen.core.interfaces import GUIDANCE_SCALE, Cond, Flow, GuidedFlow
 from flowgen.core.ranges import Real
 from flowgen.core.tree import State, first_leaf
 
 
 @dataclass(frozen=True)
-class FoldedFlow:
+class FoldedFlow(AroundFlow):
     """A flow whose network is shown a guidance scale: the lowest that it knows, unless `Folded` names another."""
 
-    flow: Flow
     scales: tuple[float, float]
-
-    @property
-    def path(self) -> Paths:
-        return self.flow.path
-
-    @property
-    def predicts(self) -> Predictions:
-        return self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         return self.flow(x, t, {GUIDANCE_SCALE.name: _each(x, self.scales[0]), **(cond or {})})
@@ -48,17 +40,8 @@ class Folded:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    flow: Flow
+class _Shown(AroundFlow):
     scale: float
-
-    @property
-    def path(self) -> Paths:
-        return self.flow.path
-
-    @property
-    def predicts(self) -> Predictions:
-        return self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         return self.flow(x, t, {**(cond or {}), GUIDANCE_SCALE.name: _each(x, self.scale)})

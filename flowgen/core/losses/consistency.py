@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowgen.core.couplings import Independent
 from flowgen.core.estimate import Estimate
-from flowgen.core.flow import NetworkFlow, check_output
+from flowgen.core.flow import AroundFlow, NetworkFlow, check_output
 from flowgen.core.flow_map import jvp
 from flowgen.core.interfaces import END_TIME, Cond, Coupling, Flow, LossOutput, Paths, Prediction, Times
 from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, valid_in
@@ -85,18 +85,8 @@ class Consistency:
 
 
 @dataclass(frozen=True)
-class ToData:
+class ToData(AroundFlow):
     """A flow map that jumps to t = 1 from anywhere. ValueError: it is asked for a jump to another time."""
-
-    flow: NetworkFlow
-
-    @property
-    def path(self) -> Paths:
-        return self.flow.path
-
-    @property
-    def predicts(self) -> Any:
-        return self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         given = dict(cond or {})

@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Paths, Predictions
+from flowgen.core.flow import AroundFlow
+from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise, Paths
 from flowgen.core.solvers.base import Stateless, at, combine, interpolatory, number
 from flowgen.core.solvers.ode import Ralston, RungeKutta, TableRungeKutta
 from flowgen.core.tree import State, leaves, lincomb, tree_map
@@ -60,19 +61,10 @@ class AdamsBashforth(Stateless):
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class _Recorded(AroundFlow):
     """A flow that keeps the velocities it was asked for."""
 
-    flow: Flow
     velocities: list[State]
-
-    @property
-    def path(self) -> Paths:
-        return self.flow.path
-
-    @property
-    def predicts(self) -> Predictions:
-        return self.flow.predicts
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         estimate = self.flow(x, t, cond)
