@@ -64,7 +64,7 @@ def demo(out: Path | None, quick: bool) -> None:
             _refuse_other(config)
         except UsageError as error:
             raise UsageError(
-                f"{error}\nor remove {config.run} to train the demo anew, or give another folder with --out"
+                f"{error}\nor remove {config.run} to train the demo again, or give another folder with --out"
             ) from None
     jobs = [_job(name, RECIPES[name], config, overrides) for name, config in configs.items()]
     console.print(

@@ -117,7 +117,7 @@ class _Running:
 
 @contextlib.contextmanager
 def _heeding_interrupts() -> Iterator[None]:
-    """What starts here heeds SIGINT, by which it is stopped: a shell has its background commands, and theirs, ignore it."""
+    """What starts here reacts to SIGINT, which stops it: a shell makes its background commands, and theirs, ignore it."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         yield
         return

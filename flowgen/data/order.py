@@ -41,7 +41,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Order:
-    """An endless order of clips: every clip once an epoch, shuffled anew each epoch."""
+    """An endless order of clips: every clip once an epoch, shuffled again each epoch."""
 
     seed: int
     length: int

@@ -277,7 +277,7 @@ class Recordings(ABC):
         return found
 
     def forget_uses(self) -> None:
-        """Judge anew: what `prepare` found plays a part in it."""
+        """Judge every item again, with what `prepare` found."""
         for found in self._uses.values():
             found.clear()
 

@@ -118,6 +118,6 @@ def spans(spec: StreamSpec) -> tuple[float, ...]:
     return tuple(1 / axis.rate for axis in spec.axes if axis.rate)
 
 
-def timesteps(t: Tensor, scale: float = 1000.0) -> Tensor:
-    """Times as diffusers tells them, scale (1 - t)."""
-    return scale * (1 - t)
+def timesteps(t: Tensor) -> Tensor:
+    """Times as diffusers tells them, 1000 (1 - t)."""
+    return 1000.0 * (1 - t)
