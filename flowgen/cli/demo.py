@@ -165,7 +165,9 @@ def _print_summary(path: Path, sections: list[Section], jobs: list[Job], seconds
         table.add_column(heading, justify="right" if heading else "left")
     for section in sections:
         for row in section.evaluation.rows if section.evaluation else ():
-            table.add_row(f"{section.name}: {row.name}", *map(figure, (row.generated, row.round_trip, row.real)))
+            table.add_row(
+                f"{section.name}: {row.metric}: {row.name}", *map(figure, (row.generated, row.round_trip, row.real))
+            )
     console.print(table)
     spent = ", ".join(f"{job.name} {stage} {_clock(s)}" for job in jobs for stage, s in job.seconds.items())
     console.print(f"done in {_clock(seconds)}{f' ({spent})' if spent else ''}", highlight=False, soft_wrap=True)
