@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,17 +38,22 @@ class Curve:
     clips_per_file: ClassVar[int | None] = 1
     rate: float
 
-    @property
-    def steps(self) -> int:
-        return round(SECONDS * self.rate)
+    def seconds(self, clip: Clip) -> float:
+        return len(clip.data) / self.rate
+
+    def cut(self, clip: Clip, start_s: float, end_s: float) -> Clip:
+        return replace(clip, data=clip.data[round(start_s * self.rate) : round(end_s * self.rate)])  # type: ignore[index]
+
+    def join(self, clips: Sequence[Clip]) -> Clip:
+        return replace(clips[0], data=torch.cat([clip.data for clip in clips]))  # type: ignore[misc]
 
     def read(self, path: Path) -> Clip:
         try:
             values = [float(line) for line in Path(path).read_text().splitlines() if not line.startswith("#")]
         except (OSError, ValueError) as error:
             raise FlowgenError(f"cannot read {path} as a curve: {error}") from None
-        if len(values) != self.steps:
-            raise FlowgenError(f"{path} has {len(values)} values; a curve has {self.steps}")
+        if not values:
+            raise FlowgenError(f"{path} has no values; a curve has one on each line")
         return Clip(torch.tensor(values)[:, None], self.rate, source=str(path))
 
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
@@ -62,13 +67,28 @@ class Curve:
 
 @dataclass(frozen=True)
 class Duet:
-    """Two streams: a melody and a light. Files are JSON with a list for each."""
+    """Two streams: a melody and a light, of one length in seconds. Files are JSON with a list for each."""
 
     formats: ClassVar[Mapping[str, str]] = {".json": "application/json"}
     clips_per_file: ClassVar[int | None] = 1
     streams: Mapping[str, Modality] = field(
         default_factory=lambda: {name: Curve(rate) for name, rate in RATES.items()}, init=False
     )
+
+    def seconds(self, clip: Clip) -> float:
+        return max(len(values) / RATES[name] for name, values in clip.data.items())  # type: ignore[union-attr]
+
+    def cut(self, clip: Clip, start_s: float, end_s: float) -> Clip:
+        return self._each([clip], lambda curve, parts: curve.cut(parts[0], start_s, end_s))
+
+    def join(self, clips: Sequence[Clip]) -> Clip:
+        return self._each(clips, lambda curve, parts: curve.join(parts))
+
+    def _each(self, clips: Sequence[Clip], make: Callable[[Curve, list[Clip]], Clip]) -> Clip:
+        """The same of each stream that all clips have."""
+        parts = {name: [self.stream_of(clip, name) for clip in clips] for name in RATES}
+        made = {name: make(Curve(RATES[name]), own) for name, own in parts.items() if None not in own}  # type: ignore[arg-type]
+        return replace(self.combined(made), conditions=clips[0].conditions, source=clips[0].source)
 
     def stream_of(self, clip: Clip, name: str) -> Clip | None:
         assert isinstance(clip.data, Mapping)
@@ -84,13 +104,10 @@ class Duet:
             data = {name: torch.tensor(found[name], dtype=torch.float32)[:, None] for name in RATES if name in found}
         except (OSError, ValueError, TypeError, IndexError) as error:
             raise FlowgenError(f"cannot read {path} as a duet: {error}") from None
-        for name, values in data.items():
-            if len(values) != round(SECONDS * RATES[name]):
-                raise FlowgenError(
-                    f"{path}: the {name} has {len(values)} values; expected {round(SECONDS * RATES[name])}"
-                )
-        if not data:
-            raise FlowgenError(f"{path} has neither a melody nor a light")
+        if not data or not all(map(len, data.values())):
+            raise FlowgenError(f"{path} has neither a melody nor a light, or an empty one")
+        if len({len(values) / RATES[name] for name, values in data.items()}) > 1:
+            raise FlowgenError(f"{path}: melody and light are not of one length; there are 16 and 4 values a second")
         return Clip(data, {name: RATES[name] for name in data}, source=str(path))
 
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
@@ -159,11 +176,20 @@ class CurveEncoder(Encoder):
     def __init__(self, modality: Curve) -> None:
         super().__init__()
         self.modality = modality
-        self.spec = StreamSpec(1, (Axis("time", modality.steps, modality.rate),))
+        self.spec = StreamSpec(1, (Axis("time", round(SECONDS * modality.rate), modality.rate),))
         self.register_buffer("scale", torch.ones(()))
 
     def fit(self, clips: Sequence[Clip]) -> None:
         self.scale.copy_(torch.stack([clip.data for clip in clips]).std())  # type: ignore[arg-type]
+
+    def latent_shape(self, seconds: float) -> tuple[int, ...]:
+        steps = seconds * self.modality.rate
+        if abs(steps - round(steps)) > 1e-6:
+            raise UsageError(f"{seconds:g} s are not a whole number of steps at {self.modality.rate:g} a second")
+        return (round(steps), 1)
+
+    def marked(self, mask: Clip) -> Tensor:
+        return mask.data[:, 0] > 0.5  # type: ignore[call-overload, index]
 
     def encode(self, clips: Sequence[Clip]) -> Latents:
         return Latents(torch.stack([clip.data for clip in clips]).to(self.scale) / self.scale)  # type: ignore[arg-type]

@@ -173,7 +173,7 @@ def draw_known(
         for region in regions:
             rows = (choice >= below) & (choice < below + region.probability)
             below += region.probability
-            if rows.any() and _holds(region, name, spec):
+            if rows.any() and holds(region, name, spec):
                 known[rows] = region(axes, sizes[rows], u[rows])
         return known.to(x1.device)
 
@@ -186,7 +186,7 @@ def stream_of(region: Region) -> str | None:
     return region.stream if isinstance(region, NamesStream) else None
 
 
-def _holds(region: Region, name: str | None, spec: StreamSpec) -> bool:
+def holds(region: Region, name: str | None, spec: StreamSpec) -> bool:
     """Whether a region holds for a stream (None: the only one)."""
     return stream_of(region) in (None, name) and set(region.along) <= {axis.name for axis in spec.axes}
 
@@ -202,7 +202,7 @@ def check_regions(regions: Sequence[Region], spec: Spec) -> None:
         if wanted is not None and wanted not in streams:
             have = "one stream" if isinstance(spec, StreamSpec) else ", ".join(spec)
             raise ValueError(f"a known region names the stream {wanted!r}; the latents have {have}")
-        if not any(_holds(region, name, stream) for name, stream in streams.items()):
+        if not any(holds(region, name, stream) for name, stream in streams.items()):
             own = [stream for name, stream in streams.items() if wanted in (None, name)]
             names = sorted({axis.name for stream in own for axis in stream.axes})
             raise ValueError(

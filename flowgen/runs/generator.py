@@ -201,7 +201,7 @@ class Generator:
         cond = self.on_device(encode_conditions(self.conditioners, asked))
         x, mask = self.encoder.encode(clips)
         if mask is not None:
-            raise UsageError("a likelihood compares latents of one size; give clips of one length")
+            raise UsageError("a likelihood compares latents of one size; give clips of one length, with all streams")
         probe = None if exact else rademacher(x, seed)
         with self.refusals():
             flow = self.flow(x)

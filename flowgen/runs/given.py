@@ -111,6 +111,8 @@ def _place_in_time(encoder: Encoder, part: Given, clips: Sequence[Clip], values:
     marked = None if part.hole is None else _marked(encoder, part.hole)
     if isinstance(marked, Mapping):
         marked = {stream: marked.get(stream) for stream in spec}  # type: ignore[union-attr]
+    if part.hole is not None:
+        _check_shades(marked, part.hole)
     # where a part is cut, the encoder's window has seen silence in place of what is to come
     context = encoder.context if isinstance(encoder, SeesBeyondCuts) else 0
     latents = encoder.encode(clips)
@@ -124,8 +126,11 @@ def _place_in_time(encoder: Encoder, part: Given, clips: Sequence[Clip], values:
         edge: int,
         marked: Tensor | None,
     ) -> None:
-        if mask is not None and not bool(mask.any()):
+        has = torch.ones(len(latent), dtype=torch.bool) if mask is None else mask.flatten(1).any(1)
+        if not bool(has.any()):
             return  # a stream that the clips lack
+        if mask is not None and not bool(mask[has].all()):
+            raise UsageError(f"clips that are parts of samples, in one call, are of one length, and {name} has another")
         if not spec.axes or spec.axes[0].name != "time" or latent.shape[2:] != value.shape[2:]:
             raise UsageError(f"{name} cannot be a part: its latents are {tuple(latent.shape[1:])}")
         size, length = value.shape[1], latent.shape[1]
@@ -137,9 +142,10 @@ def _place_in_time(encoder: Encoder, part: Given, clips: Sequence[Clip], values:
             )
         first = start + (edge if start > 0 else 0)
         last = start + length - (edge if start + length < size else 0)
-        value[:, start : start + length] = latent
+        rows = has.to(value.device).expand(len(value))
+        value[rows, start : start + length] = latent[has.to(latent.device)].to(value)
         kept: Any = True if marked is None or part.hole is None else ~_fitted(marked, part.hole, known[0, first:last])
-        known[:, first:last] = kept
+        known[rows, first:last] = kept
 
     tree_map(leaf, spec, values, known, latents.x, latents.mask, context, marked)
 
@@ -157,9 +163,14 @@ def _fitted(found: Tensor, hole: Clip, like: Tensor) -> Tensor:
             f"the mask {hole.source or ''} has {found.shape[0]} steps in time and the clip {like.shape[0]}; give a picture, or a "
             "mask as long as the clip"
         )
-    found = found.expand_as(like).to(like.device)
-    if found.all() or not found.any():
+    return found.expand_as(like).to(like.device)
+
+
+def _check_shades(marked: Any, hole: Clip) -> None:
+    """UsageError: a mask leaves nothing to keep or nothing to make. Of several streams one may be kept, or made, as a whole."""
+    found = [leaf is not None and bool(leaf.any()) for leaf in leaves(marked)]
+    whole = [leaf is not None and bool(leaf.all()) for leaf in leaves(marked)]
+    if all(whole) or not any(found):
         raise UsageError(
             f"the mask {hole.source or ''} is all of one shade; what is light in it is made anew, the rest kept"
         )
-    return found

@@ -22,7 +22,8 @@ from flowgen.core.tree import State, tree_map
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
 from flowgen.media.encoder import Latents
-from flowgen.media.regions import KnownFlow, Whole
+from flowgen.media.regions import KnownFlow, Whole, holds
+from flowgen.media.streams import StreamSpec
 from flowgen.runs.given import Given, clips_of, place, source_latents
 from flowgen.runs.idle import warn_idle_guidance
 from flowgen.runs.requests import Completion, SampleRequest
@@ -120,7 +121,8 @@ def _batch(
 
     def show(t: float, x: State) -> None:
         if watch.on_state is not None:
-            watch.on_state(t, generator.encoder.decode(Latents(x, batch.mask)))
+            seen = kept.restore(x) if isinstance(kept, KnownFlow) else x
+            watch.on_state(t, generator.encoder.decode(Latents(seen, batch.mask)))
 
     def on_step(i: int, t: float, x: State) -> None:
         if watch.on_step is not None:
@@ -132,12 +134,12 @@ def _batch(
             raise ValueError("a bridge starts from no noise, and knows no score: take a solver of the ODE, as heun")
         return batch.noise(f"solver {float(t)!r}")
 
-    show(0.0, x)
     with generator.refusals():
         grid = generator.grid(settings, x)
         replaced = () if guided is not None else around.given
         flow, kept = sampled_flow(generator, settings, grid, null, replaced, x, x0, batch.rows)
         solver = build("solver", settings.solver)
+        show(0.0, x)
         if guided is not None:
             known = place(generator.encoder, around.given, x, batch.rows)
             x = inpaint(flow, *known, x0, grid, particles=guided, cond=cond, draws=noise_fn, on_step=on_step)
@@ -167,30 +169,36 @@ def sampled_flow(
     rules = [build("guidance", guidance, encoder=generator.encoder) for guidance in chain(settings)]
     check_folded(flow, rules)
     kept: KnownFlow | Replaced | None = None
-    learned = _learned(generator, given)
-    if given and learned:
-        flow = kept = KnownFlow(flow, *place(generator.encoder, given, x, rows))
+    x1, known = place(generator.encoder, given, x, rows) if given else (x, None)
+    learned = known is not None and _learned(generator, known)
+    if known is not None and learned:
+        flow = kept = KnownFlow(flow, x1, known)
     if settings.path is not None:
         flow = OnPath(flow, build("path", settings.path), float(grid[0]), float(grid[-1]))
     for guidance in rules:
         flow = guidance(flow, null)
-    if given and not learned:  # a network that has never seen a known region
-        x1, known = place(generator.encoder, given, x, rows)
+    if known is not None and not learned:  # a network that has never seen a known region
         flow = kept = Replaced(flow, x1, noise, known)
     return flow, kept
 
 
-def _learned(generator: Generator, given: Sequence[Given]) -> bool:
-    """Whether the network was shown in training, at t = 1, what is given here: a known region, or a stream whose time is drawn
-    independently of those that are generated."""
-    streams = {stream for part in given for stream in part.streams}
-    if not streams:
-        return any(not isinstance(region, Whole) for region in generator.experiment.regions)
+def _learned(generator: Generator, known: State) -> bool:
+    """Whether the network was shown in training, at t = 1, what is known here, bool [B, *axes]: a region (of each stream of
+    which a part is known), or a whole stream whose time is drawn independently of those that are generated."""
+    spec, regions = generator.encoder.spec, generator.experiment.regions
+    if not isinstance(known, Mapping) or isinstance(spec, StreamSpec):
+        return bool(regions)
     loss = generator.loss
     levels: Any = loss.noise_levels if isinstance(loss, HasNoiseLevels) else "shared"
-    others = {level_of(levels, name) for name in generator.encoder.spec if name not in streams}  # type: ignore[union-attr]
-    whole = {region.stream for region in generator.experiment.regions if isinstance(region, Whole)}
-    return all(name in whole or level_of(levels, name) not in others for name in streams)
+    others = {level_of(levels, name) for name, leaf in known.items() if not bool(leaf.all())}
+
+    def learned(name: str, leaf: Tensor) -> bool:
+        own = [region for region in regions if holds(region, name, spec[name])]
+        if bool(leaf.all()):
+            return any(isinstance(r, Whole) for r in own) or level_of(levels, name) not in others
+        return any(not isinstance(r, Whole) for r in own)
+
+    return all(learned(name, leaf) for name, leaf in known.items() if bool(leaf.any()))
 
 
 def _shapes(generator: Generator, n: int, lengths: Sequence[float | None] | None, around: Around) -> list[Any]:

@@ -131,7 +131,7 @@ def _animate(generator: Generator, request: Animate, watch: Watch) -> list[Clip]
 def _continue(generator: Generator, request: Continue, watch: Watch) -> list[Clip]:
     """Window by window: at most half a window is seen, the other half made."""
     modality: Any = generator.modality
-    lengths, clip = generator.lengths, read(generator, request.clip)
+    lengths, clip = generator.lengths, _read_whole(generator, request.clip, request.way)
     window = lengths.window_s
     end = lengths.end_within(clip, window / 2)
     seen = modality.seconds(end)
@@ -147,8 +147,8 @@ def _continue(generator: Generator, request: Continue, watch: Watch) -> list[Cli
     made, turn = 0.0, 0
     while made < seconds - 1e-6:
         ends = [modality.cut(c, modality.seconds(c) - seen, modality.seconds(c)) for c in whole]
-        among = [ends[0]] if len({id(c) for c in whole}) == 1 else [ends[0]] * request.chosen.start + ends
-        asked = _plain(request, seed=request.seed + turn, given=[Given(among)])
+        among = ends[:1] if len({id(c) for c in whole}) == 1 else ends
+        asked = _plain(request, seed=request.seed + turn, given=[Given(_among_all(among, request.chosen))])
         clips = _from_noise(generator, asked, watch.part(min(turn, turns - 1), turns))
         new = min(modality.seconds(clips[0]) - seen, seconds - made)  # a clip may be shorter than its latents
         whole = [modality.join([w, modality.cut(c, seen, seen + new)]) for w, c in zip(whole, clips, strict=True)]
@@ -157,7 +157,7 @@ def _continue(generator: Generator, request: Continue, watch: Watch) -> list[Cli
 
 
 def _inpaint(generator: Generator, request: Inpaint, watch: Watch) -> list[Clip]:
-    clip = read(generator, request.clip)
+    clip = _read_whole(generator, request.clip, request.way)
     if request.mask is not None:
         return _inpaint_mask(generator, request, clip, read(generator, request.mask), watch)
     modality: Any = generator.modality
@@ -221,7 +221,7 @@ def _from_stream(generator: Generator, request: FromStream, watch: Watch) -> lis
         seconds = lengths.pop() if generator.lengths.timed else None
     for name, clips in found.items():
         padded = [_quietly(generator.lengths.padded, clip)[0] for clip in clips]
-        given.append(Given(padded, streams=(name,)))
+        given.append(Given(_among_all(padded, rows), streams=(name,)))
     wanted = None if seconds is None else [seconds] * len(rows)
     clips = solve_rows(generator, request, asked_conditions(request), watch, Around(given=given), wanted)
     if not isinstance(modality, SeveralStreams):
@@ -250,20 +250,34 @@ def _read_stream(generator: Generator, media: Media, name: str) -> Clip:
     return clip
 
 
+def _read_whole(generator: Generator, media: Media, way: str) -> Clip:
+    """A clip with all streams of this run. UsageError: it lacks one."""
+    clip, spec, modality = read(generator, media), generator.encoder.spec, generator.modality
+    if isinstance(modality, SeveralStreams) and not isinstance(spec, StreamSpec):
+        for name in spec:
+            if modality.stream_of(clip, name) is None:
+                there = ", ".join(own for own in spec if modality.stream_of(clip, own) is not None)
+                raise UsageError(
+                    f"{clip.source or 'the clip'} has no {name}, and {way} takes clips with all streams; "
+                    f"generate what is missing first, from the {there} (--given)"
+                )
+    return clip
+
+
 def _with_stream(modality: SeveralStreams, clip: Clip, name: str, streams: Iterable[str], original: Clip) -> Clip:
     found = {s: modality.stream_of(original if s == name else clip, s) for s in streams}
     return modality.combined({s: part for s, part in found.items() if part is not None})
 
 
 def _vary(generator: Generator, request: Vary, watch: Watch) -> list[Clip]:
-    clip, seconds = generator.lengths.padded(read(generator, request.clip))
+    clip, seconds = generator.lengths.padded(_read_whole(generator, request.clip, request.way))
     around = Around(varied=clip, from_t=1 - request.strength)
     return solve_rows(generator, request, asked_conditions(request), watch, around, cut_to=seconds or None)
 
 
 def _interpolate(generator: Generator, request: Interpolate, watch: Watch) -> list[Clip]:
     modality, n = generator.modality, len(request.conditions)
-    ends = [read(generator, clip) for clip in (request.a, request.b)]
+    ends = [_read_whole(generator, clip, request.way) for clip in (request.a, request.b)]
     if isinstance(modality, TimedModality):
         a_s, b_s = (modality.seconds(clip) for clip in ends)
         if abs(a_s - b_s) > 1e-3:
@@ -297,7 +311,7 @@ def _from_clips(generator: Generator, request: FromClips, watch: Watch) -> list[
     if not request.sources:
         return solve_rows(generator, request, asked, watch, Around(sources=_held_out_sources(generator, request)))
     given = request.sources if len(request.sources) == 1 else [request.sources[i] for i in rows]
-    padded = [_quietly(generator.lengths.padded, read(generator, clip)) for clip in given]
+    padded = [_quietly(generator.lengths.padded, _read_whole(generator, clip, request.way)) for clip in given]
     if len(found := {seconds for _, seconds in padded}) > 1:
         raise UsageError(
             f"clips to start from, in one call, are of one length, and these are of {', '.join(f'{s:g}' for s in sorted(found))} s; "
@@ -328,6 +342,11 @@ def existing(path: Path | str) -> Path:
     if "\0" in str(path) or not Path(path).is_file():
         raise FlowgenError(f"{path}: there is no such file")
     return Path(path)
+
+
+def _among_all(clips: list[Clip], rows: range) -> list[Clip]:
+    """Clips of the chosen rows at their places among all (what stands at the others is not looked at); one is for all."""
+    return clips if len(clips) == 1 else clips[:1] * rows.start + clips
 
 
 def _repeated(x: State, n: int) -> State:
