@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from flowgen.cli.cache import cache
 from flowgen.cli.options import File
 from flowgen.cli.prepare import caption, filter_, split
 
@@ -18,6 +19,7 @@ def data() -> None:
 data.add_command(split)
 data.add_command(filter_)
 data.add_command(caption)
+data.add_command(cache)
 
 
 @data.command()

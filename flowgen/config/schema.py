@@ -142,6 +142,8 @@ class Train(Section):
     seed: int = 0
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load data; 0: the training process itself."""
+    cache: str | None = None
+    """The folder of a latent cache that `flowgen data cache` made of this config: training reads latents and encodes nothing."""
     log_every: PositiveInt = 20
     max_skipped: Annotated[int, Field(ge=0)] = 20
     """Steps whose loss or gradient is not finite are skipped; after this many in a row the run stops."""

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -71,6 +71,12 @@ def clips_at(dataset: Dataset, seed: int, places: Sequence[Place], counted: bool
     return many_clips(dataset, indices, [seed_of(seed, "clip", p.epoch, p.index) for p in places], counted)
 
 
+class ClipsByPlace(Protocol):
+    """What a batch is made of, clip by clip: those of the data set, or of a latent cache."""
+
+    def __getitems__(self, places: Sequence[Place]) -> list[Any]: ...
+
+
 class _Clips(TorchDataset[Clip]):
     """A data set asked by place."""
 
@@ -87,7 +93,7 @@ class _Clips(TorchDataset[Clip]):
 class _InWorker(TorchDataset[Clip]):
     """The same in a worker process, from where an error comes whole as a value only."""
 
-    def __init__(self, clips: _Clips) -> None:
+    def __init__(self, clips: ClipsByPlace) -> None:
         self.clips = clips
 
     def __getitems__(self, places: Sequence[Place]) -> Any:
@@ -117,11 +123,21 @@ class _Batches:
 
 
 def batches(
-    dataset: Dataset, seed: int, split: Split, start: int = 0, workers: int = 0, schedule: Schedule | None = None
-) -> Iterator[list[Clip]]:
-    """This rank's micro-batches from step `start` on, endlessly. They differ in size where the data set has buckets."""
+    dataset: Dataset,
+    seed: int,
+    split: Split,
+    start: int = 0,
+    workers: int = 0,
+    schedule: Schedule | None = None,
+    clips: ClipsByPlace | None = None,
+) -> Iterator[list[Any]]:
+    """This rank's micro-batches from step `start` on, endlessly. They differ in size where the data set has buckets.
+
+    Args:
+        clips: where they come from, if not from the data set (a latent cache).
+    """
     schedule = schedule or make_schedule(dataset, seed, split.batch, split.parts)
-    clips = _Clips(dataset, seed)
+    clips = clips or _Clips(dataset, seed)
     if workers == 0:
         return (clips.__getitems__(places) for places in _Batches(schedule, split, start))
     loader: Any = DataLoader(

@@ -54,6 +54,14 @@ class Windows:
             start = int(spare(n, self.frames, self.crop, None))
         return (start + torch.arange(self.frames)).clamp(max=n - 1)
 
+    def drawn_from(self, n: int, window: int) -> Tensor | None:
+        """The frames that clip `window` of n may show, where a generator says which; None: there is no choice."""
+        last = max(0, n - self.frames)
+        low, high = (window * self.stride, min((window + 1) * self.stride - 1, last)) if self.stride else (0, last)
+        if high <= low or (not self.stride and self.crop != "random"):
+            return None
+        return torch.arange(low, high + self.frames)
+
 
 def spare(length: float, wanted: float, crop: str, rng: torch.Generator | None) -> float:
     """Where a crop of `wanted` begins in `length`: at random by `rng` (in the centre without one), at the start or the centre."""

@@ -290,6 +290,16 @@ class Keyed(Protocol):
 
 
 @runtime_checkable
+class CropsRecordings(Protocol):
+    """Training clips are cropped at random: a latent cache holds all that a clip may be cropped from, and training crops
+    its latents.
+    """
+
+    def uncropped(self, index: int) -> Clip | None:
+        """What clip `index` is a random part of in time; None: nothing is drawn."""
+
+
+@runtime_checkable
 class Bucketed(Protocol):
     """Clips that differ in length or size are batched with those of their bucket only. Empty `buckets`: as they come."""
 

@@ -72,7 +72,7 @@ KINDS = {
                     "Identified",
                     "ReplacesFailed",
                 ),
-                *("Fingerprinted", "Labelled", "DecodesWhole"),
+                *("Fingerprinted", "Labelled", "DecodesWhole", "CropsRecordings"),
             ),
         ),
         Kind(

@@ -25,18 +25,21 @@ _held: set[Path] = set()
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, doing: str = "trained", otherwise: str = "") -> Iterator[None]:
     """Hold the lock of a run folder, which is made where it is missing, and goes again if nothing was written into it.
+
+    Args:
+        doing, otherwise: for who is refused, what is being done to the folder, and what else there is to do than to wait.
 
     The system frees the lock when its process ends, however it ends: the file that a killed one leaves behind locks nothing.
     A child of the process (a loader of data) does not hold it. FlowgenError names the process that does.
     """
     path = folder.absolute() / LOCK
     if path in _held:
-        raise FlowgenError(f"{folder} is being trained by this process already")
+        raise FlowgenError(f"{folder} is being {doing} by this process already")
     with errors_named(path):
         folder.mkdir(parents=True, exist_ok=True)
-        file = _open(folder, path)
+        file = _open(folder, path, doing, otherwise or f"or choose another folder with run={folder}-2")
     _held.add(path)
     try:
         yield
@@ -48,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _open(folder: Path, path: Path) -> TextIO:
+def _open(folder: Path, path: Path, doing: str, otherwise: str) -> TextIO:
     """The lock file, locked, with who holds it."""
     while True:
         file = path.open("a+", encoding="utf-8")
@@ -58,13 +61,12 @@ def _open(folder: Path, path: Path) -> TextIO:
             with file:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     warnings.warn(
-                        f"{folder} cannot be locked ({error.strerror}); train it by one process alone", stacklevel=3
+                        f"{folder} cannot be locked ({error.strerror}); let one process alone write it", stacklevel=3
                     )
                     return path.open("a+", encoding="utf-8")
                 file.seek(0)
                 raise FlowgenError(
-                    f"{folder} is being trained by {_holder(file.read(10_000))}; wait for it or end it, or choose another "
-                    f"folder with run={folder}-2"
+                    f"{folder} is being {doing} by {_holder(file.read(10_000))}; wait for it or end it, {otherwise}"
                 ) from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else its holder removed it just now

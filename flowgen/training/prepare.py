@@ -82,6 +82,8 @@ def refuse_changes(run: Run, config: Config, dataset: Dataset | None = None, all
             written = values["data"].pop(name, None)
             if found is None and written is not None:
                 values["data"][name] = os.path.abspath(os.path.expanduser(written))
+        # it may lie elsewhere; that it serves the config is found out when it is opened
+        values["train"]["cache"] = values["train"]["cache"] is not None
         if config.train.schedule.decay == "constant":
             del values["train"]["steps"]  # no step before the end depends on where it is
         return values

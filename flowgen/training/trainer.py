@@ -13,6 +13,7 @@ from torch import nn
 
 from flowgen.config import Config, Resolved
 from flowgen.core.interfaces import Loss, LossWithAverage
+from flowgen.data.latents import LatentCache
 from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets, has_buckets
 from flowgen.errors import UsageError
@@ -27,6 +28,7 @@ from flowgen.runs.run import Checkpoint, Run
 from flowgen.runs.teacher import Frozen, taught
 from flowgen.training.batches import check_buckets, resolve_schedule
 from flowgen.training.blocks import prepare_blocks
+from flowgen.training.caching import load_statistics, stored_clips
 from flowgen.training.checkpoints import choose_checkpoint, load_after, load_before
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
 from flowgen.training.engine import Objective, check_config, share_sequences, start_engine, start_ranks
@@ -113,7 +115,11 @@ def _train(
         sizes = ", ".join(f"{bucket.batch} x {bucket.name}" for bucket in schedule.buckets)
         heading("batches", f"{schedule.per_epoch} an epoch, each of one bucket: {sizes}")
     source = None if init_from is None else Source(Path(init_from), allow)
-    encoder, levels = _fitted_encoder(experiment, run, checkpoint, source, ranks, heading)
+    cache = None if config.train.cache is None else LatentCache(Path(config.train.cache))
+    encoder, levels = _fitted_encoder(experiment, run, checkpoint, source, cache, ranks, heading)
+    stored = None if cache is None else stored_clips(experiment, cache)
+    if stored is not None:
+        heading("cache", f"{len(stored.prints)} clips in {config.train.cache}, read in place of encoding")
 
     loss, averaged = complete_loss(experiment, ranks.device)
     network = experiment.network
@@ -149,7 +155,7 @@ def _train(
         load_after(checkpoint, engine, trainer.averages, ranks)
         trainer.load(checkpoint)
         heading("resume", f"from step {trainer.step} of {config.train.steps}{_moved(checkpoint, engine, ranks)}")
-    data = batches(dataset, config.train.seed, split, trainer.step, config.train.workers, schedule)
+    data = batches(dataset, config.train.seed, split, trainer.step, config.train.workers, schedule, stored)
     data = counted(data, dataset, ranks)
     try:
         return trainer.fit(data, split)
@@ -214,6 +220,7 @@ def _fitted_encoder(
     run: Run,
     checkpoint: Checkpoint | None,
     source: Source | None,
+    cache: LatentCache | None,
     ranks: Ranks,
     heading: _Heading,
 ) -> tuple[Encoder, Levels | None]:
@@ -224,7 +231,10 @@ def _fitted_encoder(
     if checkpoint is not None:
         run.load_encoder(encoder, checkpoint)
     else:
-        encoder.fit(clips)
+        if cache is None:
+            encoder.fit(clips)
+        else:
+            load_statistics(encoder, cache.folder)
         kept = "" if source is None else source.load_encoder(encoder, experiment.config)
         if kept:
             heading("encoder", kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from flowgen.core.interfaces import MASK, SOURCE
 from flowgen.core.random import Randomness, seed_of
 from flowgen.core.tree import tree_map
 from flowgen.data.balance import balanced
+from flowgen.data.latents import Encoded, stack
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
@@ -120,8 +121,11 @@ def caption(conditions: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in conditions.items() if v is not None)
 
 
-def batch_tensors(generator: Generator, clips: Sequence[Clip]) -> tuple[Any, dict[str, Any]]:
-    """Latents and conditions of real clips, on the generator's device."""
+def batch_tensors(generator: Generator, clips: Sequence[Clip] | Sequence[Encoded]) -> tuple[Any, dict[str, Any]]:
+    """Latents and conditions of real clips, or of those of a latent cache, on the generator's device."""
+    if isinstance(clips[0], Encoded):
+        return _stored(generator, cast("Sequence[Encoded]", clips))
+    clips = cast("Sequence[Clip]", clips)
     with torch.no_grad():
         latents = generator.encoder.encode(clips)
     names = generator.conditioners
@@ -133,3 +137,11 @@ def batch_tensors(generator: Generator, clips: Sequence[Clip]) -> tuple[Any, dic
         with torch.no_grad():
             cond[SOURCE] = source_states(generator.encoder, clips, generator.pairs, latents.x)
     return latents.x, cond
+
+
+def _stored(generator: Generator, clips: Sequence[Encoded]) -> tuple[Any, dict[str, Any]]:
+    x, mask, found = stack(clips)
+    cond = {name: found[name] for name in generator.conditioners}
+    if mask is not None:
+        cond[MASK] = mask
+    return tree_map(lambda v: v.to(generator.device), x), tree_map(lambda v: v.to(generator.device), cond)

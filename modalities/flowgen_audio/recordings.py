@@ -100,7 +100,20 @@ class AudioRecordings(WithReferences):
                 start_s += min(onset(item.path, start_s, length_s), length_s - wanted)
             else:
                 start_s += spare(length_s, wanted, self.crop, rng)
-        clip = self.modality.read_raw(item.path, start_s, min(length_s, wanted))
+        return self._read(item, start_s, min(length_s, wanted))
+
+    def uncropped(self, index: int) -> Clip | None:
+        """The whole recording, where clip `index` is a random part of it."""
+        item = self.items[self._starts[index][0]]
+        start_s, length_s = self._extent(item, self.facts[item.path])
+        if self.part != "training" or self.crop != "random" or length_s <= self.modality.duration_s + 1e-6:
+            return None
+        return self._read(item, start_s, length_s)
+
+    def _read(self, item: Item, start_s: float, length_s: float) -> Clip:
+        """A part of a file as training hears it."""
+        facts = self.facts[item.path]
+        clip = self.modality.read_raw(item.path, start_s, length_s)
         assert isinstance(clip.data, torch.Tensor)
         data = self.modality.limit(clip.data * gain_of(facts, self.loudness))
         if self.pad and data.shape[1] < self.modality.samples:

@@ -98,6 +98,18 @@ class VideoRecordings(Recordings):
         first = float(index.times[order[place[0]]])
         return Clip(data, self.modality.fps, self.values(item), f"{item.path} from {first:.2f} s")
 
+    def uncropped(self, index: int) -> Clip | None:
+        """All frames that clip `index` is drawn from."""
+        which, window = self._starts[index]
+        item = self.items[which]
+        frames, order = self._index(item, self.facts[item.path])
+        name = self._use(item, self.bucketed).bucket or str(self._full)
+        drawn = self._windows[name].drawn_from(len(order), window) if self.part == "training" else None
+        if drawn is None:
+            return None
+        data = self._decode(item, order[drawn], name, frames)
+        return Clip(data, self.modality.fps, self.values(item), str(item.path))
+
     def sizes(self) -> dict[str, Any]:
         m = self.modality
         facts = [self.facts[item.path] for item in self.items]
