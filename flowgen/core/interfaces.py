@@ -8,7 +8,7 @@ dict of them by stream may stand: one for all streams, or one a stream.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -313,6 +313,40 @@ class Autoencoder(Protocol):
 
     def decode(self, z: Tensor) -> Tensor:
         """States [B, T, C]."""
+
+
+@runtime_checkable
+class CausalAutoencoder(Autoencoder, Protocol):
+    """An autoencoder of states [B, T, *axes, C] that looks back in time alone, with fewer latent steps and positions.
+
+    The first step is coded alone, each later latent step codes `factors[0]` of them: T = 1 + factors[0] (t - 1).
+    """
+
+    factors: tuple[int, ...]
+    """How many positions of each axis make one of the latent."""
+
+    def latent_sizes(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The axes of the latent of a state with axes of these sizes; a last latent step that is not full is filled."""
+
+    def split(self, x: Tensor) -> Tensor:
+        """What each position of the latent codes, [B, t, *latent axes, numbers]."""
+
+    def join(self, parts: Tensor) -> Tensor:
+        """The states [B, T, *axes, C] of what `split` gives."""
+
+    def encode_in_parts(self, x: Tensor, steps: int) -> Tensor:
+        """`encode`, so many latent steps at a time: equal to the whole, in memory that does not grow with T."""
+
+    def decode_in_parts(self, z: Tensor, steps: int) -> Tensor:
+        """`decode`, likewise."""
+
+
+@runtime_checkable
+class StartsFromData(Protocol):
+    """A network whose first weights are measured on the data."""
+
+    def start_from(self, states: Iterable[State]) -> None:
+        """Set them from states of training clips. Called once, before the first step of a run that starts anew."""
 
 
 @runtime_checkable

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from flowgen.core.interfaces import Autoencoder
+from flowgen.core.interfaces import Autoencoder, CausalAutoencoder
 from flowgen.evaluation.evaluate import Evaluation, draw_sets, machine
 from flowgen.evaluation.pool import training_clips
 from flowgen.evaluation.rows import Row, finite, measure
@@ -58,11 +58,16 @@ def evaluate_autoencoder(
 
 
 @torch.no_grad()
-def linear_code(generator: Generator, clips: Sequence[Clip]) -> Callable[[Sequence[Clip]], list[Clip]]:
-    """What gives clips back from as many numbers a step as the latent has: the principal components of their states."""
-    steps = torch.cat([_steps(generator.encoder.encode([clip])).double().cpu() for clip in clips])
-    mean = steps.mean(0)
-    basis = torch.linalg.eigh(torch.cov(steps.T)).eigenvectors[:, -_channels(generator) :]
+def linear_code(
+    generator: Generator, clips: Sequence[Clip], channels: int | None = None
+) -> Callable[[Sequence[Clip]], list[Clip]]:
+    """What gives clips back from as many numbers a step as the latent has (or `channels`): the principal components of their
+    states, step by step, or of what each position of the latent codes.
+    """
+    network = generator.network
+    coded = network if isinstance(network, CausalAutoencoder) else None
+    mean, covariance = _moments(_steps(generator.encoder.encode([clip]), coded) for clip in clips)
+    basis = torch.linalg.eigh(covariance).eigenvectors[:, -(channels or _channels(generator)) :]
 
     @torch.no_grad()
     def code(clips: Sequence[Clip]) -> list[Clip]:
@@ -70,7 +75,10 @@ def linear_code(generator: Generator, clips: Sequence[Clip]) -> Callable[[Sequen
         for clip in clips:
             x, mask = generator.encoder.encode([clip])
             assert isinstance(x, Tensor)
-            kept = ((x.cpu().double() - mean) @ basis @ basis.T + mean).to(x)
+            parts = x.cpu() if coded is None else coded.split(x).cpu()
+            kept = ((parts.double() - mean) @ basis @ basis.T + mean).to(x)
+            if coded is not None:
+                kept = coded.join(kept)[:, : x.shape[1]]
             (new,) = generator.encoder.decode(Latents(kept, mask))
             out.append(Clip(new.data, new.rate, clip.conditions, clip.source))
         return out
@@ -78,11 +86,23 @@ def linear_code(generator: Generator, clips: Sequence[Clip]) -> Callable[[Sequen
     return code
 
 
-def _steps(latents: Latents) -> Tensor:
-    """The steps of states that are real, [n, C]."""
+def _steps(latents: Latents, coded: CausalAutoencoder | None) -> Tensor:
+    """What is coded of states, where they are real, [n, C]."""
     x, mask = latents
     assert isinstance(x, Tensor)
+    if coded is not None:
+        return coded.split(x).flatten(0, -2)
     return x.flatten(0, -2) if mask is None else x[mask]  # type: ignore[index]
+
+
+def _moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean [C] and covariance [C, C] of rows, float64 on the CPU."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        rows = part.double().cpu()
+        count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.T @ rows
+    mean = total / count
+    return mean, squares / count - mean[:, None] * mean
 
 
 def _channels(generator: Generator) -> int:

@@ -29,6 +29,8 @@ class Encoder(nn.Module):
     """
 
     spec: Spec
+    crops_in_time: bool = True
+    """Whether a part in time of a clip's latents is latents of a part of the clip, up to its `context`: a latent cache crops them."""
 
     def fit(self, clips: Sequence[Clip]) -> None:
         """Measure what depends on the data set. Called once, before training, with clips of the training set."""

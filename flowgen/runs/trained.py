@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowgen.config import build
-from flowgen.core.interfaces import Autoencoder
+from flowgen.core.interfaces import Autoencoder, CausalAutoencoder
 from flowgen.core.ranges import Count
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.chunks import in_chunks
@@ -50,7 +50,7 @@ class TrainedEncoder(Encoder):
             if not isinstance(network, Autoencoder):
                 raise UsageError(
                     f"encoder.run: {run} is a generator (network {experiment.config.network.type!r}); give the run of an "
-                    f"autoencoder, such as of the recipe audio/autoencoder-fsdd"
+                    f"autoencoder, such as of the recipe audio/autoencoder-fsdd or video/autoencoder-small"
                 )
             checkpoint = source.read_newest(lambda c: c.load_weights(network, weights))
             source.load_encoder(experiment.encoder, checkpoint)
@@ -66,7 +66,15 @@ class TrainedEncoder(Encoder):
         self._held: tuple[Encoder, Autoencoder] = (inner, network)
         self._key = _key(network.state_dict(), experiment.encoder.identity)
         self.context = network.context
-        self.spec: StreamSpec = StreamSpec(network.channels, inner.spec.axes)
+        axes = _stream(inner.spec).axes
+        if isinstance(network, CausalAutoencoder):
+            sizes = network.latent_sizes([axis.size for axis in axes])
+            axes = tuple(
+                Axis(axis.name, size, axis.rate / factor)
+                for axis, size, factor in zip(axes, sizes, network.factors, strict=True)
+            )
+        self.crops_in_time = not isinstance(network, CausalAutoencoder)
+        self.spec: StreamSpec = StreamSpec(network.channels, axes)
         self.register_buffer("mean", torch.zeros(network.channels))
         self.register_buffer("std", torch.ones(()))
 
@@ -76,14 +84,17 @@ class TrainedEncoder(Encoder):
 
     def latent_shape(self, seconds: float) -> tuple[int, ...]:
         """The shape of the latent of a clip of so many seconds, without the batch."""
-        inner = self._held[0]
+        inner, network = self._held
         if not isinstance(inner, KnownLengths):
             raise UsageError(f"the autoencoder in {self.folder} codes clips of one length")
-        return (*inner.latent_shape(seconds)[:-1], self.spec.channels)
+        sizes = inner.latent_shape(seconds)[:-1]
+        if isinstance(network, CausalAutoencoder):
+            sizes = network.latent_sizes(sizes)
+        return (*sizes, self.spec.channels)
 
     @torch.no_grad()
     def fit(self, clips: Sequence[Clip]) -> None:
-        frames = torch.cat([self._encode([clip]).x[0].double() for clip in clips])  # type: ignore[index]
+        frames = torch.cat([self._encode([clip]).x[0].flatten(0, -2).double() for clip in clips])  # type: ignore[index]
         self.mean.copy_(frames.mean(0))
         self.std.copy_((frames - frames.mean(0)).square().mean().sqrt().clamp(min=1e-5))
 
@@ -98,6 +109,11 @@ class TrainedEncoder(Encoder):
         assert isinstance(z, Tensor)
         inner, network = self._on_device()
         z = z.float() * self.std + self.mean
+        if isinstance(network, CausalAutoencoder):
+            x = network.decode_in_parts(z, self.chunk)
+            own = _stream(inner.spec).axes[0].size
+            # a clip of the modality's own length: the last latent step may stand for fewer frames
+            return inner.decode(Latents(x[:, :own] if z.shape[1] == self.spec.axes[0].size else x))
         x = z.new_zeros(*z.shape[:2], _stream(inner.spec).channels)
         for rows, steps in _by_length(mask, z):
             x[rows, :steps] = in_chunks(network.decode, z[rows, :steps], self.chunk, network.context)
@@ -108,6 +124,8 @@ class TrainedEncoder(Encoder):
         inner, network = self._on_device()
         x, mask = inner.encode(clips)
         assert isinstance(x, Tensor)
+        if isinstance(network, CausalAutoencoder):
+            return Latents(network.encode_in_parts(x, self.chunk))
         z = x.new_zeros(*x.shape[:2], network.channels)
         for rows, steps in _by_length(mask, x):
             z[rows, :steps] = in_chunks(network.encode, x[rows, :steps], self.chunk, network.context)

@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import nn
 
 from flowgen.config import Config, Resolved
-from flowgen.core.interfaces import Loss, LossWithAverage
+from flowgen.core.interfaces import Loss, LossWithAverage, StartsFromData
+from flowgen.core.tree import State
 from flowgen.data.latents import LatentCache
 from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets, has_buckets
@@ -123,6 +124,8 @@ def _train(
 
     loss, averaged = complete_loss(experiment, ranks.device)
     network = experiment.network
+    if checkpoint is None and source is None and isinstance(network, StartsFromData):
+        network.start_from(_states(experiment))
     ranks = share_sequences(network, ranks, shared)
     shadow = experiment.new_network().to(ranks.device).requires_grad_(False)
     generator = Generator(experiment, shadow, ranks.device)
@@ -174,6 +177,13 @@ def complete_loss(experiment: Experiment, device: torch.device) -> tuple[Loss, n
         loss = loss.with_average(Frozen(averaged))
     experiment.loss = loss
     return loss, averaged
+
+
+@torch.no_grad()
+def _states(experiment: Experiment) -> Iterator[State]:
+    """States of training clips, one at a time."""
+    for clip in sample_clips(experiment.dataset, experiment.config.train.seed, FIT_CLIPS):
+        yield experiment.encoder.encode([clip]).x
 
 
 class _Heading:

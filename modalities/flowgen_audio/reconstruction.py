@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from flowgen.core.interfaces import MASK, Autoencoder, Cond, Flow, LossOutput
-from flowgen.core.paths import Linear
-from flowgen.core.random import Randomness
+from flowgen.core.losses.reconstruction import WeightedReconstruction
 from flowgen.core.ranges import Count, NonNegative, Positive
-from flowgen.core.tree import State
 from flowgen_audio.encoders import mel_filters
 from flowgen_audio.modality import Audio
 
@@ -22,7 +18,7 @@ _SILENCE = 1e-2
 _TINY = 1e-8
 
 
-class AudioReconstruction(nn.Module):
+class AudioReconstruction(WeightedReconstruction):
     """A weighted sum of distances between waveforms, of autoencoders of sound; each is logged under its name.
 
     Of two channels the spectral distances are means over left, right, mid and side. All are in units of the deviation of the
@@ -39,8 +35,6 @@ class AudioReconstruction(nn.Module):
         floor: magnitudes far below it are silence to logarithms; of the data's deviation, per square root of a window.
     """
 
-    predicts = "data"
-
     def __init__(
         self,
         modality: Audio,
@@ -55,42 +49,14 @@ class AudioReconstruction(nn.Module):
         bands: Count = 80,
         floor: Positive = 1e-2,
     ) -> None:
-        super().__init__()
+        super().__init__({"l1": l1, "snr": snr, "log": log, "convergence": convergence, "phase": phase, "mel": mel})
         if not windows or min(*windows, mel_window) < 8:
             raise ValueError(f"expected windows of at least 8 samples, got {[*windows, mel_window]}")
-        self.path = Linear()
         self.sounds, self.windows, self.mel_window, self.floor = modality.channels, windows, mel_window, floor
-        weights = {"l1": l1, "snr": snr, "log": log, "convergence": convergence, "phase": phase, "mel": mel}
-        self.weights = {name: weight for name, weight in weights.items() if weight}
-        if not self.weights:
-            raise ValueError("every weight is 0; give one of " + ", ".join(weights))
         for size in {*windows, mel_window}:
             self.register_buffer(f"hann_{size}", torch.hann_window(size), persistent=False)
         filters = mel_filters(mel_window // 2 + 1, bands, modality.sample_rate, 20.0)
         self.register_buffer("filters", filters, persistent=False)
-
-    def flow(self, network: Callable[..., State]) -> Flow:
-        raise ValueError(
-            "the network is an autoencoder and makes no flow; use it as encoder: {type: trained, run: FOLDER}"
-        )
-
-    def forward(
-        self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
-    ) -> LossOutput:
-        if not isinstance(network, Autoencoder):
-            raise ValueError(
-                "the network is no autoencoder, which this loss trains; choose audio-spectral or audio-snake"
-            )
-        if known is not None:
-            raise ValueError(
-                "an autoencoder gives back what it is shown, so nothing can be known: remove the section known"
-            )
-        assert isinstance(x1, Tensor)
-        mask = cond.get(MASK)
-        made, penalty = network.reconstruct(x1, random, mask)
-        parts = self.reconstruction_loss(x1, made, mask)
-        total = sum((self.weights[name] * part for name, part in parts.items()), penalty)
-        return LossOutput(total, None, {}, {**parts, "bottleneck": penalty})
 
     def reconstruction_loss(self, x: Tensor, made: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """By name, the distances [B] of states x [B, T, C] and those given back, that have a weight."""

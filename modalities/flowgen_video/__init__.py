@@ -21,6 +21,18 @@ def flowgen_components() -> list[Component]:
             "latents of a pretrained causal autoencoder of space and time",
         ),
         Component(
+            "network",
+            "video-causal",
+            "flowgen_video.causal:CausalVideo",
+            "an autoencoder of frames, causal in time, to be trained here",
+        ),
+        Component(
+            "loss",
+            "video-reconstruction",
+            "flowgen_video.reconstruction:VideoReconstruction",
+            "distances between frames and what an autoencoder gives back",
+        ),
+        Component(
             "dataset",
             "moving-digits",
             "flowgen_video.moving_digits:MovingDigits",

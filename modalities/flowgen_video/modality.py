@@ -89,6 +89,12 @@ class Video:
             )
         return continuation(made, truth, given, min(2 * given, len(truth[0].data) - given))
 
+    def compare_reconstructions(self, made: Sequence[Clip], truth: Sequence[Clip]) -> dict[str, float]:
+        """psnr_db, psnr_moving_db and ssim, see `reconstruction.fidelity`."""
+        from flowgen_video.reconstruction import fidelity
+
+        return fidelity(made, truth)
+
     def segments(self, path: Source, scene: float = 0.3) -> list[list[float]]:
         """From when to when each scene is; cuts score more than `scene` in ffmpeg's measure, from 0 to 1."""
         from flowgen_video.preparing import scenes
