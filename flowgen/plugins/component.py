@@ -90,6 +90,8 @@ KINDS = {
             (
                 *_abilities("RepeatedBlocks", "KeepsFloat32", "Patched", "Extensible", "ShardsSequence", "OwnTimes"),
                 "flowgen.core.interfaces:Autoencoder",
+                "flowgen.core.interfaces:CausalAutoencoder",
+                "flowgen.core.interfaces:StartsFromData",
             ),
         ),
         Kind(
