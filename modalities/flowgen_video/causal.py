@@ -46,6 +46,9 @@ class CausalVideo(nn.Module):
     """
 
     repeated_blocks = ("encoder", "latent_encoder", "latent_decoder", "decoder")
+    channels: int
+    context: int
+    factors: tuple[int, ...]
 
     def __init__(
         self,

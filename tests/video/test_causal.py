@@ -101,6 +101,12 @@ def test_it_starts_as_the_principal_components():
     torch.testing.assert_close(made.join(parts), x)
 
 
+def test_it_is_listed_as_what_it_is():
+    said = invoke("plugins", "show", "video-causal")
+    for name in ("Autoencoder", "CausalAutoencoder", "StartsFromData", "RepeatedBlocks"):
+        assert f"  offers {name}:" in said
+
+
 def test_what_it_cannot_take_is_refused():
     with pytest.raises(UsageError, match="must be even and divide the height and width of frames, 16x24"):
         network((4, 10))
