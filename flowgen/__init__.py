@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from flowgen.core.solvers import AdamsBashforth as AdamsBashforth
     from flowgen.core.solvers import AdamsMoulton as AdamsMoulton
     from flowgen.core.solvers import Ancestral as Ancestral
+    from flowgen.core.solvers import BrownianBridge as BrownianBridge
     from flowgen.core.solvers import DormandPrince as DormandPrince
     from flowgen.core.solvers import DPMSolverPP2M as DPMSolverPP2M
     from flowgen.core.solvers import DPMSolverPP3M as DPMSolverPP3M
@@ -98,6 +99,8 @@ if TYPE_CHECKING:
     from flowgen.core.times import explicit_grid as explicit_grid
     from flowgen.core.times import karras_grid as karras_grid
     from flowgen.core.times import uniform_grid as uniform_grid
+    from flowgen.core.transports import SchroedingerBridge as SchroedingerBridge
+    from flowgen.core.transports import Transport as Transport
     from flowgen.errors import FlowgenError as FlowgenError
     from flowgen.errors import UsageError as UsageError
     from flowgen.media.clip import Clip as Clip
@@ -153,6 +156,8 @@ _HOME = {
     "OptimalTransport": "core.couplings",
     "Sinkhorn": "core.couplings",
     "GivenPairs": "core.couplings",
+    "Transport": "core.transports",
+    "SchroedingerBridge": "core.transports",
     "CFG": "core.guidance",
     "MultiCFG": "core.guidance",
     "CFGZeroStar": "core.guidance",
@@ -177,6 +182,7 @@ _HOME = {
     "EulerMaruyama": "core.solvers",
     "HeunSDE": "core.solvers",
     "Ancestral": "core.solvers",
+    "BrownianBridge": "core.solvers",
     "DPMSolverPPSDE": "core.solvers",
     "Langevin": "core.solvers",
     "sample": "core.sampler",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,12 +30,7 @@ class OptimalTransport:
     """
 
     def __call__(self, x0: State, x1: State, group: Tensor | None = None) -> Tensor:
-        from scipy.optimize import linear_sum_assignment
-
-        def assign(cost: Tensor) -> Tensor:
-            return torch.as_tensor(linear_sum_assignment(cost.numpy())[1])
-
-        return _within(x0, x1, group, assign)
+        return by_group(x0, x1, group, lambda rows, cost: exact_assignment(cost))
 
 
 @dataclass(frozen=True)
@@ -57,24 +52,10 @@ class Sinkhorn:
             )
 
     def __call__(self, x0: State, x1: State, group: Tensor | None = None) -> Tensor:
-        try:
-            import ot
-        except ImportError as error:
-            raise ValueError('the sinkhorn coupling needs the POT library: pip install "flowgen[ot]"') from error
+        def assign(rows: Tensor, cost: Tensor) -> Tensor:
+            return _rounded(entropic_plan(cost, self.regularisation * float(cost.mean()), self.max_iterations))
 
-        def assign(cost: Tensor) -> Tensor:
-            uniform = torch.full((len(cost),), 1 / len(cost), dtype=cost.dtype)
-            plan = ot.bregman.sinkhorn_log(
-                uniform,
-                uniform,
-                cost,
-                self.regularisation * float(cost.mean()),
-                numItermax=self.max_iterations,
-                warn=False,
-            )
-            return _rounded(plan)
-
-        return _within(x0, x1, group, assign)
+        return by_group(x0, x1, group, assign)
 
 
 @dataclass(frozen=True)
@@ -113,14 +94,44 @@ def condition_groups(cond: Mapping[str, Any]) -> Tensor | None:
     return torch.cat(rows, 1).unique(dim=0, return_inverse=True)[1] if rows else None
 
 
-def _within(x0: State, x1: State, group: Tensor | None, assign: Any) -> Tensor:
-    """Assign within each group; cost[i, j] is the squared distance of clip i and noise j, float64."""
+def by_group(x0: State, x1: State, group: Tensor | None, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`choose(rows, cost)` within each group, int64 [B]: for each of its clips, the place in `rows` of the noise it gets.
+
+    cost[i, j] is the squared distance of clip i and noise j, float64. Whoever is alone in its group keeps its own.
+    """
     flat0, flat1 = (torch.cat([leaf.detach().flatten(1).cpu().double() for leaf in leaves(x)], 1) for x in (x0, x1))
     order = torch.arange(batch_size(x0))
     for rows in [order.clone()] if group is None else [(group == value).nonzero()[:, 0] for value in group.unique()]:
         if len(rows) > 1:
-            order[rows] = rows[assign(torch.cdist(flat1[rows], flat0[rows]).square())]
+            order[rows] = rows[choose(rows, torch.cdist(flat1[rows], flat0[rows]).square())]
     return order
+
+
+def exact_assignment(cost: Tensor) -> Tensor:
+    """The permutation of least cost, int64 [n]."""
+    from scipy.optimize import linear_sum_assignment
+
+    return torch.as_tensor(linear_sum_assignment(cost.numpy())[1])
+
+
+def entropic_plan(cost: Tensor, regularisation: float, iterations: int) -> Tensor:
+    """The plan of least cost less `regularisation` times its entropy, between uniform weights [n, n]."""
+    each = uniform(cost)
+    return pot().bregman.sinkhorn_log(each, each, cost, regularisation, numItermax=iterations, warn=False)
+
+
+def uniform(cost: Tensor) -> Tensor:
+    """Weights that are all alike, [n]."""
+    return torch.full((len(cost),), 1 / len(cost), dtype=cost.dtype)
+
+
+def pot() -> Any:
+    """The POT library. ValueError: it is not installed."""
+    try:
+        import ot
+    except ImportError as error:
+        raise ValueError('this coupling needs the POT library: pip install "flowgen[ot]"') from error
+    return ot
 
 
 def _rounded(plan: Tensor) -> Tensor:

@@ -109,6 +109,35 @@ class SourceCoupling(Coupling, Protocol):
         """The sources [B, ...], from the conditions. ValueError: they are not there."""
 
 
+class Pairs(NamedTuple):
+    """Which source goes with each clip, int64 [B] (some with none, some with several), and the weight of each pair's loss."""
+
+    order: Tensor
+    weight: Tensor | None
+    """[B], in the mean about 1; None where all count alike."""
+
+
+@runtime_checkable
+class DrawsPairs(SourceCoupling, Protocol):
+    """A source coupling that draws which of the given sources goes with each clip: transport between two sets of clips."""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether pairs count differently in the loss."""
+
+    def draw_pairs(self, x0: State, x1: State, group: Tensor | None, random: Randomness) -> Pairs:
+        """Pairs among sources x0 and clips x1 [B, ...] of like `group` [B], drawn from `random`. x1 stays as it is."""
+
+
+@runtime_checkable
+class Bridge(SourceCoupling, Protocol):
+    """A source coupling whose x_t is a Brownian bridge between its ends, of variance sigma^2 t (1 - t)."""
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the motion over all of the way."""
+
+
 @runtime_checkable
 class Flow(Protocol):
     """`flow(x, t, cond)` -> Estimate. Guidance wraps a Flow and is a Flow; `flowgen.NetworkFlow` makes one of a network.

@@ -30,6 +30,18 @@ def flowgen_components() -> list[Component]:
         Component("coupling", "sinkhorn", "flowgen.core.couplings:Sinkhorn", "entropic, for large batches (extra: ot)"),
         Component("coupling", "given-pairs", "flowgen.core.couplings:GivenPairs", "the partner of each clip is given"),
         Component(
+            "coupling",
+            "transport",
+            "flowgen.core.transports:Transport",
+            "optimal transport between two sets of clips (not exact: extra ot)",
+        ),
+        Component(
+            "coupling",
+            "schroedinger-bridge",
+            "flowgen.core.transports:SchroedingerBridge",
+            "Brownian motion between two sets of clips (extra: ot)",
+        ),
+        Component(
             "loss",
             "flow-matching",
             "flowgen.core.losses:FlowMatching",
@@ -110,6 +122,12 @@ def flowgen_components() -> list[Component]:
             "solver", "flow-map", "flowgen.core.solvers:FlowMapSolver", "jumps of a flow map, 1 evaluation a step"
         ),
         Component("solver", "langevin", "flowgen.core.solvers:Langevin", "annealed Langevin, for score models"),
+        Component(
+            "solver",
+            "brownian-bridge",
+            "flowgen.core.solvers:BrownianBridge",
+            "SDE of a bridge between two sets of clips",
+        ),
         Component("guidance", "cfg", "flowgen.core.guidance:CFG", "classifier-free guidance in an interval of t"),
         Component("guidance", "multi-cfg", "flowgen.core.guidance:MultiCFG", "a scale for each condition"),
         Component(

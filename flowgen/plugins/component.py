@@ -112,7 +112,7 @@ KINDS = {
             "coupling",
             "which noise goes with which data",
             "flowgen.core.interfaces:Coupling",
-            abilities=("flowgen.core.interfaces:SourceCoupling",),
+            abilities=tuple(f"flowgen.core.interfaces:{name}" for name in ("SourceCoupling", "DrawsPairs", "Bridge")),
         ),
         Kind(
             "loss",

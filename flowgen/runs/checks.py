@@ -8,6 +8,7 @@ import torch
 
 from flowgen.config import build
 from flowgen.core.sampler import refuse_singular
+from flowgen.core.transports import check_motion
 from flowgen.core.tree import tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.conditions import null_conditions
@@ -31,7 +32,9 @@ def check_sampling(generator: Generator) -> None:
             grid = generator.grid(settings, x)
             null = null_conditions(generator.conditioners, 1)
             flow, _ = sampled_flow(generator, settings, grid, null, (), x, x, range(1))
-            refuse_singular(flow, grid, build("solver", settings.solver))
+            solver = build("solver", settings.solver)
+            check_motion(generator.experiment.coupling, solver)
+            refuse_singular(flow, grid, solver)
     except FlowgenError as error:
         raise FlowgenError(
             f"{error}; it would train and never be sampled: change sample.solver, sample.grid or loss.predicts"

@@ -41,7 +41,7 @@ def source_states(encoder: Encoder, clips: Sequence[Clip], kind: str, like: Stat
         if start is None or isinstance(start, Clip) != (kind == "clips"):
             has = "nothing" if start is None else "a clip" if isinstance(start, Clip) else "noise"
             raise UsageError(
-                f"the coupling given-pairs with start={kind} wants that of each clip, and {clip.source or 'a clip'} comes with "
+                f"a coupling of given sources with start={kind} wants that of each clip, and {clip.source or 'a clip'} comes with "
                 f"{has}; data sets that give it are reflow (noise) and pairs (clips)"
             )
     if kind == "clips":

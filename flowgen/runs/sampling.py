@@ -14,10 +14,11 @@ from flowgen.core.editing import Replaced, vary
 from flowgen.core.flow import OnPath
 from flowgen.core.guidance import check_folded
 from flowgen.core.inpainting import inpaint
-from flowgen.core.interfaces import MASK, HasNoiseLevels
+from flowgen.core.interfaces import MASK, Bridge, HasNoiseLevels
 from flowgen.core.losses.base import level_of
 from flowgen.core.rows import Rows
 from flowgen.core.sampler import prior, sample
+from flowgen.core.transports import check_motion
 from flowgen.core.tree import State, tree_map
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
@@ -130,7 +131,7 @@ def _batch(
         show(t, x)
 
     def noise_fn(x: State, t: Tensor, s: Tensor) -> State:
-        if around.sources:
+        if around.sources and not isinstance(generator.experiment.coupling, Bridge):
             raise ValueError("a bridge starts from no noise, and knows no score: take a solver of the ODE, as heun")
         return batch.noise(f"solver {float(t)!r}")
 
@@ -139,6 +140,7 @@ def _batch(
         replaced = () if guided is not None else around.given
         flow, kept = sampled_flow(generator, settings, grid, null, replaced, x, x0, batch.rows)
         solver = build("solver", settings.solver)
+        check_motion(generator.experiment.coupling, solver)
         show(0.0, x)
         if guided is not None:
             known = place(generator.encoder, around.given, x, batch.rows)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowgen.config import Config
+from flowgen.core.interfaces import SourceCoupling
 from flowgen.core.random import seed_of
 from flowgen.core.tree import first_leaf, leaves, tree_map
 from flowgen.data.latents import (
@@ -166,9 +167,10 @@ def load_statistics(encoder: Encoder, folder: Path) -> None:
 
 
 def _refuse(experiment: Experiment) -> None:
-    if experiment.config.coupling.type == "given-pairs":
+    if isinstance(experiment.coupling, SourceCoupling):
         raise UsageError(
-            "a latent cache holds clips, not what their flows start from: train the coupling given-pairs without train.cache"
+            "a latent cache holds clips, not what their flows start from: train the coupling "
+            f"{experiment.config.coupling.type} without train.cache"
         )
 
 

@@ -145,6 +145,67 @@ def test_a_bridge_leads_from_one_density_to_the_other(bridge: Path, tmp_path: Pa
     torch.testing.assert_close(two, stack(first[:1]).expand(2, 2), atol=1e-4, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def moving(ring: Path) -> Path:
+    pytest.importorskip("ot")
+    changes = ["coupling={type: schroedinger-bridge, sigma: 0.3}", "loss.predicts=data"]
+    solver = "sample.solver={type: brownian-bridge, sigma: 0.3}"
+    run("train", ring, f"run={ring}-moving", *BRIDGE, *changes, solver, "sample.steps=40", "train.steps=400", "--quiet")
+    return Path(f"{ring}-moving")
+
+
+def test_a_schroedinger_bridge_carries_clips_to_near_ones_by_chance(moving: Path, tmp_path: Path) -> None:
+    generator = Generator.load(moving)
+    dataset = build("dataset", generator.config.data, modality=generator.modality)
+    starts = [dataset.clip(i, i).start for i in range(500)]
+    made = [stack(generator.sample(FromClips(conditions=[{}] * 500, sources=starts, seed=seed))) for seed in (0, 0, 1)]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])  # by chance
+    assert on_ring(made[0]) > 0.8
+
+    def turn(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cosine_similarity(a, b, dim=1)
+
+    assert float(turn(stack(starts), made[0]).mean()) > 0.8  # transport goes straight outwards
+    assert abs(float(turn(stack(starts).roll(1, 0), made[0]).mean())) < 0.2
+    with pytest.raises(FlowgenError, match=r"take the solver \{type: brownian-bridge, sigma: 0.3\}"):
+        generator.sample(
+            FromClips(
+                conditions=[{}],
+                sources=starts[:1],
+                settings=generator.config.sample.model_copy(update={"solver": ComponentConfig(type="heun")}),
+            )
+        )
+
+
+def test_a_transport_pairs_each_clip_with_a_near_one(ring: Path, bridge: Path) -> None:
+    """By exact transport each start goes straight outwards; pairs at random send it anywhere on the ring."""
+    run("train", ring, f"run={ring}-transport", *BRIDGE, "coupling=transport", "--quiet")
+    ways = []
+    for folder in (Path(f"{ring}-transport"), bridge):
+        generator = Generator.load(folder)
+        dataset = build("dataset", generator.config.data, modality=generator.modality)
+        starts = [dataset.clip(i, i).start for i in range(500)]
+        made = stack(generator.sample(FromClips(conditions=[{}] * 500, sources=starts)))
+        assert on_ring(made) > 0.6
+        ways.append(float((made - stack(starts)).square().sum(1).mean()))
+    assert ways[0] < 9.6  # the distance of the radii, 9, and what the deviations add
+    assert ways[0] < ways[1]
+
+
+def test_a_bridge_that_could_not_be_sampled_is_refused_before_it_trains(ring: Path) -> None:
+    pytest.importorskip("ot")
+    with pytest.raises(FlowgenError, match="it would train and never be sampled"):
+        CliRunner().invoke(
+            cli,
+            [
+                *("train", str(ring), f"run={ring}-none", *BRIDGE),
+                *("coupling={type: schroedinger-bridge, sigma: 0.3}", "loss.predicts=data"),
+            ],
+            catch_exceptions=False,
+        )
+
+
 def test_pairs_are_made_at_random_or_side_by_side() -> None:
     def pairs(**options: object) -> Dataset:
         parts = {"source": {"type": "ring", "radius": 1.0}, "target": "ring"}

@@ -11,6 +11,7 @@ from flowgen.core.paths import Linear
 from flowgen.core.solvers import Euler, EulerMaruyama, Heun
 from flowgen.core.solvers.ode import RungeKutta, Tableau
 from flowgen.core.times import Uniform
+from flowgen.core.transports import Transport
 from flowgen.core.tree import lincomb, tree_map
 from flowgen.testing.oracle import FunctionFlow
 
@@ -221,3 +222,10 @@ class AcrossGroups(OptimalTransport):
 
     def __call__(self, x0, x1, group=None):
         return super().__call__(x0, x1)
+
+
+class AnySource(Transport):
+    """Pairs clips with sources of other conditions."""
+
+    def draw_pairs(self, x0, x1, group, random):
+        return super().draw_pairs(x0, x1, None, random)

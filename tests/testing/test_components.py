@@ -57,6 +57,7 @@ BROKEN = [
     ("solver", "BackwardsWithNoise", "solver_runs_backwards_or_refuses", "runs backwards without a word"),
     ("solver", "OneTensor", "solver_takes_streams", "raised TypeError"),
     ("solver", "MeanStep", "solver_keeps_samples_apart", "alone and among others differs"),
+    ("coupling", "AnySource", "coupling_draws_its_pairs", "a clip gets a source of other conditions"),
     ("loss", "WrongSign", "loss_is_zero_at_the_exact_field", "the loss of the exact field is"),
     ("loss", "Ascends", "loss_leads_to_the_exact_field", "training does not take away a constant"),
     ("loss", "DrawsGlobally", "loss_draws_from_its_randomness", "with another global seed"),

@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowgen.core.couplings import Independent, condition_groups
-from flowgen.core.interfaces import MASK, SOURCE, Cond, Coupling, LossOutput, SourceCoupling, Times
+from flowgen.core.interfaces import (
+    MASK,
+    SOURCE,
+    Bridge,
+    Cond,
+    Coupling,
+    DrawsPairs,
+    LossOutput,
+    SourceCoupling,
+    Times,
+)
 from flowgen.core.random import Randomness
 from flowgen.core.times import Shifts, row_factors, shift
 from flowgen.core.tree import State, first_leaf, leaves, left, tree_map
@@ -20,12 +30,16 @@ NoiseLevels: TypeAlias = Literal["shared", "independent"] | Mapping[str, str]
 
 
 class Draw(NamedTuple):
-    """Noise paired with the data, times [B] (or by stream), the times the network is shown, and the conditions it is shown."""
+    """Noise paired with the data, times [B] (or by stream), the times the network is shown, and the conditions it is shown.
+
+    `weight` [B] is what each pair counts for; None: all alike.
+    """
 
     x0: State
     t: Any
     times: Any
     cond: Cond
+    weight: Tensor | None = None
 
 
 def draw(
@@ -43,14 +57,20 @@ def draw(
     Streams are at one time, unless one of times, shift and noise levels is given by stream. Streams of one noise level
     are at one quantile of their times; the quantiles of different levels are independent.
     """
+    order: Tensor | None = None
+    weight: Tensor | None = None
     if not isinstance(coupling, SourceCoupling):
         x0 = random.normal(x1)
-        order = None if isinstance(coupling, Independent) else coupling(x0, x1, condition_groups(cond))
-        if order is not None:
-            x0 = tree_map(lambda x: x[order.to(x.device)], x0)
+        if not isinstance(coupling, Independent):
+            order = coupling(x0, x1, condition_groups(cond))
     else:
         x0 = coupling.source(cond)
         cond = {k: v for k, v in cond.items() if k != SOURCE}
+        if isinstance(coupling, DrawsPairs):
+            order, weight = coupling.draw_pairs(x0, x1, condition_groups(cond), random)
+    if order is not None:
+        at = order
+        x0 = tree_map(lambda x: x[at.to(x.device)], x0)
     device = first_leaf(x1).device
     t: Any
     if levels == "shared" and not isinstance(times, Mapping) and not isinstance(warp, Mapping):
@@ -59,7 +79,7 @@ def draw(
     else:
         t = _times_by_stream(x1, cond.get(MASK), random, times, warp, levels)
     shown = t if known is None else tree_map(lambda k, t: torch.where(k, 1.0, left(t, k)), known, t)
-    return Draw(x0, t, shown, cond)
+    return Draw(x0, t, shown, cond, None if weight is None else weight.float().to(device))
 
 
 def _times_by_stream(
@@ -88,6 +108,14 @@ def level_of(levels: NoiseLevels, stream: str) -> str:
     if isinstance(levels, Mapping):
         return levels[stream]
     return stream if levels == "independent" else ""
+
+
+def refuse_bridges(loss: str, coupling: Coupling) -> None:
+    """ValueError: pairs of the coupling are weighted or a bridge leads between them, of which this loss knows nothing."""
+    weighted = isinstance(coupling, DrawsPairs) and coupling.weighted
+    if weighted or isinstance(coupling, Bridge):
+        what = "weighted pairs" if weighted else "a Brownian bridge"
+        raise ValueError(f"{loss} does not take the coupling {type(coupling).__name__} ({what}): train flow-matching")
 
 
 def refuse_by_stream(loss: str, **settings: Any) -> None:

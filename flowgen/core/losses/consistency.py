@@ -14,7 +14,7 @@ from flowgen.core.estimate import Estimate
 from flowgen.core.flow import AroundFlow, NetworkFlow, check_output
 from flowgen.core.flow_map import jvp
 from flowgen.core.interfaces import END_TIME, Cond, Coupling, Flow, LossOutput, Paths, Prediction, Times
-from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, valid_in
+from flowgen.core.losses.base import draw, mean_error, output, refuse_bridges, refuse_by_stream, valid_in
 from flowgen.core.losses.spans import held, unmoved
 from flowgen.core.paths import Linear, interpolate, velocity
 from flowgen.core.random import Randomness
@@ -50,6 +50,7 @@ class Consistency:
 
     def __post_init__(self) -> None:
         refuse_by_stream("consistency", path=self.path, times=self.times, shift=self.shift)
+        refuse_bridges("consistency", self.coupling)
         if not isinstance(self.path, Linear):
             raise ValueError(f"consistency is trained on the linear path, got {self.path}")
 
@@ -59,7 +60,7 @@ class Consistency:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift)
+        x0, t, times, cond, _ = draw(x1, cond, random, known, self.times, self.coupling, self.shift)
         x, v = interpolate(self.path, x1, x0, times), unmoved(velocity(self.path, x1, x0, t), known)
 
         def u(x: State, t: Tensor) -> State:

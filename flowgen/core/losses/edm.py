@@ -12,7 +12,16 @@ from torch import Tensor
 from flowgen.core.couplings import Independent
 from flowgen.core.flow import NetworkFlow, check_output
 from flowgen.core.interfaces import Coefficients, Cond, Coupling, Flow, LossOutput, Path, Paths, Times
-from flowgen.core.losses.base import by_name, check_named, check_streams, draw, mean_error, output, valid_in
+from flowgen.core.losses.base import (
+    by_name,
+    check_named,
+    check_streams,
+    draw,
+    mean_error,
+    output,
+    refuse_bridges,
+    valid_in,
+)
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Positive
@@ -82,6 +91,7 @@ class EDM:
 
     def __post_init__(self) -> None:
         check_streams(self.weights, self.noise_levels, self.times)
+        refuse_bridges("EDM", self.coupling)
         if self.data_std <= 0:
             raise ValueError(f"data_std must be positive, got {self.data_std}")
 
@@ -101,7 +111,7 @@ class EDM:
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
         check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
-        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
+        x0, t, times, cond, _ = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
         xt = interpolate(self.path, x1, x0, times)
         value = network(scaled_input(self.path, xt, times, self.data_std), times, cond)
         check_output(value, xt)

@@ -25,7 +25,7 @@ from flowgen.core.interfaces import (
     Prediction,
     Times,
 )
-from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, valid_in
+from flowgen.core.losses.base import draw, mean_error, output, refuse_bridges, refuse_by_stream, valid_in
 from flowgen.core.losses.spans import along_end, distance, held, span, unmoved
 from flowgen.core.paths import Linear, interpolate, velocity
 from flowgen.core.random import Randomness
@@ -79,6 +79,7 @@ class FlowMapMatching:
 
     def __post_init__(self) -> None:
         refuse_by_stream("the flow-map loss", times=self.times, shift=self.shift)
+        refuse_bridges("the flow-map loss", self.coupling)
         if not 0 <= self.still <= 1:
             raise ValueError(f"still is a share in [0, 1], got {self.still}")
         if self.epsilon <= 0 or self.floor <= 0:
@@ -92,7 +93,7 @@ class FlowMapMatching:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        x0, a, _, cond = draw(x1, cond, random, None, self.times, self.coupling, self.shift)
+        x0, a, _, cond, _ = draw(x1, cond, random, None, self.times, self.coupling, self.shift)
         shares = {"still": self.still, "from_noise": self.from_noise, "to_end": self.to_end}
         t, s = span(a, x1, cond, random, self.times, self.shift, **shares)
         begin = held(t, known)

@@ -14,6 +14,7 @@ from flowgen.core.couplings import Independent
 from flowgen.core.flow import NetworkFlow, check_output
 from flowgen.core.interfaces import (
     PREDICTIONS,
+    Bridge,
     Coefficients,
     Cond,
     Coupling,
@@ -81,15 +82,26 @@ class FlowMatching:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if isinstance(self.coupling, Bridge) and (
+            {*leaves(self.predicts)} != {"data"} or any(type(path) is not Linear for path in leaves(self.path))
+        ):
+            raise ValueError(
+                "a Brownian bridge leads along the path linear to the data: give the loss predicts=data and the path linear"
+            )
 
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
         check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
-        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
+        x0, t, times, cond, pair_weight = draw(
+            x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels
+        )
         xt, target = self.pair(x1, x0, t)
         if known is not None:
             xt = interpolate(self.path, x1, x0, times)
+        if isinstance(self.coupling, Bridge):
+            sigma, z = self.coupling.sigma, random.normal(x1, "bridge")
+            xt = lincomb((1.0, xt), (tree_map(lambda t: sigma * (t * (1 - t)).sqrt(), times), z))
         prediction = network(xt, times, cond)
         check_output(prediction, xt)
         weights = valid_in(cond, known, x1)
@@ -102,7 +114,8 @@ class FlowMatching:
                 predicted = -left(c.sigma, predicted) * predicted.float()
             each = mean_error(predicted, target, weight, self._ratio(c, predicts), self.huber)
             w = self._weight(c, t, predicts)
-            return each if w is None else each * w
+            each = each if w is None else each * w
+            return each if pair_weight is None else each * pair_weight
 
         each = tree_map(leaf, target, prediction, weights, self.path, t, self.predicts)
         return output(each, t, weights, self.weights)

@@ -8,7 +8,7 @@ from flowgen.core.solvers.churn import EDMChurn
 from flowgen.core.solvers.jumps import FlowMapSolver
 from flowgen.core.solvers.multistep import AdamsBashforth, AdamsMoulton, DPMSolverPP2M, DPMSolverPP3M, UniPC
 from flowgen.core.solvers.ode import RK4, Euler, Heun, Midpoint, Ralston, RungeKutta, Tableau, TableRungeKutta
-from flowgen.core.solvers.sde import DDIM, Ancestral, DPMSolverPPSDE, EulerMaruyama, HeunSDE, Langevin
+from flowgen.core.solvers.sde import DDIM, Ancestral, BrownianBridge, DPMSolverPPSDE, EulerMaruyama, HeunSDE, Langevin
 from flowgen.core.solvers.table import NonStationary
 
 NAMED: dict[str, Callable[[], Solver]] = {
@@ -32,6 +32,7 @@ NAMED: dict[str, Callable[[], Solver]] = {
     "dpm++sde": DPMSolverPPSDE,
     "flow-map": FlowMapSolver,
     "langevin": Langevin,
+    "brownian-bridge": BrownianBridge,
 }
 """The built-in solvers by their names in a config, with the options that they have by default."""
 
@@ -53,6 +54,7 @@ __all__ = [
     "AdamsBashforth",
     "AdamsMoulton",
     "Ancestral",
+    "BrownianBridge",
     "DPMSolverPP2M",
     "DPMSolverPP3M",
     "DPMSolverPPSDE",

@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from flowgen.core.interfaces import Coefficients, Cond, Flow, Noise
+from flowgen.core.paths import Linear
 from flowgen.core.ranges import Count, NonNegative, Positive
 from flowgen.core.solvers.base import Stateless, at, combine, number
 from flowgen.core.solvers.multistep import Progress, Seen, ends, extrapolation
-from flowgen.core.tree import State, lincomb, tree_map
+from flowgen.core.tree import State, leaves, lincomb, tree_map
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,35 @@ class DDIM(Ancestral):
 
     def __init__(self) -> None:
         super().__init__(eta=0.0)
+
+
+@dataclass(frozen=True)
+class BrownianBridge(Stateless):
+    """((1 - s) x + (s - t) x1hat)/(1 - t) + sigma sqrt((s - t) (1 - s)/(1 - t)) z: the bridge from x to the estimated data.
+
+    For runs that were trained with a bridge (the coupling `schroedinger-bridge`) of this sigma: the SDE of Shi et al. 2023
+    (eq. 3), exact where the estimate does not change on the way. sigma 0 is Euler's method on the linear path.
+    """
+
+    sigma: NonNegative = 0.0
+    order = 1
+    evaluations = 1
+
+    def __post_init__(self) -> None:
+        _not_negative("sigma", self.sigma)
+
+    def step(
+        self, flow: Flow, x: State, t: Tensor, s: Tensor, state: Any, noise: Noise, cond: Cond | None
+    ) -> tuple[State, Any]:
+        _forward(t, s, self.sigma)
+        estimate = flow(x, t, cond)
+        for path in leaves(estimate.path):
+            if not isinstance(path, Linear):
+                raise ValueError(f"a Brownian bridge runs on the path linear, and the flow has {path}")
+        rest, h = 1 - number(t), number(s) - number(t)
+        now = at(estimate.path, t)
+        x_s = combine(estimate, now, lambda c: {"x": (rest - h) / rest, "data": h / rest})
+        return _add(x_s, now, lambda c: self.sigma * math.sqrt(h * (rest - h) / rest), noise, x, t, s), None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from flowgen.core.interfaces import Coefficients, SourceCoupling
+from flowgen.core.interfaces import Coefficients, DrawsPairs, SourceCoupling
+from flowgen.core.random import Randomness
 from flowgen.core.tree import leaves
 from flowgen.testing.contract import COMPONENT_CHECKS, NotApplicable, checks_for
 from flowgen.testing.part import Part, normal, touches_global_generators
@@ -138,4 +139,29 @@ def coupling_hands_on_its_sources(p: Part) -> str | None:
     source = p.built.source({SOURCE: given})
     if any(leaf.shape != given.shape for leaf in leaves(source)):
         return f"sources of shape {list(given.shape)} are handed on as {[list(v.shape) for v in leaves(source)]}"
+    return None
+
+
+@coupling(
+    "a coupling that draws its pairs takes sources of like conditions, the same for the same numbers", see="couplings"
+)
+def coupling_draws_its_pairs(p: Part) -> str | None:
+    if not isinstance(p.built, DrawsPairs):
+        raise NotApplicable("its pairs are given")
+    x0, x1 = normal(16, 2), normal(16, 2, seed=1)
+    group, random = torch.arange(16) % 2, Randomness(0, 0, 16)
+    order, weight = p.built.draw_pairs(x0, x1, group, random)  # first: a library that is imported here may draw
+    if touches_global_generators(lambda: p.built.draw_pairs(x0, x1, group, random)):
+        return "it draws from a global generator, and not from the random numbers it is given"
+    again = p.new().draw_pairs(x0, x1, group, random)
+    if order.shape != (16,) or order.dtype != torch.int64 or not bool(((order >= 0) & (order < 16)).all()):
+        return f"order is {list(order.shape)} of {order.dtype}; expected int64 [16] of rows"
+    if not torch.equal(group[order], group):
+        return "a clip gets a source of other conditions"
+    if not torch.equal(order, again.order):
+        return "the same clips and numbers are paired in two ways"
+    if (weight is not None) != p.built.weighted:
+        return f"it says weighted={p.built.weighted}, and gives {'weights' if weight is not None else 'none'}"
+    if weight is not None and (weight.shape != (16,) or not bool((torch.isfinite(weight) & (weight >= 0)).all())):
+        return f"weights are {list(weight.shape)}; expected 16 finite numbers of 0 or more"
     return None
