@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 import flowgen
 from flowgen.core.interfaces import SOURCE, Bridge, DrawsPairs
 from flowgen.core.losses import EDM, Consistency, FlowMapMatching, FlowMatching
+from flowgen.core.losses.base import draw
 from flowgen.core.random import Randomness
 from flowgen.core.solvers import BrownianBridge, Euler
 from flowgen.core.transports import SchroedingerBridge, Transport, check_motion
@@ -176,3 +177,11 @@ def test_what_does_not_go_with_a_bridge_is_refused():
     flow = flowgen.NetworkFlow(lambda x, t, c: x, flowgen.Cosine(), "data")
     with pytest.raises(ValueError, match="runs on the path linear"):
         flowgen.sample(flow, normal(2, 1), 4, solver=BrownianBridge(sigma=1.0))
+
+
+def test_a_loss_of_ones_own_that_draws_is_not_given_what_it_would_ignore():
+    x1, random = normal(8, 1), Randomness(0, 0, 8)
+    for coupling in (SchroedingerBridge(), Transport(plan="unbalanced")):
+        with pytest.raises(ValueError, match="this loss does not take the coupling"):
+            draw(x1, {SOURCE: x1}, random, None, flowgen.Uniform(), coupling, 1.0)
+    assert len(draw(x1, {SOURCE: x1}, random, None, flowgen.Uniform(), Transport(), 1.0)) == 4

@@ -30,16 +30,12 @@ NoiseLevels: TypeAlias = Literal["shared", "independent"] | Mapping[str, str]
 
 
 class Draw(NamedTuple):
-    """Noise paired with the data, times [B] (or by stream), the times the network is shown, and the conditions it is shown.
-
-    `weight` [B] is what each pair counts for; None: all alike.
-    """
+    """Noise paired with the data, times [B] (or by stream), the times the network is shown, and the conditions it is shown."""
 
     x0: State
     t: Any
     times: Any
     cond: Cond
-    weight: Tensor | None = None
 
 
 def draw(
@@ -52,7 +48,24 @@ def draw(
     warp: Shifts,
     levels: NoiseLevels = "shared",
 ) -> Draw:
-    """What a training step on x1 starts from. ValueError: x1 holds what is not a number, or the coupling refuses.
+    """What a training step on x1 starts from, for a loss to which all pairs count alike; see `draw_weighted`."""
+    refuse_bridges("this loss", coupling)
+    return draw_weighted(x1, cond, random, known, times, coupling, warp, levels)[0]
+
+
+def draw_weighted(
+    x1: State,
+    cond: Cond,
+    random: Randomness,
+    known: State | None,
+    times: Times | Mapping[str, Times],
+    coupling: Coupling,
+    warp: Shifts,
+    levels: NoiseLevels = "shared",
+) -> tuple[Draw, Tensor | None]:
+    """What a training step on x1 starts from, and what each pair counts for [B]; None: all alike.
+
+    ValueError: x1 holds what is not a number, or the coupling refuses.
 
     Streams are at one time, unless one of times, shift and noise levels is given by stream. Streams of one noise level
     are at one quantile of their times; the quantiles of different levels are independent.
@@ -79,7 +92,7 @@ def draw(
     else:
         t = _times_by_stream(x1, cond.get(MASK), random, times, warp, levels)
     shown = t if known is None else tree_map(lambda k, t: torch.where(k, 1.0, left(t, k)), known, t)
-    return Draw(x0, t, shown, cond, None if weight is None else weight.float().to(device))
+    return Draw(x0, t, shown, cond), None if weight is None else weight.float().to(device)
 
 
 def _times_by_stream(

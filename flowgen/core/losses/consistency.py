@@ -60,7 +60,7 @@ class Consistency:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        x0, t, times, cond, _ = draw(x1, cond, random, known, self.times, self.coupling, self.shift)
+        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift)
         x, v = interpolate(self.path, x1, x0, times), unmoved(velocity(self.path, x1, x0, t), known)
 
         def u(x: State, t: Tensor) -> State:

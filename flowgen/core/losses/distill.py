@@ -150,7 +150,7 @@ class Distillation(_Student):
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        x0, a, _, cond, _ = draw(x1, cond, random, None, self.times, Independent(), self.shift)
+        x0, a, _, cond = draw(x1, cond, random, None, self.times, Independent(), self.shift)
         shares = {"still": self.still, "from_noise": self.from_noise, "to_end": self.to_end, "end": self.end}
         t, s = span(a, x1, cond, random, self.times, self.shift, **shares)
         scale = self._scales(random, a)

@@ -111,7 +111,7 @@ class EDM:
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
         check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
-        x0, t, times, cond, _ = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
+        x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
         xt = interpolate(self.path, x1, x0, times)
         value = network(scaled_input(self.path, xt, times, self.data_std), times, cond)
         check_output(value, xt)

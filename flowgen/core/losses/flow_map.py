@@ -93,7 +93,7 @@ class FlowMapMatching:
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
-        x0, a, _, cond, _ = draw(x1, cond, random, None, self.times, self.coupling, self.shift)
+        x0, a, _, cond = draw(x1, cond, random, None, self.times, self.coupling, self.shift)
         shares = {"still": self.still, "from_noise": self.from_noise, "to_end": self.to_end}
         t, s = span(a, x1, cond, random, self.times, self.shift, **shares)
         begin = held(t, known)

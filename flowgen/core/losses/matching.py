@@ -25,7 +25,7 @@ from flowgen.core.interfaces import (
     Prediction,
     Times,
 )
-from flowgen.core.losses.base import by_name, check_named, check_streams, draw, mean_error, output, valid_in
+from flowgen.core.losses.base import by_name, check_named, check_streams, draw_weighted, mean_error, output, valid_in
 from flowgen.core.paths import Linear, interpolate, noised, velocity
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Positive, Real
@@ -93,7 +93,7 @@ class FlowMatching:
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
         check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
-        x0, t, times, cond, pair_weight = draw(
+        (x0, t, times, cond), pair_weight = draw_weighted(
             x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels
         )
         xt, target = self.pair(x1, x0, t)
