@@ -25,6 +25,7 @@ from flowgen import __version__
 from flowgen.core.random import seed_of
 from flowgen.core.tree import batch_size
 from flowgen.data.loader import Order
+from flowgen.device import device_name
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.evaluation.continuing import compare, continuations
 from flowgen.evaluation.controls import CONTROLS, control_clips, like_asked, lossless
@@ -199,7 +200,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     for name in _PACKAGES:
         packages[name] = importlib.metadata.version(name)
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

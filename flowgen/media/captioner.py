@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from flowgen.device import default_device
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.pretrained import find, fingerprint, weight_files
 
@@ -28,7 +29,7 @@ class Captioner:
 
     def __init__(self, model: str, prompt: str = "", max_tokens: int = 64, device: str | None = None) -> None:
         self.name, self.prompt, self.max_tokens = model, prompt, max_tokens
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device) if device else default_device()
         self.folder = find(model)
         files = [*weight_files(self.folder), *sorted(self.folder.glob("*.json"))]
         self.identity = hashlib.sha256(f"{fingerprint(files)} {prompt!r} {max_tokens}".encode()).hexdigest()[:16]

@@ -238,7 +238,7 @@ class Diffused(Frozen[Any]):
         network = self.on(z.device)
         z = z.to(DTYPES[self.precision])
         more = {"temb": z.new_zeros(len(z))} if self.option("timestep_conditioning", default=False) else {}
-        with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):
+        with torch.random.fork_rng(devices=[] if z.device.type == "cpu" else [z.device], device_type=z.device.type):
             torch.manual_seed(0)  # decoders that add noise of their own
             return network.decode(z, **more).sample.float()
 

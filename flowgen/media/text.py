@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flowgen.core.ranges import Count, NonNegative
+from flowgen.device import default_device
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.pretrained import DTYPES, Frozen, Kept, Precision, find, fingerprint, weight_files
 
@@ -163,7 +164,7 @@ class _Encoder:
             raise UsageError(
                 f"text of {tokens.shape[1]} tokens is longer than max_tokens={limit}: {shown!r}; raise it, or set truncate"
             )
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        device = default_device()
         model = self.frozen.on(device)
         with torch.inference_mode():
             states = model(input_ids=tokens.to(device)).last_hidden_state[0].cpu()

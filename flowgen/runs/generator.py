@@ -23,6 +23,7 @@ from flowgen.core.sampler import check_grid
 from flowgen.core.solvers.ode import has_velocity
 from flowgen.core.times import make_grid, shift_factor
 from flowgen.core.tree import State, tree_map
+from flowgen.device import default_device
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import Conditioner, encode_conditions
@@ -86,7 +87,7 @@ class Generator:
         run.refuse_earlier(experiment.encoder)  # before weights that do not fit are compared
         checkpoint = run.read_newest(lambda c: c.load_weights(experiment.network, weights))
         run.load_encoder(experiment.encoder, checkpoint)
-        place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = device_named(device or str(default_device()))
         experiment.encoder.to(place)
         return cls(experiment, experiment.network.to(place).eval(), place, checkpoint.step)
 
@@ -281,5 +282,7 @@ def device_named(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise UsageError(f"the device {name!r} cannot be used ({reason}); give cpu, cuda or cuda:N") from None
+        raise UsageError(
+            f"the device {name!r} cannot be used ({reason}); give cpu, or one that flowgen doctor lists"
+        ) from None
     return device

@@ -93,7 +93,7 @@ class Reflow:
         return {"pairs": len(self), "run": self.run, "step": self.teacher.step, "solver_steps": settings.steps}
 
     def _make(self, block: int) -> list[Clip]:
-        if self.teacher.device.type == "cuda" and get_worker_info() is not None:
+        if self.teacher.device.type != "cpu" and get_worker_info() is not None:
             raise UsageError("data: worker processes cannot reach the GPU on which pairs are made; set train.workers=0")
         indices = range(block * _BLOCK, min((block + 1) * _BLOCK, len(self)))
         order = Order(self.seed, len(self.asked))

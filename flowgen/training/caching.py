@@ -31,6 +31,7 @@ from flowgen.data.latents import (
     write_header,
     write_shard,
 )
+from flowgen.device import default_device, device_of_process
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
 from flowgen.media.clip import Clip
@@ -176,8 +177,8 @@ def _refuse(experiment: Experiment) -> None:
 
 def _begin(experiment: Experiment, folder: Path, crops: int | None) -> Header:
     """The header of a cache: as it was made, or of a new one with the encoder's statistics beside it."""
-    encoder, device = experiment.encoder, "cuda" if torch.cuda.is_available() else "cpu"
-    encoder.to(device)
+    encoder = experiment.encoder
+    encoder.to(default_device())
     begun = read_header(folder)
     if begun is not None:
         load_statistics(encoder, folder)
@@ -294,8 +295,7 @@ def _work(
     config: dict[str, Any], folder: str, crops: int, plan: Sequence[tuple[int, Sequence[Wanted]]], rank: int
 ) -> None:
     experiment = Experiment(Config.model_validate(config))
-    gpus = torch.cuda.device_count()
-    experiment.encoder.to(f"cuda:{rank % gpus}" if gpus else "cpu")
+    experiment.encoder.to(device_of_process(rank))
     load_statistics(experiment.encoder, Path(folder))
     _encode(experiment, Path(folder), crops, plan, lambda line: print(f"process {rank}: {line}", flush=True))
 

@@ -18,6 +18,7 @@ import torch
 from packaging.requirements import Requirement
 
 from flowgen import __version__
+from flowgen.device import accelerator, device_count, device_name, device_of_process
 from flowgen.training.machine import precision_gap
 
 State = Literal["ok", "note", "broken"]
@@ -51,8 +52,8 @@ def _versions() -> Iterator[Finding]:
 
 def _accelerator() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if torch.cuda.is_available():
-        devices = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    if accelerator() is not None:
+        devices = ", ".join(device_name(device_of_process(i)) for i in range(device_count()))
         yield Finding("accelerator", "ok", devices)
     elif torch.version.cuda is not None and shutil.which("nvidia-smi"):
         yield Finding(
@@ -66,7 +67,7 @@ def _accelerator() -> Iterator[Finding]:
 
 
 def _precisions() -> Iterator[Finding]:
-    if not torch.cuda.is_available():
+    if accelerator() is None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it looked for another one
     for dtype in (torch.bfloat16, torch.float16):
         name, gap = str(dtype).removeprefix("torch."), precision_gap(dtype)

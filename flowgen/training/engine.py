@@ -22,6 +22,7 @@ from flowgen.config import ComponentConfig, build
 from flowgen.core.interfaces import Cond, Group, Loss, LossOutput, LossWithGroups
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State, first_leaf
+from flowgen.device import accelerator, claim_device, collective_backend
 from flowgen.errors import UsageError
 from flowgen.media.interfaces import ShardsSequence
 from flowgen.nn.parallel import SequenceGroup
@@ -64,12 +65,12 @@ def start_ranks(timeout_s: float = 600.0) -> Ranks:
 
     torchrun, the DeepSpeed launcher and `flowgen train --gpus` set RANK and its companions; srun sets its own.
     """
-    cuda = torch.cuda.is_available()
-    if not cuda:
+    if accelerator() is None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if "RANK" not in os.environ:
         os.environ.update(slurm_environment(os.environ))
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed's engine reads it again and again
+    device = _own_device(int(os.environ["LOCAL_RANK"]))
     deepspeed = _deepspeed()
     if not torch.distributed.is_initialized():
         alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -77,14 +78,21 @@ def start_ranks(timeout_s: float = 600.0) -> Ranks:
         os.environ.update(ours)
         never_compile_for_one_machine(deepspeed)
         timeout = datetime.timedelta(seconds=timeout_s)
-        deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=timeout, verbose=False)
+        deepspeed.init_distributed(collective_backend(device), timeout=timeout, verbose=False)
         for name in ours:  # a program that this one starts must find its own port
             del os.environ[name]
         atexit.register(_leave)  # threads of the process group that outlive the interpreter abort the process
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    control = torch.distributed.new_group(backend="gloo") if cuda and count > 1 else None
+    control = torch.distributed.new_group(backend="gloo") if device.type != "cpu" and count > 1 else None
     return Ranks(rank, count, device, control)
+
+
+def _own_device(local_rank: int) -> torch.device:
+    """The device of this rank. UsageError: more ranks were started on this machine than it has accelerators."""
+    try:
+        return claim_device(local_rank)
+    except ValueError as error:
+        raise UsageError(f"{error}; start fewer ranks on it (--gpus)") from None
 
 
 def end_rank() -> None:
@@ -202,7 +210,7 @@ def start_engine(
         )
     if (
         isinstance(made, OnHost)
-        and torch.cuda.is_available()
+        and accelerator() is not None
         and "offload_optimizer" not in config["zero_optimization"]
     ):
         raise UsageError(

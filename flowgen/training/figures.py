@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowgen.core.interfaces import LossOutput
 from flowgen.core.tree import tree_map
+from flowgen.device import peak_memory
 from flowgen.training.ranks import Ranks, gather_objects
 from flowgen.training.stages import Stages
 
@@ -139,6 +140,7 @@ def _detached(part: Any) -> Any:
 
 def _memory_gb(device: torch.device) -> float:
     """Largest so far: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+    counted = peak_memory(device)
+    if counted is not None:
+        return counted / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -22,6 +22,7 @@ from flowgen.core.interfaces import MASK
 from flowgen.core.random import Randomness, seed_of
 from flowgen.core.tree import State, tree_map
 from flowgen.data.loader import Split
+from flowgen.device import seed_device
 from flowgen.errors import FlowgenError
 from flowgen.files import errors_named
 from flowgen.media.clip import Clip
@@ -188,8 +189,8 @@ class Trainer:
     def _seed_layers(self, seed: int) -> None:
         # torch.manual_seed asks the driver about every GPU, each time
         torch.default_generator.manual_seed(seed)
-        if self.ranks.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        if self.ranks.device.type != "cpu":
+            seed_device(self.ranks.device, seed)
 
     def _unless_exploding(self, losses: Tensor) -> Tensor:
         """1, or not-a-number where a loss is beyond the limit: the gradient then is, and the step is skipped on all ranks."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowgen.core.ranges import Count, NonNegative
 from flowgen.core.tree import leaves, tree_map
+from flowgen.device import default_device
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.pretrained import DTYPES, Kept, Precision, fingerprint
 from flowgen_diffusers.model import PretrainedModel
@@ -89,7 +90,7 @@ class _Prompts:
         for part in pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.eval().requires_grad_(False)
-        return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+        return pipeline.to(default_device())
 
     def embed(self, prompt: str, room: int, truncate: bool) -> dict[str, Tensor]:
         """The embedding, on the CPU. A prompt is read by itself, so that it is the same in every batch and on every rank."""
