@@ -450,8 +450,8 @@ class KeepsFloat32(Protocol):
 class Patched(Protocol):
     """Several steps of an axis make one token."""
 
-    patch: tuple[int, ...]
-    """Steps a token spans on each axis."""
+    patch: tuple[int, ...] | Mapping[str, tuple[int, ...]]
+    """Steps a token spans on each axis; by stream, where there are several."""
 
 
 @runtime_checkable

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowgen.core.ranges import Count, Positive, Whole
 from flowgen.data.shards import Source
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SHOWN = 256
 
@@ -121,9 +124,12 @@ class Video:
         (clip,) = clips
         assert not isinstance(clip.data, dict)
         assert isinstance(clip.rate, (int, float))
-        longer = max(clip.data.shape[1:3])
-        automatic = max(1, round(_SHOWN / longer / 2) * 2)  # even, so that chroma keeps to the pixels
-        write_frames(clip.data, clip.rate, Path(path), metadata, enlarge=self.enlarge or automatic)
+        write_frames(clip.data, clip.rate, Path(path), metadata, enlarge=self.enlargement(clip.data))
+
+    def enlargement(self, frames: Tensor) -> int:
+        """By how much each pixel of frames [T, H, W, C] is enlarged in a file."""
+        automatic = max(1, round(_SHOWN / max(frames.shape[1:3]) / 2) * 2)  # even, so that chroma keeps to the pixels
+        return self.enlarge or automatic
 
     def write_sequence(self, clip: Clip, folder: Path, suffix: str, metadata: Mapping[str, Any]) -> None:
         """A folder of numbered pictures of the modality's own size, with the rate and the metadata in its clip.json."""

@@ -30,12 +30,20 @@ _BT709 = 1
 _STUDIO_RANGE = 1
 
 
-def write_frames(frames: Tensor, fps: float, path: Path, metadata: Mapping[str, Any], enlarge: int = 1) -> None:
+def write_frames(
+    frames: Tensor,
+    fps: float,
+    path: Path,
+    metadata: Mapping[str, Any],
+    enlarge: int = 1,
+    sound: tuple[Tensor, int] | None = None,
+) -> None:
     """Write uint8 frames [T, H, W, 1 or 3] at `fps` as `path`'s extension says, with `metadata` as JSON in its comment.
 
     Each pixel becomes `enlarge` x `enlarge` pixels, but not in a zip of pictures, which is for programs. mp4 and webm are
-    yuv420p (BT.709), which has even sizes only: an odd one gains a copy of its last row or column. Raises FlowgenError
-    where the file cannot be written.
+    yuv420p (BT.709), which has even sizes only: an odd one gains a copy of its last row or column. `sound`, samples
+    [1 or 2, n] in [-1, 1] and their rate, becomes the sound track of an mp4 (AAC) or webm (Opus). Raises FlowgenError where
+    the file cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -44,6 +52,8 @@ def write_frames(frames: Tensor, fps: float, path: Path, metadata: Mapping[str, 
         raise FlowgenError(
             f"{path}: expected bytes [T, H, W, 1 or 3] to write, got {frames.dtype} {tuple(frames.shape)}"
         )
+    if sound is not None and suffix not in (".mp4", ".webm"):
+        raise FlowgenError(f"{path}: {suffix} has no sound; write .mp4 or .webm")
     comment = json.dumps(dict(metadata), ensure_ascii=False, default=str)
     if suffix == ".zip":
         with replacing(path) as temporary:
@@ -54,7 +64,7 @@ def write_frames(frames: Tensor, fps: float, path: Path, metadata: Mapping[str, 
         if suffix == ".gif":
             _write_gif(frames, fps, temporary, comment)
         else:
-            _write_video(_even(frames), fps, temporary, comment)
+            _write_video(_even(frames), fps, temporary, comment, sound)
 
 
 def write_folder(frames: Tensor, fps: float, folder: Path, metadata: Mapping[str, Any]) -> None:
@@ -89,7 +99,7 @@ def _even(frames: Tensor) -> Tensor:
     return torch.cat([frames, frames[:, :, -1:]], 2) if width % 2 else frames
 
 
-def _write_video(frames: Tensor, fps: float, path: Path, comment: str) -> None:
+def _write_video(frames: Tensor, fps: float, path: Path, comment: str, sound: tuple[Tensor, int] | None) -> None:
     rate = Fraction(fps).limit_denominator(1001)
     if path.suffix.lower() == ".mp4":
         kind, codec, options, muxing = "mp4", "libx264", {"crf": "14", "preset": "medium"}, {"movflags": "+faststart"}
@@ -103,6 +113,7 @@ def _write_video(frames: Tensor, fps: float, path: Path, comment: str) -> None:
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _STUDIO_RANGE
+        track = None if sound is None else _sound_track(container, kind, *sound)
         for frame in _pictures(frames, Fraction(1) / rate):
             studio = frame.reformat(
                 format="yuv420p",
@@ -114,6 +125,30 @@ def _write_video(frames: Tensor, fps: float, path: Path, comment: str) -> None:
                 container.mux(packet)
         for packet in stream.encode(None):
             container.mux(packet)
+        if track is not None and sound is not None:
+            _write_sound(container, track, *sound)
+
+
+_SOUND_RATE = 48000
+"""Both codecs have it; their delay, which players skip, is shortest there."""
+
+
+def _sound_track(container: Any, kind: str, samples: Tensor, rate: int) -> Any:
+    layout = "mono" if len(samples) == 1 else "stereo"
+    track = container.add_stream("aac" if kind == "mp4" else "libopus", rate=_SOUND_RATE, layout=layout)
+    track.bit_rate = 96_000 * len(samples)
+    return track
+
+
+def _write_sound(container: Any, track: Any, samples: Tensor, rate: int) -> None:
+    import torchaudio.functional
+
+    samples = torchaudio.functional.resample(samples, rate, _SOUND_RATE).clamp(-1, 1)
+    layout = "mono" if len(samples) == 1 else "stereo"
+    frame = av.AudioFrame.from_ndarray(samples.contiguous().numpy(), format="fltp", layout=layout)
+    frame.sample_rate, frame.time_base, frame.pts = _SOUND_RATE, Fraction(1, _SOUND_RATE), 0
+    for packet in (*track.encode(frame), *track.encode(None)):
+        container.mux(packet)
 
 
 def _write_gif(frames: Tensor, fps: float, path: Path, comment: str) -> None:

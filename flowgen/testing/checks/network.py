@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -225,7 +225,7 @@ def padding_changes_nothing(s: Subject) -> str | None:
     x: Any = s.state()
     t, named, tried = s.times(), _streams(s), 0
     for name, spec in named.items():
-        real = _real_steps(s, spec)
+        real = _real_steps(s, name, spec)
         if not real:
             continue
         tried += 1
@@ -249,12 +249,14 @@ def padding_changes_nothing(s: Subject) -> str | None:
     return None
 
 
-def _real_steps(s: Subject, spec: StreamSpec) -> int:
+def _real_steps(s: Subject, name: str, spec: StreamSpec) -> int:
     """Three quarters of the first axis, in whole patches; 0 where it is too short for that."""
     if not spec.axes:
         return 0
     size = spec.axes[0].size
-    patch = s.network.patch[0] if isinstance(s.network, Patched) and s.network.patch else 1
+    patches: Any = s.network.patch if isinstance(s.network, Patched) else ()
+    own = patches[name] if isinstance(patches, Mapping) else patches
+    patch = own[0] if own else 1
     real = size // patch * 3 // 4 * patch
     return real if real < size else 0
 

@@ -1,0 +1,28 @@
+"""Sound with picture: clips that have both, a data set in which every event is known, and measures of synchrony."""
+
+from flowgen.plugins import Component, hookimpl
+
+
+@hookimpl
+def flowgen_components() -> list[Component]:
+    return [
+        Component("modality", "av", "flowgen_av.modality:AudioVideo", "picture with sound (mp4, webm)"),
+        Component(
+            "dataset",
+            "bouncing-sounds",
+            "flowgen_av.bouncing:BouncingSounds",
+            "a ball that bounces in a box and sounds at each impact (built in)",
+        ),
+        Component(
+            "metric",
+            "event-synchrony",
+            "flowgen_av.synchrony:EventSynchrony",
+            "do visible impacts sound, sounds show, and at the same moment?",
+        ),
+        Component(
+            "metric",
+            "bounce-agreement",
+            "flowgen_av.synchrony:BounceAgreement",
+            "are the asked ball and material seen and heard?",
+        ),
+    ]
