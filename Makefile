@@ -17,6 +17,7 @@ help:  ## list the targets
 $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "flowgen needs Python 3.10 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf *.egg-info  # entry points of an earlier install would hide new ones
 	$(PIP) --editable '.[dev]'
 	touch $(STAMP)
 

@@ -14,6 +14,15 @@ def flowgen_components() -> list[Component]:
             "a ball that bounces in a box and sounds at each impact (built in)",
         ),
         Component(
+            "dataset", "av-folder", "flowgen_av.recordings:AVFolder", "the video files of a folder, with their sound"
+        ),
+        Component(
+            "dataset",
+            "av-manifest",
+            "flowgen_av.recordings:AVManifest",
+            "video files listed in a table, with their sound",
+        ),
+        Component(
             "metric",
             "event-synchrony",
             "flowgen_av.synchrony:EventSynchrony",

@@ -13,13 +13,14 @@ import torch
 from flowgen_audio.media import SUFFIXES
 from flowgen_audio.modality import Audio
 from flowgen_video.modality import Video
-from flowgen_video.reading import VIDEO_SUFFIXES, has_sound
+from flowgen_video.reading import VIDEO_SUFFIXES, has_sound, read_frames
 from torch import Tensor
 
 from flowgen.core.ranges import Count, Positive, Whole
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
 from flowgen.media.clip import Clip
+from flowgen_av.reading import sound_at, sound_offset
 
 STREAMS = ("picture", "sound")
 
@@ -109,22 +110,17 @@ class AudioVideo:
 
         The sound is cut or filled with silence to the length of the picture. FlowgenError: it cannot be read.
         """
-        path, parts = Path(path), {}
+        path = Path(path)
         seen = path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES or path.suffix.lower() == ".zip"
         if not seen and path.suffix.lower() not in SUFFIXES:
             raise FlowgenError(f"{path}: {path.suffix or 'no extension'!r} is no video and no sound that is known")
         if not seen:
             return self._named(self.combined({"sound": self.sound.read(path)}), path)
-        heard = has_sound(path)
-        if heard:
-            parts["sound"] = self.sound.read(path)
-        from flowgen_video.reading import read_frames
-
         frames = read_frames(path, self.fps, self.height, self.width, self.channels)
-        parts["picture"] = Clip(frames, self.fps)
-        if heard:
-            length = round(len(frames) / self.fps * self.sample_rate)
-            parts["sound"] = replace(parts["sound"], data=_to_length(parts["sound"].data, length))  # type: ignore[arg-type]
+        parts = {"picture": Clip(frames, self.fps)}
+        if has_sound(path):
+            samples = round(len(frames) / self.fps * self.sample_rate)
+            parts["sound"] = Clip(sound_at(path, self.sound, 0.0, samples, sound_offset(path)), self.sample_rate)
         return self._named(self.combined(parts), path)
 
     def write(self, clips: Sequence[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
@@ -182,10 +178,6 @@ class AudioVideo:
 
     def _named(self, clip: Clip, path: Path) -> Clip:
         return replace(clip, source=str(path))
-
-
-def _to_length(samples: Tensor, length: int) -> Tensor:
-    return torch.nn.functional.pad(samples[..., :length], (0, max(0, length - samples.shape[-1])))
 
 
 def _strip(frames: Tensor) -> Any:

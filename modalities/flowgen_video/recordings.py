@@ -85,6 +85,11 @@ class VideoRecordings(Recordings):
         return Use(status, why, self._windows[str(bucket)].count(n), str(bucket) if many else "")
 
     def decode(self, item: Item, window: int, rng: torch.Generator | None) -> Clip:
+        data, first = self.decoded(item, window, rng)
+        return Clip(data, self.modality.fps, self.values(item), f"{item.path} from {first:.2f} s")
+
+    def decoded(self, item: Item, window: int, rng: torch.Generator | None) -> tuple[Tensor, float]:
+        """The frames of a clip, and the second of the file in which they begin."""
         index, order = self._index(item, self.facts[item.path])
         name = self._use(item, self.bucketed).bucket or str(self._full)
         place = self._windows[name].place(len(order), window, rng)
@@ -95,8 +100,7 @@ class VideoRecordings(Recordings):
             data = self._frames[key][place]
         else:
             data = self._decode(item, order[place], name, index)
-        first = float(index.times[order[place[0]]])
-        return Clip(data, self.modality.fps, self.values(item), f"{item.path} from {first:.2f} s")
+        return data, float(index.times[order[place[0]]])
 
     def uncropped(self, index: int) -> Clip | None:
         """All frames that clip `index` is drawn from."""
