@@ -33,6 +33,12 @@ _WIDE = 130
     help="Give the beginning of each real clip, and measure its continuations.",
 )
 @click.option(
+    "--given",
+    multiple=True,
+    metavar="STREAM",
+    help="Give this stream of each real clip, and measure what is made to it; repeat for more.",
+)
+@click.option(
     "--controls",
     is_flag=True,
     help="Measure negative controls, too, and say which figures tell them from real clips.",
@@ -43,13 +49,14 @@ _WIDE = 130
     "-o",
     "output",
     type=File(),
-    help="JSON to write (default RUN/eval.json, or eval-continue.json).",
+    help="JSON to write (default RUN/eval.json, eval-continue.json, or eval-given-STREAM.json).",
 )
 def evaluate(
     run: Path,
     count: int | None,
     metrics: tuple[str, ...],
     continued: float | None,
+    given: tuple[str, ...],
     controls: bool,
     weights: Any,
     seed: int | None,
@@ -74,6 +81,7 @@ def evaluate(
       flowgen eval runs/notes -n 200 --steps 8 --solver heun -o heun8.json
       flowgen eval runs/checkerboard --metric checkerboard --weights raw
       flowgen eval runs/moving-digits --continue 0.5
+      flowgen eval runs/bouncing-sounds --given picture
       flowgen eval runs/notes --controls
     """
     from rich.console import Console
@@ -87,9 +95,10 @@ def evaluate(
 
     if output is not None and output.suffix.lower() != ".json":
         raise UsageError(f"{output}: the figures are written as JSON; give a name that ends in .json")
-    if controls and continued is not None:
-        raise UsageError("the negative controls are whole clips: give --controls or --continue")
-    path = output or run / ("eval.json" if continued is None else "eval-continue.json")
+    if controls + bool(given) + (continued is not None) > 1:
+        raise UsageError("give one of --controls (whole clips), --continue and --given")
+    kind = "" if continued is None else "-continue"
+    path = output or run / f"eval{'-'.join([kind, *(['given', *given] if given else [])])}.json"
     check_writable(path)
     overrides = sampling_overrides(run, rest)
     overrides += [f"eval.clips={count}"] if count is not None else []
@@ -98,8 +107,10 @@ def evaluate(
     generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
     dataset, metrics_built = full_size(generator.experiment.dataset), generator.experiment.metrics
     if generator.experiment.reconstructs:
-        if controls or continued is not None:
-            raise UsageError(f"{run} is an autoencoder, which generates nothing; leave out --controls and --continue")
+        if controls or given or continued is not None:
+            raise UsageError(
+                f"{run} is an autoencoder, which generates nothing; leave out --controls, --continue and --given"
+            )
         result = evaluate_autoencoder(generator, dataset, metrics_built, weights=weights)
         save(result, path)
         print_reconstruction(result, _console())
@@ -114,6 +125,7 @@ def evaluate(
             metrics_built,
             weights=weights,
             continued=continued,
+            given=given,
             controls=controls,
             on_step=lambda done, total: bar.update(done),
         )
@@ -157,6 +169,8 @@ def print_table(result: Evaluation, console: Any) -> None:
     guidance = f", guidance {s['guidance']['type']}" if s["guidance"] else ""
     scale = f" {s['guidance']['scale']:g}" if s["guidance"] and "scale" in s["guidance"] else ""
     continued = f", {s['continued_s']:g} s of them given" if s.get("continued_s") else ""
+    if s.get("given"):
+        continued = f", their {' and '.join(s['given'])} given"
     fewer = f" (there are no more; asked for {s['clips_asked']})" if s["clips"] < s["clips_asked"] else ""
     console.print(
         f"{s['name']} at step {s['step']}: {s['clips']} clips in each column{fewer}{continued}, {s['steps']} steps of {s['solver']['type']}"

@@ -27,7 +27,7 @@ from flowgen.core.tree import batch_size
 from flowgen.data.loader import Order
 from flowgen.device import device_name
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.evaluation.continuing import compare, continuations
+from flowgen.evaluation.continuing import compare, continuations, from_streams
 from flowgen.evaluation.controls import CONTROLS, control_clips, like_asked, lossless
 from flowgen.evaluation.rows import Row, finite, measure
 from flowgen.files import read_json, write_json
@@ -112,6 +112,7 @@ def evaluate(
     *,
     weights: Weights = "ema",
     continued: float | None = None,
+    given: Sequence[str] = (),
     controls: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -121,13 +122,14 @@ def evaluate(
         metrics: by name, as `Experiment.metrics`.
         weights: which ones the generator was loaded with, for the record.
         continued: give this many seconds of each real clip, and measure their continuations.
+        given: give these streams of each real clip, and measure what is made to them.
         controls: measure the negative controls, too (see `flowgen.evaluation.controls`).
         on_step: called with the number of solver steps done and their total.
 
-    UsageError: controls of continuations are asked for.
+    UsageError: controls of continuations or of given streams are asked for, or both are given.
     """
-    if controls and continued is not None:
-        raise UsageError("the negative controls are whole clips; measure continuations without --controls")
+    if controls + bool(given) + (continued is not None) > 1:
+        raise UsageError("give one of --controls (whole clips), --continue and --given")
     config = generator.config
     seed = config.eval.seed
     sets = draw_sets(dataset, config.eval.clips, seed)
@@ -135,7 +137,9 @@ def evaluate(
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in sets.real]
     with _Counter(generator.network) as counter:
         began = time.perf_counter()
-        if continued is None:
+        if given:
+            generated = from_streams(generator, sets.real, given, asked, seed=seed, on_step=on_step)
+        elif continued is None:
             generated = generator.sample(request_like(sets.real, asked, seed=seed), on_step=on_step)
         else:
             generated = continuations(generator, sets.real, continued, asked, seed=seed, on_step=on_step)
@@ -159,6 +163,7 @@ def evaluate(
         "seed": seed,
         "conditions": sorted(generator.conditioners),
         "continued_s": continued,
+        "given": list(given),
         "reference": sets.origin,
         "steps": sample["steps"],
         "solver": sample["solver"],

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from flowgen.config import Config, Resolved, dumps, in_force
-from flowgen.core.tree import leaves
+from flowgen.core.tree import leaves, tree_map
 from flowgen.data.loader import Order, clips_at
 from flowgen.data.order import has_buckets
 from flowgen.errors import FlowgenError, UsageError
@@ -125,14 +125,19 @@ def check_encoder(encoder: Encoder, clips: Sequence[Clip]) -> str:
     latents = encoder.encode(clips)
     decoded = encoder.decode(latents)
     lines = []
-    for leaf in leaves(latents.x):
-        mean, std = float(leaf.mean()), float(leaf.std())
-        if not torch.isfinite(leaf).all() or not 0.02 < std < 50 or abs(mean) > 20:
+    pairs = tree_map(lambda x, mask: (x, x if mask is None else x[mask]), latents.x, latents.mask)
+    for leaf, real in leaves(pairs):
+        shape = tuple(leaf.shape[1:])
+        if not real.numel():
+            lines.append(f"{shape} in none of the first {len(clips)} clips")
+            continue
+        mean, std = float(real.mean()), float(real.std())
+        if not torch.isfinite(real).all() or not 0.02 < std < 50 or abs(mean) > 20:
             raise FlowgenError(
                 f"the encoder makes latents of mean {mean:.3g} and deviation {std:.3g} from real clips such as "
                 f"{clips[0].source or 'the first'}; a flow needs finite values of about unit variance: check its options and weights"
             )
-        lines.append(f"{tuple(leaf.shape[1:])} mean {mean:.2f} deviation {std:.2f}")
+        lines.append(f"{shape} mean {mean:.2f} deviation {std:.2f}")
     if len(decoded) != len(clips):
         raise FlowgenError(f"the encoder decoded {len(decoded)} clips of {len(clips)}")
     return ", ".join(lines)

@@ -30,6 +30,12 @@ def flowgen_components() -> list[Component]:
         ),
         Component(
             "metric",
+            "onset-correlation",
+            "flowgen_av.alignment:OnsetCorrelation",
+            "do onsets of the sound go with what lights up in the picture? beside pairs that do not belong together",
+        ),
+        Component(
+            "metric",
             "bounce-agreement",
             "flowgen_av.synchrony:BounceAgreement",
             "are the asked ball and material seen and heard?",

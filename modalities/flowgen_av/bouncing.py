@@ -22,6 +22,8 @@ MATERIALS = {"bell": ((1.0, 2.76, 5.4), 0.16), "wood": ((1.0, 2.57, 4.2), 0.035)
 """Partials relative to the pitch, and the time in seconds in which a sound falls to 1/e."""
 _LOUDEST = 0.7
 _CLICK_S = 0.004
+_HEARD = 9.0
+"""Decay times after which a sound is 78 dB down, and ends."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,14 @@ class BouncingSounds:
         wave = np.zeros(n)
         for at, speed in bounce.impacts(m.frames / m.fps):
             first = math.ceil(at * rate)
-            time = np.arange(first, n) / rate - at
-            tone = sum(
-                np.sin(2 * np.pi * k * pitch * time + rng.uniform(0, 2 * np.pi)) * np.exp(-time * k**0.5 / decay) / k
-                for k in partials
-                if k * pitch < 0.45 * rate
-            )
+            loudness = 0.5 * _LOUDEST * (0.3 + 0.7 * speed / self.fastest)
+            for k in partials:
+                if k * pitch < 0.45 * rate:
+                    own = decay / k**0.5
+                    time = np.arange(first, min(n, first + round(_HEARD * own * rate))) / rate - at
+                    tone = np.sin(2 * np.pi * k * pitch * time + rng.uniform(0, 2 * np.pi)) * np.exp(-time / own) / k
+                    wave[first : first + len(time)] += loudness * tone
+            time = np.arange(first, min(n, first + round(_HEARD * _CLICK_S * rate))) / rate - at
             click = 0.5 * rng.standard_normal(len(time)) * np.exp(-time / _CLICK_S)
-            wave[first:] += 0.5 * _LOUDEST * (0.3 + 0.7 * speed / self.fastest) * (tone + click)
+            wave[first : first + len(time)] += loudness * click
         return np.clip(wave, -1, 1).astype(np.float32)

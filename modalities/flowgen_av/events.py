@@ -52,18 +52,24 @@ def _turns(x: np.ndarray, low: float, high: float) -> list[float]:
     return found
 
 
-def onsets(samples: Tensor, rate: int) -> list[float]:
-    """Seconds at which a sound [channels, n] sets in: peaks of the rise of its spectrum."""
-    mono = samples.float().mean(0)
-    if float(mono.abs().max()) < _FAINT:
-        return []
+def rises(samples: Tensor, rate: int) -> tuple[Tensor, Tensor]:
+    """Seconds, and how much the spectrum of a sound [channels, n] rises there."""
     hop = max(1, round(_HOP_S * rate))
     n = 1 << round(np.log2(4 * hop))
-    padded = torch.nn.functional.pad(mono, (n, n))
+    padded = torch.nn.functional.pad(samples.float().mean(0), (n, n))
     spectrum = torch.stft(padded, n, hop, window=torch.hann_window(n), center=False, return_complex=True).abs().sqrt()
-    rise = spectrum.diff(dim=1).clamp(min=0).sum(0).numpy()
-    rise = np.convolve(rise, np.ones(3) / 3, mode="same")
-    gap = max(1, round(_GAP_S * rate / hop))
+    rise = spectrum.diff(dim=1).clamp(min=0).sum(0)
+    # the window whose end meets the onset is the one that rises; on the average half of it lies after the onset
+    return ((torch.arange(len(rise)) + 1) * hop - n / 2) / rate, rise
+
+
+def onsets(samples: Tensor, rate: int) -> list[float]:
+    """Seconds at which a sound [channels, n] sets in: peaks of the rise of its spectrum."""
+    if float(samples.float().mean(0).abs().max()) < _FAINT:
+        return []
+    time, raw = rises(samples, rate)
+    rise = np.convolve(raw.numpy(), np.ones(3) / 3, mode="same")
+    gap = max(1, round(_GAP_S / float(time[1] - time[0])))
     least = _RISE * np.quantile(np.sort(rise)[-max(1, len(rise) // 50) :], 0.5)
     found: list[int] = []
     for i in np.argsort(-rise):
@@ -71,5 +77,4 @@ def onsets(samples: Tensor, rate: int) -> list[float]:
             break
         if all(abs(i - j) > gap for j in found):
             found.append(int(i))
-    # the window whose end meets the onset is the one that rises; on the average half of it lies after the onset
-    return sorted(float(((i + 1) * hop + n / 2 - n) / rate) for i in found)
+    return sorted(float(time[i]) for i in found)

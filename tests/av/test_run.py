@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -81,6 +83,22 @@ def test_evaluation_prints_synchrony_and_its_chance(tiny):
     out = run("eval", tiny)
     for name in ("impacts_heard", "onsets_seen", "ball_seen", "ball_heard"):
         assert name in out
+
+
+@pytest.mark.parametrize("stream", ["picture", "sound"])
+def test_what_is_made_to_a_given_stream_is_measured(tiny, stream):
+    """The given stream is that of the real clips, so that what is seen (or heard) in it is right as in them."""
+    out = run("eval", tiny, "--given", stream)
+    assert f"their {stream} given" in out
+    figures = {row["name"]: row for row in json.loads((tiny / f"eval-given-{stream}.json").read_text())["figures"]}
+    kept = {"picture": "ball_seen", "sound": "ball_heard"}[stream]
+    assert figures[kept]["generated"] == figures[kept]["real"] > 0.8
+
+
+def test_only_streams_that_are_there_can_be_given(tiny):
+    for options, word in ((["--given", "smell"], "picture, sound"), (["--given", "sound", "--controls"], "one of")):
+        with pytest.raises(FlowgenError, match=word):
+            run("eval", tiny, *options)
 
 
 def test_gradients_of_an_absent_stream_are_zero(tiny):
