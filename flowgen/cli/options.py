@@ -39,6 +39,14 @@ class File(click.Path):
         return super().convert(value, param, ctx)
 
 
+class RunOrServer(File):
+    """A run folder, or the address of a run on a server of `flowgen serve`, which stays a string."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        address = isinstance(value, str) and value.startswith(("http://", "https://"))
+        return value if address else super().convert(value, param, ctx)
+
+
 SEED = click.IntRange(-(2**63), 2**63 - 1)
 
 _SAMPLING = (

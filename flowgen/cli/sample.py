@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowgen.cli.asked import asked_by_file, asked_by_options, single
-from flowgen.cli.options import SEED, File, Number, check_writable, sampling_options, sampling_overrides
+from flowgen.cli.options import SEED, File, Number, RunOrServer, check_writable, sampling_options, sampling_overrides
 from flowgen.cli.output import Output, default_path, resume
 from flowgen.cli.parts import check_parts, given_files, part_options, request_of
 from flowgen.errors import UsageError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", type=File())
+@click.argument("run", type=RunOrServer())
 @click.option(
     "--cond", "-c", multiple=True, metavar="NAME=VALUE", help="A condition; repeat a name to alternate its values."
 )
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 @click.option("--field", type=File(), help="Also draw the velocity field at several times (png or svg).")
 @click.option("--animate", type=File(), help="Also show the way from noise to data (mp4 or gif).")
 @click.pass_context
-def sample(ctx: click.Context, run: Path, **options: Any) -> None:
+def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
     """Sample clips from a trained run.
 
     Settings default to the run's own 'sample' section. The settings are embedded in every file as metadata. Several
@@ -83,6 +83,7 @@ def sample(ctx: click.Context, run: Path, **options: Any) -> None:
       flowgen sample runs/film --given sound=music.wav -n 4 -o film.mp4
       flowgen sample runs/mine --interpolate a.mp4 b.mp4 -n 8 -o between.mp4
       flowgen sample runs/bridge --source drawing.mp4 -o photograph.mp4
+      flowgen sample http://localhost:8000/notes -c pitch=C4 -o c4.wav
     """
     from rich.console import Console
 
@@ -93,7 +94,13 @@ def sample(ctx: click.Context, run: Path, **options: Any) -> None:
     from flowgen.training.progress import ProgressDisplay
 
     default = click.core.ParameterSource.DEFAULT
-    check_parts(options, {name for name in options if ctx.get_parameter_source(name) != default})
+    written = {name for name in options if ctx.get_parameter_source(name) != default}
+    check_parts(options, written)
+    if isinstance(run, str):
+        from flowgen.cli.remote import sample_remotely
+
+        sample_remotely(run, options, written)
+        return
     _check_batch(options)
     overrides = sampling_overrides(run, options)
     generator = Generator.load(run, weights=options["weights"], device=options["device"], overrides=overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,24 +16,31 @@ from flowgen.core.tree import State, tree_map
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of what is sampled, padded to the longest of them."""
+    """Some rows of what is sampled, padded to the longest of them.
+
+    Args:
+        draws: of each row the seed and the row whose noise it has, where rows of several samples are made together.
+    """
 
     seed: int
     rows: range
     shapes: Sequence[Any]
     device: torch.device
+    draws: Sequence[tuple[int, int]] | None = None
 
     def noise(self, purpose: str) -> State:
-        """Standard normal noise; that of a row depends on the row and its own shape alone."""
+        """Standard normal noise; that of a row depends on its seed, the row and its own shape alone."""
+        draws = [(self.seed, row) for row in self.rows] if self.draws is None else list(self.draws)
 
         def leaf(*shapes: tuple[int, ...]) -> Tensor:
-            rows = torch.tensor(self.rows)
-            if len(set(shapes)) == 1:
-                return normal_rows((self.seed, purpose), rows, shapes[0], self.device)
-            padded = torch.zeros(len(shapes), *_longest(shapes), device=self.device)
-            for i, shape in enumerate(shapes):
-                padded[i][_corner(shape)] = normal_rows((self.seed, purpose), rows[i : i + 1], shape, self.device)[0]
-            return padded
+            noise = torch.zeros(len(shapes), *_longest(shapes), device=self.device)
+            first = 0
+            for (seed, shape), group in groupby(zip(draws, shapes, strict=True), lambda d: (d[0][0], d[1])):
+                rows = torch.tensor([row for (_, row), _ in group])
+                at = (slice(first, first + len(rows)), *_corner(shape))
+                noise[at] = normal_rows((seed, purpose), rows, shape, self.device)
+                first += len(rows)
+            return noise
 
         return tree_map(leaf, *self.shapes)
 

@@ -88,15 +88,19 @@ class FromNoise(SampleRequest):
         seconds: length of all clips, or of each; by default what a condition says, or else the length trained on.
         given: clips that are parts of the samples, at places of their own; `Animate` and `Inpaint` are the common cases.
         completion: how a run that was not trained with known regions makes what is not given, see `Inpaint`.
+        draws: of each clip the seed and the row whose noise it has, in place of `seed`: clips of several samples, made together.
     """
 
     way = "sample"
     seconds: float | Sequence[float] | None = None
     given: Sequence[Given] = ()
     completion: Completion | None = None
+    draws: Sequence[tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.draws is not None and (len(self.draws) != len(self.conditions) or self.seed != 0):
+            raise UsageError(f"give draws for each of the {len(self.conditions)} clips, and no seed beside them")
         if self.completion is not None and not self.given:
             raise UsageError("a completion says how to go on from given clips; give some, or leave it out")
 

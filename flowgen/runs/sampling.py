@@ -27,7 +27,7 @@ from flowgen.media.regions import KnownFlow, Whole, holds
 from flowgen.media.streams import StreamSpec
 from flowgen.runs.given import Given, clips_of, place, source_latents
 from flowgen.runs.idle import warn_idle_guidance
-from flowgen.runs.requests import Completion, SampleRequest
+from flowgen.runs.requests import Completion, FromNoise, SampleRequest
 
 if TYPE_CHECKING:
     from flowgen.runs.generator import Generator
@@ -92,9 +92,10 @@ def solve_rows(
     clips: list[Clip] = []
     for index, here in enumerate(batches):
         own = slice(here.start, here.stop)
-        noise = Rows(
-            request.seed, range(rows.start + here.start, rows.start + here.stop), shapes[own], generator.device
-        )
+        there = range(rows.start + here.start, rows.start + here.stop)
+        drawn = request.draws if isinstance(request, FromNoise) else None
+        draws = None if drawn is None else drawn[there.start : there.stop]
+        noise = Rows(request.seed, there, shapes[own], generator.device, draws)
         conds = [generator.on_device(tree_map(lambda v, own=own: v[own], c)) for c in (cond, null)]
         if noise.mask is not None:
             conds[0][MASK] = noise.mask

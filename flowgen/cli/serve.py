@@ -1,0 +1,88 @@
+"""flowgen serve"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flowgen.cli.options import File, Number
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=File(), metavar="RUN...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--token-file", type=File(), help="A file that holds the token; needed beyond this machine.")
+@click.option("--jobs", "folder", type=File(), default=None, help="Where jobs are kept (default: runs/serve).")
+@click.option("--queue", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Jobs that may wait.")
+@click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Clips made together.")
+@click.option("--memory", type=Number(min=0, min_open=True), default=8.0, show_default=True, help="GB for runs.")
+@click.option("--upload", type=Number(min=0, max=100_000, min_open=True), default=64.0, show_default=True, help="MB.")
+@click.option("--patience", type=Number(min=0, max=86_400), default=30.0, show_default=True, help="Seconds, on stop.")
+@click.option("--device", metavar="NAME", help="Where to sample; the first GPU where there is one.")
+def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None, **options: Any) -> None:
+    """Sample from trained runs over HTTP: jobs in a queue, those that agree in shape made together.
+
+    A run has the name of its folder. Jobs and their files survive a restart. Only this machine may ask, unless there is a
+    token. Stop with Ctrl-C or SIGTERM: what is being sampled is finished, or made after the next start.
+
+    \b
+    Examples:
+      flowgen serve runs/notes
+      flowgen serve runs/notes runs/moving-digits --host 0.0.0.0 --token-file token.txt
+      curl -d '{"conditions": {"pitch": "C4"}}' -H 'Content-Type: application/json' localhost:8000/v1/generations
+      flowgen sample http://localhost:8000/notes -c pitch=C4 -o c4.wav
+    """
+    from flowgen.errors import UsageError
+
+    folders = {run.resolve().name: run for run in runs}
+    if len(folders) < len(runs):
+        raise UsageError("two runs have folders of the same name, by which clients tell them apart; rename one")
+    token = _token(token_file)
+    try:
+        import uvicorn
+
+        from flowgen.serving.app import Limits, make_app
+        from flowgen.serving.gate import is_loopback
+    except ImportError as error:
+        raise UsageError(f"flowgen serve needs {error.name}; install it with: pip install 'flowgen[serve]'") from None
+    from flowgen.serving.jobs import Jobs
+    from flowgen.serving.loaded import Loaded
+    from flowgen.serving.sampler import Sampler
+    from flowgen.serving.transport import Patient
+
+    if token is None and not is_loopback(host):
+        raise UsageError(f"--host {host} is reached from other machines; give --token-file, or listen at 127.0.0.1")
+    loaded = Loaded(folders, options["memory"] * 1e9, options["device"])
+    for name in folders:
+        loaded.get(name)  # what cannot be loaded is said now
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    jobs = Jobs(options["folder"] or Path("runs/serve"))
+    sampler = Sampler(jobs, loaded, options["batch"])
+    limits = Limits(options["queue"], options["upload"], options["patience"])
+    app = make_app(jobs, loaded, sampler, limits, token)
+    config = uvicorn.Config(
+        app, host, port, http=Patient, log_level="warning", limit_concurrency=1024, timeout_graceful_shutdown=5
+    )
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    socket.listen(2048)  # who reads the line below may connect
+    click.echo(f"flowgen: http://{host}:{socket.getsockname()[1]} serves {', '.join(folders)}", err=True)
+    server.run(sockets=[socket])
+
+
+def _token(path: Path | None) -> str | None:
+    """UsageError: the file holds no token, or a weak one."""
+    from flowgen.errors import UsageError
+    from flowgen.files import read_small
+
+    if path is None:
+        return None
+    token = read_small(path, 10_000).strip()
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(f"{path}: a token has 16 printable characters at the least, without spaces")
+    return token

@@ -1,0 +1,238 @@
+"""The HTTP side: what each path does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from flowgen import __version__
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.plugins.media import Media
+from flowgen.serving.gate import Gate, Refused
+from flowgen.serving.jobs import ENDED, Job, Jobs
+from flowgen.serving.loaded import Loaded, described
+from flowgen.serving.sampler import Sampler
+from flowgen.serving.wire import parse
+
+log = logging.getLogger("flowgen.serving")
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+_MOST_UPLOADS = 32
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes.
+
+    Args:
+        queue: jobs that may wait.
+        upload_mb: of a request with its files.
+        patience_s: for what is being sampled when the server is told to stop.
+    """
+
+    queue: int = 256
+    upload_mb: float = 64.0
+    patience_s: float = 30.0
+
+
+class Busy(Exception):
+    """The queue is full."""
+
+
+def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token: str | None) -> Any:
+    """The ASGI application. It starts the sampler, and stops it when the server stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sampler.start()
+        yield
+        await run_in_threadpool(sampler.stop, limits.patience_s)
+
+    app = FastAPI(title="flowgen", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    metrics = _Metrics(jobs, sampler)
+
+    @app.exception_handler(FlowgenError)
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 422 if isinstance(error, UsageError) else 500)
+
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(Refused)
+    async def cut_off(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Refused)
+        return JSONResponse({"error": str(error)}, error.status, {"Connection": "close"})
+
+    @app.exception_handler(Busy)
+    async def busy(request: Request, error: Exception) -> JSONResponse:
+        wait = max(1, round(sampler.seconds_left()))
+        sentence = f"the queue is full; it will have been worked through in about {wait} s: ask again then"
+        return JSONResponse({"error": sentence, "wait_s": wait}, 429, {"Retry-After": str(wait)})
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"state": "ok", "version": __version__}
+
+    @app.get("/metrics")
+    def figures() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/runs")
+    def runs() -> dict[str, Any]:
+        return {"runs": [described(name, loaded.get(name)) for name in loaded.folders]}
+
+    @app.post("/v1/generations", status_code=202)
+    async def generate(request: Request) -> dict[str, Any]:
+        value, folder, uploads = await _body(request)
+        try:
+            return await run_in_threadpool(accept, value, uploads)
+        finally:
+            await run_in_threadpool(folder.cleanup)
+
+    def accept(value: Any, uploads: dict[str, Path]) -> dict[str, Any]:
+        asked = parse(value)
+        name = asked.run
+        if name is None:
+            if len(loaded.folders) > 1:
+                raise UsageError(f"run: name one of {', '.join(sorted(loaded.folders))}")
+            name = next(iter(loaded.folders))
+        if missing := asked.uploads() - uploads.keys():
+            raise UsageError(f"no file was uploaded under the name {min(missing)!r}")
+        if unused := uploads.keys() - asked.uploads():
+            raise UsageError(f"the file {min(unused)!r} is named by no field; leave it out")
+        if len(jobs.queued()) >= limits.queue:
+            raise Busy
+        job = jobs.new(asked.model_dump(mode="json", exclude_unset=True), name, len(asked.rows()), uploads)
+        try:
+            sampler.prepare(job)
+        except BaseException:
+            jobs.discard(job)
+            raise
+        jobs.add(job)
+        metrics.accepted.inc()
+        log.info(json.dumps({"event": "accepted", "job": job.id, "run": name, "way": asked.model_dump()["way"]}))
+        return {**job.shown(), "wait_s": round(sampler.seconds_left(), 1)}
+
+    def found(id: str) -> Job:
+        job = jobs.get(id)
+        if job is None:
+            raise HTTPException(404, "there is no such generation")
+        return job
+
+    @app.get("/v1/generations/{id}")
+    def state(id: str) -> dict[str, Any]:
+        return found(id).shown()
+
+    @app.delete("/v1/generations/{id}")
+    def cancel(id: str) -> dict[str, Any]:
+        job = found(id)
+        jobs.change(job, state="cancelled")
+        return job.shown()
+
+    @app.get("/v1/generations/{id}/files/{index}")
+    def file(id: str, index: int) -> FileResponse:
+        job = found(id)
+        if job.state != "done":
+            raise HTTPException(409, f"the generation is {job.state}, and has no files")
+        if not 0 <= index < len(job.files):
+            raise HTTPException(404, f"the generation has {len(job.files)} files, counted from 0")
+        generator = loaded.get(job.run)
+        path = jobs.place(job) / job.files[index]
+        kinds = Media(generator.config.modality.type, generator.modality).formats
+        return FileResponse(path, media_type=kinds.get(path.suffix, "application/octet-stream"), filename=path.name)
+
+    @app.get("/v1/generations/{id}/events")
+    async def events(id: str, request: Request) -> StreamingResponse:
+        job = found(id)
+
+        async def changes() -> AsyncIterator[str]:
+            before = None
+            while not await request.is_disconnected():
+                now = json.dumps(job.shown())
+                if now != before:
+                    yield f"event: {job.state}\ndata: {now}\n\n"
+                if job.state in ENDED:
+                    return
+                before = now
+                await asyncio.sleep(0.1)
+
+        return StreamingResponse(changes(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    return Gate(app, token, int(limits.upload_mb * 1e6))
+
+
+async def _body(request: Request) -> tuple[Any, tempfile.TemporaryDirectory[str], dict[str, Path]]:
+    """The JSON of a request, and its uploads as files in a folder that the caller deletes."""
+    folder = tempfile.TemporaryDirectory(prefix="flowgen-upload-")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "application/json":
+            return _json(await request.body()), folder, {}
+        if kind != "multipart/form-data":
+            raise HTTPException(
+                415, "send application/json, or multipart/form-data with a part 'request' and the files"
+            )
+        uploads: dict[str, Path] = {}
+        async with request.form(max_files=_MOST_UPLOADS, max_fields=1) as form:
+            text = form.get("request")
+            if not isinstance(text, str):
+                raise UsageError("the part 'request' is missing: the JSON of what is asked for")
+            for name, part in form.multi_items():
+                if not isinstance(part, UploadFile):
+                    continue
+                if name in uploads:
+                    raise UsageError(f"two files have the name {name[:64]!r}")
+                ending = Path(part.filename or "").suffix
+                suffix = ending.lower() if _SUFFIX.fullmatch(ending) else ""
+                uploads[name] = Path(folder.name) / f"{len(uploads)}{suffix}"
+                uploads[name].write_bytes(await part.read())
+        return _json(text.encode()), folder, uploads
+    except BaseException:
+        folder.cleanup()
+        raise
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError("the request is no JSON") from None
+
+
+class _Metrics:
+    """For Prometheus."""
+
+    def __init__(self, jobs: Jobs, sampler: Sampler) -> None:
+        self.registry = CollectorRegistry()
+        self.accepted = Counter("flowgen_jobs_accepted", "Jobs that were accepted.", registry=self.registry)
+        states = Gauge("flowgen_jobs", "Jobs that are kept, by state.", ["state"], registry=self.registry)
+        for state in ("queued", "running", *ENDED):
+            states.labels(state).set_function(partial(_count, jobs, state))
+        made = Gauge("flowgen_clips_made", "Clips made since the start.", registry=self.registry)
+        made.set_function(lambda: sampler.made)
+        left = Gauge("flowgen_seconds_left", "Until what is asked for is made, in seconds.", registry=self.registry)
+        left.set_function(sampler.seconds_left)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def _count(jobs: Jobs, state: str) -> int:
+    return sum(job.state == state for job in jobs.all())

@@ -1,0 +1,142 @@
+"""Jobs and where they are kept: a folder each, whose `job.json` is written anew at every change of state."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from flowgen.errors import FlowgenError
+from flowgen.files import read_json, write_json
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+ENDED = ("done", "failed", "cancelled")
+
+
+@dataclass
+class Job:
+    """One generation that was accepted."""
+
+    id: str
+    asked: Mapping[str, Any]
+    """What the client wrote, as JSON values."""
+    run: str
+    clips: int
+    created: float
+    uploads: dict[str, str] = field(default_factory=dict)
+    """File in the folder of the job, by name."""
+    state: State = "queued"
+    error: str = ""
+    files: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    """How long its batch was sampled."""
+    ended: float | None = None
+    done_steps: int = 0
+    steps: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.state in ENDED
+
+    def shown(self) -> dict[str, Any]:
+        """What a client sees of it: nothing of where it is kept."""
+        links = [f"/v1/generations/{self.id}/files/{i}" for i in range(len(self.files))]
+        facts: dict[str, Any] = {"id": self.id, "state": self.state, "run": self.run, "clips": self.clips}
+        facts |= {"created": self.created, "progress": {"done": self.done_steps, "of": self.steps}, "files": links}
+        return facts | ({"error": self.error} if self.error else {}) | ({"seconds": self.seconds} if self.over else {})
+
+
+class Jobs:
+    """All jobs that are kept, by id. Safe to use from several threads.
+
+    Args:
+        folder: where they are kept; jobs that are there and have not ended are queued again.
+        kept: how many that have ended are kept; older ones are deleted with their files.
+    """
+
+    def __init__(self, folder: Path, kept: int = 1000) -> None:
+        self.folder, self.kept = folder, kept
+        self._jobs: dict[str, Job] = {}
+        self.changed = threading.Condition(threading.RLock())
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*/job.json")):
+            try:
+                job = Job(**read_json(path))
+            except (FlowgenError, TypeError, ValueError):
+                continue  # a folder that is not ours, or was being deleted
+            if not job.over:
+                job.state, job.done_steps = "queued", 0
+            self._jobs[job.id] = job
+        for job in self._jobs.values():
+            if not job.over:
+                self._write(job)
+
+    def new(self, asked: Mapping[str, Any], run: str, clips: int, uploads: Mapping[str, Path]) -> Job:
+        """A job that is kept and not queued yet, with the files of its uploads, which are moved there."""
+        job = Job(uuid.uuid4().hex, dict(asked), run, clips, time.time())
+        place = self.place(job)
+        place.mkdir()
+        for i, (name, path) in enumerate(uploads.items()):
+            job.uploads[name] = f"upload-{i}{path.suffix}"
+            shutil.move(path, place / job.uploads[name])
+        return job
+
+    def add(self, job: Job) -> None:
+        """Queue a job that `new` made."""
+        with self.changed:
+            self._write(job)
+            self._jobs[job.id] = job
+            self._forget()
+            self.changed.notify_all()
+
+    def discard(self, job: Job) -> None:
+        """Delete a job that was not queued."""
+        shutil.rmtree(self.place(job), ignore_errors=True)
+
+    def get(self, id: str) -> Job | None:
+        with self.changed:
+            return self._jobs.get(id)
+
+    def queued(self) -> list[Job]:
+        """In the order in which they came."""
+        with self.changed:
+            return sorted((j for j in self._jobs.values() if j.state == "queued"), key=lambda j: (j.created, j.id))
+
+    def all(self) -> Iterator[Job]:
+        with self.changed:
+            yield from list(self._jobs.values())
+
+    def change(self, job: Job, **values: Any) -> None:
+        """Set values of a job, write it, and tell who waits. A job that has ended stays as it is."""
+        with self.changed:
+            if job.over:
+                return
+            for name, value in values.items():
+                setattr(job, name, value)
+            if job.over:
+                job.ended = time.time()
+            if "state" in values:
+                self._write(job)
+            self.changed.notify_all()
+
+    def place(self, job: Job) -> Path:
+        return self.folder / job.id
+
+    def wait(self, seconds: float) -> None:
+        """Until something changes, at most `seconds`."""
+        with self.changed:
+            self.changed.wait(seconds)
+
+    def _write(self, job: Job) -> None:
+        write_json(asdict(job), self.place(job) / "job.json")
+
+    def _forget(self) -> None:
+        over = sorted((j for j in self._jobs.values() if j.over), key=lambda j: j.ended or 0.0)
+        for job in over[: max(0, len(over) - self.kept)]:
+            del self._jobs[job.id]
+            shutil.rmtree(self.place(job), ignore_errors=True)

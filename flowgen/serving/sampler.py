@@ -1,0 +1,243 @@
+"""The one thread that samples: it takes jobs in their order, makes those together that agree in shape, and writes their files."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.media.clip import Clip
+from flowgen.media.conditions import encode_conditions
+from flowgen.media.interfaces import Levelled
+from flowgen.plugins.media import Media
+from flowgen.runs.generator import Generator
+from flowgen.runs.requests import FromNoise, SampleRequest
+from flowgen.serving.jobs import Job, Jobs
+from flowgen.serving.loaded import Loaded
+from flowgen.serving.wire import Asked, parse, settings_with
+
+log = logging.getLogger("flowgen.serving")
+_IDLE_S = 0.5
+_LAST_S = 20.0
+"""For a step of a solver to end, after which a batch is given up."""
+
+
+class Cancelled(Exception):
+    """Nobody wants what is being sampled any more."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with what it asks for."""
+
+    job: Job
+    asked: Asked
+    request: SampleRequest
+    generator: Generator
+    suffix: str
+
+    @property
+    def shape(self) -> object:
+        """What jobs that are sampled together have in common; None: it is sampled alone."""
+        r = self.request
+        if not isinstance(r, FromNoise) or r.negative is not None or self.generator.pairs is not None:
+            return None
+        return self.job.run, repr(r.settings), r.seconds is None
+
+
+@dataclass
+class Sampler:
+    """Samples queued jobs until it is told to stop.
+
+    Args:
+        batch: clips that are made together at the most; the batch size of a run's own settings where that is smaller.
+    """
+
+    jobs: Jobs
+    loaded: Loaded
+    batch: int = 64
+    rate: dict[str, float] = field(default_factory=dict)
+    """Seconds a clip of each run took, of late."""
+    made: int = 0
+    """Clips that were made since the start."""
+
+    def __post_init__(self) -> None:
+        self._stop, self._hurry = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, patience_s: float) -> None:
+        """Sample no further job. What is being sampled ends within the patience, or is queued again for the next start."""
+        self._stop.set()
+        with self.jobs.changed:
+            self.jobs.changed.notify_all()
+        self._thread.join(patience_s)
+        self._hurry.set()
+        self._thread.join(_LAST_S)
+
+    def seconds_left(self) -> float:
+        """Until what is queued and running now is made, by what clips of these runs took of late (1 s before that is known)."""
+        return sum(job.clips * self.rate.get(job.run, 1.0) for job in self.jobs.all() if not job.over)
+
+    def prepare(self, job: Job) -> Prepared:
+        """UsageError, FlowgenError: it cannot be made."""
+        asked, generator = parse(dict(job.asked)), self.loaded.get(job.run)
+        place, rows = self.jobs.place(job), asked.rows()
+
+        def read(name: str) -> Path:
+            if name not in job.uploads:
+                raise UsageError(f"no file was uploaded under the name {name!r}")
+            return place / job.uploads[name]
+
+        if generator.experiment.reconstructs:
+            raise UsageError(f"{job.run} is an autoencoder, which generates nothing")
+        encode_conditions(generator.conditioners, rows)
+        common = {"conditions": rows, "seed": asked.seed, "negative": asked.negative}
+        common["settings"] = settings_with(generator.config.sample, asked.settings)
+        media = Media(generator.config.modality.type, generator.modality)
+        suffix = next(iter(media.formats)) if asked.format is None else f".{asked.format.lstrip('.')}"
+        if suffix not in media.formats:
+            raise UsageError(unknown("format", suffix, media.formats))
+        if asked.normalise and not isinstance(generator.modality, Levelled):
+            raise UsageError(f"normalise: the modality {generator.config.modality.type!r} has no loudness")
+        return Prepared(job, asked, asked.request(common, read), generator, suffix)
+
+    # The thread
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            queued = self.jobs.queued()
+            if not queued:
+                self.jobs.wait(_IDLE_S)
+                continue
+            self._next(queued)
+
+    def _next(self, queued: Sequence[Job]) -> None:
+        """Make the first job, with those behind it that agree in shape."""
+        group: list[Prepared] = []
+        room = self.batch
+        for job in queued:
+            if group and (group[0].shape is None or job.run != group[0].job.run or job.clips > room):
+                continue
+            prepared = self._prepared(job)
+            if prepared is None or (group and prepared.shape != group[0].shape):
+                continue
+            if not group:
+                room = min(room, prepared.generator.config.sample.batch_size)
+            group.append(prepared)
+            room -= job.clips
+            if group[0].shape is None or room <= 0:
+                break
+        if group:
+            self._make(group)
+
+    def _prepared(self, job: Job) -> Prepared | None:
+        try:
+            return self.prepare(job)
+        except FlowgenError as error:
+            self.jobs.change(job, state="failed", error=self._said(job, error))
+        except Exception:
+            log.exception("job %s", job.id)
+            self.jobs.change(job, state="failed", error="an error of the server; its log has more")
+        return None
+
+    def _make(self, group: Sequence[Prepared]) -> None:
+        jobs, generator = [p.job for p in group], group[0].generator
+        for job in jobs:
+            self.jobs.change(job, state="running")
+
+        def on_step(done: int, total: int) -> None:
+            for job in jobs:
+                self.jobs.change(job, done_steps=done, steps=total)
+            if all(job.over for job in jobs) or self._hurry.is_set():
+                raise Cancelled
+
+        began = time.perf_counter()
+        try:
+            clips = generator.sample(together(group), on_step=on_step)
+            seconds = time.perf_counter() - began
+            for prepared in group:
+                own, clips = clips[: prepared.job.clips], clips[prepared.job.clips :]
+                if not prepared.job.over:
+                    files = self._write(prepared, own)
+                    self.jobs.change(prepared.job, state="done", files=files, seconds=seconds)
+                    self.made += len(own)
+            self._learn(jobs, seconds)
+        except Cancelled:
+            for job in jobs:  # those that were not cancelled are made after the next start
+                self.jobs.change(job, state="queued", done_steps=0)
+        except FlowgenError as error:
+            for job in jobs:
+                self.jobs.change(job, state="failed", error=self._said(job, error))
+        except Exception:
+            log.exception("jobs %s", ", ".join(job.id for job in jobs))
+            for job in jobs:
+                self.jobs.change(job, state="failed", error="an error of the server; its log has more")
+
+    def _said(self, job: Job, error: Exception) -> str:
+        """An error in which uploads have the names that the client gave them."""
+        text = str(error)
+        for name, file in job.uploads.items():
+            text = text.replace(str(self.jobs.place(job) / file), name)
+        return " ".join(text.split())
+
+    def _learn(self, jobs: Sequence[Job], seconds: float) -> None:
+        each = seconds / sum(job.clips for job in jobs)
+        before = self.rate.get(jobs[0].run, each)
+        self.rate[jobs[0].run] = 0.7 * before + 0.3 * each
+
+    def _write(self, prepared: Prepared, clips: Sequence[Clip]) -> list[str]:
+        """The files of a job, by name in its folder."""
+        generator, modality = prepared.generator, prepared.generator.modality
+        media = Media(generator.config.modality.type, modality)
+        request = replace(prepared.request, conditions=[clip.conditions for clip in clips])
+        metadata = _without_places(generator.describe(request, run=prepared.job.run), prepared.job)
+        if prepared.asked.normalise and isinstance(modality, Levelled):
+            clips = [modality.normalise(clip) for clip in clips]
+        each = [[clip] for clip in clips] if media.clips_per_file is not None else [list(clips)]
+        names = []
+        for i, own in enumerate(each):
+            name = f"clip-{i}{prepared.suffix}"
+            named = {**metadata, "index": i, "conditions": dict(own[0].conditions)} if len(own) == 1 else metadata
+            media.write(own, self.jobs.place(prepared.job) / name, named)
+            names.append(name)
+        return names
+
+
+def together(group: Sequence[Prepared]) -> SampleRequest:
+    """One request for the clips of all, each with the noise that it has alone."""
+    if len(group) == 1:
+        return group[0].request
+    first = group[0].request
+    assert isinstance(first, FromNoise)
+    conditions: list[Any] = []
+    draws: list[tuple[int, int]] = []
+    seconds: list[float] = []
+    for prepared in group:
+        own = prepared.request
+        assert isinstance(own, FromNoise)
+        conditions += own.conditions
+        draws += [(own.seed, row) for row in range(len(own.conditions))]
+        seconds += [own.seconds] * len(own.conditions) if isinstance(own.seconds, (int, float)) else []
+    return FromNoise(conditions=conditions, draws=draws, settings=first.settings, seconds=seconds or None)
+
+
+def _without_places(metadata: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Metadata that name uploads by the names that the client gave them, and nothing of the server's folders."""
+    places = {file: name for name, file in job.uploads.items()}
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: shown(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [shown(v) for v in value]
+        return places.get(Path(value).name, value) if isinstance(value, (str, Path)) else value
+
+    return {k: shown(v) for k, v in metadata.items()}
