@@ -101,8 +101,10 @@ class Client:
             return urllib.request.urlopen(asked, timeout=self.timeout_s)
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
+        except urllib.error.URLError as error:
+            raise FlowgenError(f"cannot reach {self.url}: {error.reason}") from None
         except (OSError, ValueError) as error:
-            raise FlowgenError(f"cannot reach {self.url}: {getattr(error, 'reason', error)}") from None
+            raise FlowgenError(f"cannot reach {self.url}: {error}") from None
 
 
 def _refusal(error: urllib.error.HTTPError) -> FlowgenError:

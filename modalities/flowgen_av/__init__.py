@@ -32,7 +32,7 @@ def flowgen_components() -> list[Component]:
             "metric",
             "onset-correlation",
             "flowgen_av.alignment:OnsetCorrelation",
-            "do onsets of the sound go with what lights up in the picture? beside pairs that do not belong together",
+            "do onsets of the sound go with what lights up in the picture?",
         ),
         Component(
             "metric",
