@@ -22,7 +22,8 @@ from flowgen.cli.options import File, Number
     help="An average of any relative width (0 to 0.28), combined from the train.ema.profiles in the checkpoints.",
 )
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
-def export(run: Path, output: Path, weights: str, ema_width: float | None, dtype: str) -> None:
+@click.option("--merge", is_flag=True, help="Of an adapter: its base with the corrections added.")
+def export(run: Path, output: Path, weights: str, ema_width: float | None, dtype: str, merge: bool) -> None:
     """Write what sampling needs of a run: config, encoder and one set of weights, as safetensors and text.
 
     The folder is sampled, evaluated and started from as a run is, on any machine that has the run's plugins.
@@ -32,6 +33,7 @@ def export(run: Path, output: Path, weights: str, ema_width: float | None, dtype
       flowgen export runs/notes -o notes
       flowgen export runs/notes -o notes-half --dtype bfloat16
       flowgen export runs/notes -o notes-wide --ema-width 0.12
+      flowgen export runs/adapted -o whole --merge
       flowgen sample notes -o c4.wav
       flowgen train my.yaml --init-from notes
     """
@@ -42,7 +44,7 @@ def export(run: Path, output: Path, weights: str, ema_width: float | None, dtype
         raise UsageError(
             "--weights takes weights as they are stored and --ema-width makes an average; give one of them"
         )
-    manifest = write(run, output, weights=weights, ema_width=ema_width, dtype=dtype)
+    manifest = write(run, output, weights=weights, ema_width=ema_width, dtype=dtype, merge=merge)
     exported = manifest["exported"]
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     click.echo(

@@ -154,6 +154,9 @@ def flowgen_components() -> list[Component]:
             "flowgen.nn:StreamTransformer",
             "attention among the tokens of several streams",
         ),
+        Component(
+            "network", "lora", "flowgen.runs.adapted:lora", "a trained network, frozen, with low-rank corrections"
+        ),
         Component("network", "mlp", "flowgen.nn:MLP", "linear layers, for states without axes"),
         Component("conditioner", "class", "flowgen.media.conditions:ClassCondition", "one of a list of names"),
         Component("conditioner", "number", "flowgen.media.conditions:NumberCondition", "a number in a range"),

@@ -49,7 +49,7 @@ def network_weights(engine: Any, parameters: Mapping[str, Tensor]) -> dict[str, 
 def _complete(engine: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """With what is not trained: frozen parameters and buffers."""
     kept = engine.module.state_dict()
-    frozen = {n: whole(p) for n, p in engine.module.named_parameters() if not p.requires_grad}
+    frozen = {n: whole(p) for n, p in engine.module.named_parameters() if not p.requires_grad and n in kept}
     buffers = {n: b.detach().cpu() for n, b in engine.module.named_buffers() if n in kept}
     return {**parameters, **frozen, **buffers}
 

@@ -9,20 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.config import dumps, in_force
+from flowgen.config import Config, dumps, in_force
 from flowgen.errors import UsageError
 from flowgen.files import errors_named, write_json
 from flowgen.media.interfaces import KeepsFloat32
 from flowgen.plugins import registry
+from flowgen.runs.adapted import merged
+from flowgen.runs.experiment import Experiment
 from flowgen.runs.run import Run, checksum
 from flowgen.training.posthoc import average_of_width
-from flowgen.weights import write_tensors
+from flowgen.weights import load_strictly, write_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def export(
-    source: Path, folder: Path, *, weights: str = "ema", ema_width: float | None = None, dtype: str = "float32"
+    source: Path,
+    folder: Path,
+    *,
+    weights: str = "ema",
+    ema_width: float | None = None,
+    dtype: str = "float32",
+    merge: bool = False,
 ) -> dict[str, Any]:
     """Write `folder`, which `flowgen sample` and `--init-from` take as they take a run; returns what its manifest says.
 
@@ -30,6 +38,7 @@ def export(
         weights: "ema", "raw", or a further average of the run such as "ema-0.1".
         ema_width: an average of this relative width instead, combined from the averages in the checkpoints (see `posthoc`).
         dtype: of the floating-point weights, but for the modules that the network keeps in float32.
+        merge: of an adapter, write its base with the corrections added, which needs the adapter no more.
 
     Raises UsageError where `folder` exists, FlowgenError where the checkpoint is damaged or the folder cannot be written.
     """
@@ -40,6 +49,10 @@ def export(
     run = Run(source)
     config, checkpoint = run.config(), run.newest_checkpoint()
     checkpoint.verify()
+    if merge and config.network.type != "lora":
+        raise UsageError(
+            f"--merge: {source} has no adapter to merge (its network is {config.network.type!r}); leave it out"
+        )
     network = registry().get("network", config.network.type).load()
     kept = tuple(f"{name}." for name in (network.keep_float32 if isinstance(network, KeepsFloat32) else ()))
     exported: dict[str, Any] = {"weights": weights, "dtype": dtype}
@@ -48,6 +61,9 @@ def export(
     else:
         chosen, missed = average_of_width(run, ema_width)
         exported |= {"weights": f"ema-width-{ema_width:g}", "profile_missed": missed}
+    if merge:
+        config, chosen = _merged(config, chosen, checkpoint.folder)
+        exported["merged"] = True
     tensors = {k: _cast(k, v, kept, DTYPES[dtype]) for k, v in chosen.items()}
 
     partial = folder.with_name(f".{folder.name}.partial")
@@ -75,6 +91,15 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _merged(config: Config, adapter: dict[str, Tensor], place: Path) -> tuple[Config, dict[str, Tensor]]:
+    """The config with the network of the base in place of the adapter, and its weights with the corrections added."""
+    network = Experiment(config).network
+    load_strictly(network, adapter, place)
+    options = config.network.options
+    section = Run(Path(options["run"])).config().network if options.get("run") else options["network"]
+    return Config.model_validate({**config.model_dump(), "network": section}), merged(network)
 
 
 def _cast(name: str, tensor: Tensor, kept: tuple[str, ...], dtype: torch.dtype) -> Tensor:

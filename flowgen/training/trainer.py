@@ -132,7 +132,7 @@ def _train(
     check_sampling(generator)
     if source is not None:
         heading("weights", source.load_network(network, experiment))
-    heading("network", f"{config.network.type}, {sum(p.numel() for p in network.parameters()):,} parameters")
+    heading("network", f"{config.network.type}, {_counted(network)}")
     heading("run", str(run.folder))
     with together(ranks):
         if ranks.first and checkpoint is None:
@@ -184,6 +184,14 @@ def _states(experiment: Experiment) -> Iterator[State]:
     """States of training clips, one at a time."""
     for clip in sample_clips(experiment.dataset, experiment.config.train.seed, FIT_CLIPS):
         yield experiment.encoder.encode([clip]).x
+
+
+def _counted(network: nn.Module) -> str:
+    every = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return f"{every:,} parameters" + (
+        f", {trained:,} of them trained ({trained / every:.1%})" if trained < every else ""
+    )
 
 
 class _Heading:

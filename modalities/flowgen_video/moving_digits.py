@@ -63,7 +63,8 @@ class MovingDigits:
 
     The digit fills `digit_size` pixels (0: 0.55 of the frame's shorter side) and crosses about `travel` times the room
     that it has. It goes in the asked direction for at least the first half of the clip and may bounce once, later. With
-    three channels each digit has a colour of its own.
+    three channels each digit has a colour of its own. `digits` are those that are shown: all ten by default, and the
+    condition knows all ten in any case.
 
     Conditions: `digit` ("0" to "9"), `direction` (its first motion) and `caption` ("a 3 moving left"). One digit in
     five is held out for validation.
@@ -73,6 +74,7 @@ class MovingDigits:
     digit_size: Whole = 0
     directions: Literal[4, 8] = 8
     travel: NonNegative = 1.0
+    digits: tuple[Whole, ...] = ()
     held_out: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +89,8 @@ class MovingDigits:
             raise UsageError(
                 f"data.digit_size must be less than the frame's shorter side of {side}, got {self.digit_size}"
             )
+        if strangers := [d for d in self.digits if d > 9]:
+            raise UsageError(f"data.digits lie in 0 to 9, got {strangers[0]}")
         if self.size < 6:
             raise UsageError(f"a digit of {self.size} pixels cannot be read; give frames of 12x12 or more")
 
@@ -117,7 +121,8 @@ class MovingDigits:
     @property
     def indices(self) -> Tensor:
         """The scans used here."""
-        return split()[self.held_out]
+        own = split()[self.held_out]
+        return own[torch.isin(scans()[1][own], torch.tensor(self.digits))] if self.digits else own
 
     def __len__(self) -> int:
         return len(self.indices) * self.directions
@@ -189,7 +194,7 @@ class MovingDigits:
         m = self.modality
         return {
             "clips": len(self),
-            "digits": f"{len(self.indices)} real handwritten ones, {self.size}x{self.size} pixels, 0 to 9",
+            "digits": f"{len(self.indices)} real handwritten ones, {self.size}x{self.size} pixels",
             "directions": ", ".join(self.names),
             "frames": f"{m.frames} of {m.height}x{m.width} at {m.fps:g} a second ({m.frames / m.fps:g} s)",
         }

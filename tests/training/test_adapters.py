@@ -1,0 +1,219 @@
+"""Adapters: the base frozen, only the corrections trained, stored and averaged; on any ranks, under any ZeRO stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from flowgen.cli import cli
+from flowgen.config import Document, resolve
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.runs.experiment import Experiment
+from flowgen.runs.generator import Generator
+from flowgen.training.loggers import read_log
+from tests.untrained import DIGITS, untrained
+
+pytest.importorskip("peft")
+
+STAGES, RANKS, STEPS = (0, 1, 2, 3), (1, 2), 6
+
+
+def config(base, run, stage=0, network=None, **train):
+    values = yaml.safe_load(DIGITS)
+    values["name"], values["run"] = "adapted", str(run)
+    values["data"]["digits"] = [8, 9]
+    values["network"] = {"type": "lora", "run": str(base), "rank": 4, "whole": ["conditions.embedders.digit.*"]}
+    values["network"] |= network or {}
+    values["loggers"] = ["jsonl"]
+    values["deepspeed"] = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
+    own = {"steps": STEPS, "batch_size": 4, "log_every": 1, "optimizer": {"lr": 1e-2}, "ema": {"decay": 0.9}}
+    own |= {"schedule": {"warmup": 0, "decay": "constant"}, "checkpoint": {"every": 3}}
+    values["train"] = own | {"validation": {"every": 0}, "preview": {"every": 0}} | train
+    return values
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    return untrained(folder, DIGITS, folder / "digits")
+
+
+def launch(root, ranks, jobs):
+    path = root / f"jobs-{len(list(root.glob('jobs-*')))}.json"
+    path.write_text(json.dumps(jobs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    worker = str(Path(__file__).with_name("worker.py"))
+    env = {k: v for k, v in os.environ.items() if k != "FLOWGEN_DISABLE"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, worker, str(path)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def runs(base, tmp_path_factory):
+    """Every number of ranks and stage; each gone on with from half way, in place and from one rank at stage 0."""
+    root = tmp_path_factory.mktemp("adapters")
+    for ranks in RANKS:
+        launch(root, ranks, [{"train": config(base, root / f"{ranks}-{stage}", stage)} for stage in STAGES])
+    for ranks in RANKS:
+        jobs = []
+        for stage in STAGES:
+            for name, source in ((f"{ranks}-{stage}-resumed", f"{ranks}-{stage}"), (f"{ranks}-{stage}-moved", "1-0")):
+                jobs.append({"rewind": str(root / source), "into": str(root / name)})
+                jobs.append({"train": config(base, root / name, stage), "resume": True})
+        launch(root, ranks, jobs)
+    return root
+
+
+def losses(folder):
+    return torch.tensor([entry["loss"] for entry in read_log(folder)], dtype=torch.float64)
+
+
+def weights(folder, which="network"):
+    return load_file(folder / f"checkpoints/step-{STEPS:08d}/{which}.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "stage"), [*product(RANKS, STAGES)])
+def test_an_adapter_trains_alike_under_every_stage_and_number_of_ranks(runs, base, ranks, stage):
+    run = runs / f"{ranks}-{stage}"
+    torch.testing.assert_close(losses(run), losses(runs / "1-0"), rtol=1e-5, atol=0)
+    for which in ("network", "ema"):
+        for name, value in weights(run, which).items():
+            torch.testing.assert_close(value, weights(runs / "1-0", which)[name], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(weights(run)["blocks.0.mlp.0.lora_B.default.weight"], torch.zeros(128, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.exact
+@pytest.mark.parametrize(("ranks", "stage"), [*product(RANKS, STAGES)])
+def test_a_resumed_adapter_is_exact_and_one_that_moved_is_the_same(runs, ranks, stage):
+    one, other = runs / f"{ranks}-{stage}", runs / f"{ranks}-{stage}-resumed"
+    for which in ("network", "ema"):
+        own, again = weights(one, which), weights(other, which)
+        assert own.keys() == again.keys()
+        assert [k for k in own if not torch.equal(own[k], again[k])] == []
+    moved = runs / f"{ranks}-{stage}-moved"
+    torch.testing.assert_close(losses(moved), losses(runs / "1-0"), rtol=1e-5, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "stage"), [*product(RANKS, STAGES)])
+def test_what_is_frozen_is_in_no_checkpoint_and_no_optimizer(runs, base, ranks, stage):
+    run = runs / f"{ranks}-{stage}"
+    names = set(weights(run))
+    assert names == set(weights(run, "ema"))
+    assert all(".lora_" in n or n in ("adapter_base", "conditions.embedders.digit.weight") for n in names)
+    folder = run / f"checkpoints/step-{STEPS:08d}/optimizer"
+    owners = {key.partition("@")[0].removeprefix("network.") for f in folder.glob("*") for key in load_file(f)}
+    assert owners == names - {"adapter_base"}
+
+
+def network_of(values):
+    return Experiment(resolve(Document(values)).config).complete().network
+
+
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"targets": ["*.qkv"], "alpha": 16}, {"targets": ["linear"]}])
+def test_an_adapter_begins_as_its_base_and_is_merged_into_it(base, tmp_path, options):
+    generator = Generator.load(base)
+    values = config(base, tmp_path / "run", network=options)
+    network = network_of(values)
+    cond = generator.conditioners
+    assert cond
+    fresh, trained = network.eval(), {n for n, p in network.named_parameters() if p.requires_grad}
+    plain = {n for n in trained if ".lora_" not in n}
+    assert {n.replace(".base_layer", "") for n in plain} == {"conditions.embedders.digit.weight"}
+    with torch.no_grad():
+        torch.testing.assert_close(
+            velocity(fresh, generator), velocity(generator.network, generator), rtol=0, atol=1e-6
+        )
+        rng = torch.Generator().manual_seed(1)
+        for p in fresh.parameters():
+            if p.requires_grad:
+                p.add_(0.05 * torch.randn(p.shape, generator=rng))
+        changed = velocity(fresh, generator)
+        assert float((changed - velocity(generator.network, generator)).abs().max()) > 1e-2
+        from flowgen.runs.adapted import merged
+
+        generator.network.load_state_dict(merged(fresh))
+        torch.testing.assert_close(velocity(generator.network, generator), changed, rtol=0, atol=1e-5)
+
+
+def velocity(network, generator):
+    from flowgen.media.conditions import encode_conditions
+
+    rng = torch.Generator().manual_seed(0)
+    cond = encode_conditions(generator.conditioners, [{"digit": "8"}, {"digit": "9", "direction": "left"}])
+    return network(torch.randn(2, 8, 16, 16, 1, generator=rng), torch.tensor([0.3, 0.6]), cond)
+
+
+def flowgen(*args):
+    done = CliRunner().invoke(cli, [str(a) for a in args], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_an_adapter_is_sampled_merged_and_told_from_its_base(base, tmp_path):
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump(config(base, tmp_path / "run")))
+    flowgen("train", tmp_path / "lora.yaml", "--quiet")
+    flowgen("export", tmp_path / "run", "-o", tmp_path / "whole", "--merge")
+    asked = [{"digit": "8"}, {"digit": "9"}]
+    adapted = Generator.load(tmp_path / "run").sample(asked)
+    shutil.rmtree(tmp_path / "run")  # the merged one needs it no more
+    whole = Generator.load(tmp_path / "whole").sample(asked)
+    plain = Generator.load(base).sample(asked)
+    for one, other, third in zip(adapted, whole, plain, strict=True):
+        assert int((one.data.int() - other.data.int()).abs().max()) <= 1
+        assert int((one.data.int() - third.data.int()).abs().max()) > 1
+
+
+def test_another_base_is_refused(base, tmp_path):
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump(config(base, tmp_path / "run")))
+    flowgen("train", tmp_path / "lora.yaml", "--quiet")
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    for path in other.rglob("*.safetensors"):
+        tensors = load_file(path)
+        from flowgen.weights import write_tensors
+
+        write_tensors({k: v * 1.01 for k, v in tensors.items()}, path)
+    from tests.untrained import listed
+
+    for manifest in other.rglob("manifest.json"):
+        facts = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**facts, "files": listed(manifest.parent)}))
+    text = (tmp_path / "run/config.yaml").read_text()
+    (tmp_path / "run/config.yaml").write_text(text.replace(str(base), str(other)))
+    with pytest.raises(FlowgenError, match="other weights"):
+        Generator.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("network", "word"),
+    [
+        ({"targets": ["nothing.*"]}, "nothing"),
+        ({"whole": ["nothing.*"]}, "nothing"),
+        ({"run": None}, "base"),
+        ({"network": {"type": "transformer"}}, "not both"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_one_sentence(base, tmp_path, network, word):
+    with pytest.raises(UsageError, match=word):
+        network_of(config(base, tmp_path / "run", network=network))
+
+
+def test_conditions_are_those_of_the_base(base, tmp_path):
+    values = config(base, tmp_path / "run")
+    values["conditions"] = {"digit": {"names": ["8", "9"]}, "direction": {}, "caption": {}}
+    with pytest.raises(UsageError, match="digit"):
+        network_of(values)
