@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,7 +24,14 @@ from flowgen.cli.options import File, Number
 )
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--merge", is_flag=True, help="Of an adapter: its base with the corrections added.")
-def export(run: Path, output: Path, weights: str, ema_width: float | None, dtype: str, merge: bool) -> None:
+@click.option(
+    "--layout",
+    type=click.Choice(["peft", "diffusers", "kohya", "comfyui"]),
+    help="Of an adapter: one file of its corrections, as this program names them.",
+)
+def export(
+    run: Path, output: Path, weights: str, ema_width: float | None, dtype: str, merge: bool, layout: Any
+) -> None:
     """Write what sampling needs of a run: config, encoder and one set of weights, as safetensors and text.
 
     The folder is sampled, evaluated and started from as a run is, on any machine that has the run's plugins.
@@ -34,16 +42,24 @@ def export(run: Path, output: Path, weights: str, ema_width: float | None, dtype
       flowgen export runs/notes -o notes-half --dtype bfloat16
       flowgen export runs/notes -o notes-wide --ema-width 0.12
       flowgen export runs/adapted -o whole --merge
+      flowgen export runs/adapted -o adapted.safetensors --layout comfyui
       flowgen sample notes -o c4.wav
       flowgen train my.yaml --init-from notes
     """
     from flowgen.errors import UsageError
     from flowgen.training.export import export as write
+    from flowgen.training.export import export_adapter
 
     if ema_width is not None and weights != "ema":
         raise UsageError(
             "--weights takes weights as they are stored and --ema-width makes an average; give one of them"
         )
+    if layout is not None:
+        if merge or ema_width is not None or dtype != "float32":
+            raise UsageError("--layout writes the corrections as they are; leave out --merge, --ema-width and --dtype")
+        n = export_adapter(run, output, layout, weights=weights)
+        click.echo(f"{output}: corrections of {n} layers as {layout} names them", err=True)
+        return
     manifest = write(run, output, weights=weights, ema_width=ema_width, dtype=dtype, merge=merge)
     exported = manifest["exported"]
     size = sum(entry["bytes"] for entry in manifest["files"].values())

@@ -27,6 +27,7 @@ _HERE_ALONE = {
     "animate": "--animate",
     "field": "--field",
     "sources": "--source",
+    "adapters": "--adapter",
 }
 
 

@@ -47,6 +47,13 @@ if TYPE_CHECKING:
     type=Number(min=0, min_open=True),
     help="Length of the clips; also passed to the model if it has a duration condition.",
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="PATH[:WEIGHT][@START-END]",
+    help="An adapter of this run: its run or file, with a weight, in an interval of t; repeat for more.",
+)
 @part_options
 @sampling_options
 @click.option(
@@ -83,6 +90,7 @@ def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
       flowgen sample runs/film --given sound=music.wav -n 4 -o film.mp4
       flowgen sample runs/mine --interpolate a.mp4 b.mp4 -n 8 -o between.mp4
       flowgen sample runs/bridge --source drawing.mp4 -o photograph.mp4
+      flowgen sample runs/base --adapter runs/adapted:0.8@0.0-0.7 -n 4 -o styled.mp4
       flowgen sample http://localhost:8000/notes -c pitch=C4 -o c4.wav
     """
     from rich.console import Console
@@ -103,7 +111,13 @@ def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
         return
     _check_batch(options)
     overrides = sampling_overrides(run, options)
-    generator = Generator.load(run, weights=options["weights"], device=options["device"], overrides=overrides)
+    generator = Generator.load(
+        run,
+        weights=options["weights"],
+        device=options["device"],
+        overrides=overrides,
+        adapters=options["adapters"],
+    )
     _check_abilities(generator, options)
     request = _request(generator, options)
     media = Media(generator.config.modality.type, generator.modality)

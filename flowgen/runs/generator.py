@@ -29,6 +29,7 @@ from flowgen.media.clip import Clip
 from flowgen.media.conditions import Conditioner, encode_conditions
 from flowgen.media.encoder import Encoder, Latents
 from flowgen.media.interfaces import Modality, OwnTimes
+from flowgen.runs.attached import Attachment, attach
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.given import Given
 from flowgen.runs.lengths import Lengths
@@ -48,6 +49,7 @@ class Generator:
     network: nn.Module
     device: torch.device
     step: int = 0
+    adapters: tuple[Attachment, ...] = ()
 
     @property
     def config(self) -> Config:
@@ -71,7 +73,13 @@ class Generator:
 
     @classmethod
     def load(
-        cls, folder: Path | str, *, weights: Weights = "ema", device: str | None = None, overrides: Sequence[str] = ()
+        cls,
+        folder: Path | str,
+        *,
+        weights: Weights = "ema",
+        device: str | None = None,
+        overrides: Sequence[str] = (),
+        adapters: Sequence[str] = (),
     ) -> Generator:
         """Load the newest checkpoint of a run.
 
@@ -79,6 +87,7 @@ class Generator:
             weights: the averaged weights, or those of the last step.
             device: where to sample; the first GPU where there is one.
             overrides: changes to the run's config such as "sample.steps=8".
+            adapters: PATH[:WEIGHT][@START-END] each, see `flowgen.runs.attached`.
 
         Raises FlowgenError where there is no checkpoint, or weights or encoder do not match the config.
         """
@@ -87,9 +96,12 @@ class Generator:
         run.refuse_earlier(experiment.encoder)  # before weights that do not fit are compared
         checkpoint = run.read_newest(lambda c: c.load_weights(experiment.network, weights))
         run.load_encoder(experiment.encoder, checkpoint)
+        attached = tuple(Attachment.parse(text) for text in adapters)
+        if attached:
+            attach(experiment.network, attached)
         place = device_named(device or str(default_device()))
         experiment.encoder.to(place)
-        return cls(experiment, experiment.network.to(place).eval(), place, checkpoint.step)
+        return cls(experiment, experiment.network.to(place).eval(), place, checkpoint.step, attached)
 
     @cached_property
     def pairs(self) -> str | None:
@@ -163,7 +175,8 @@ class Generator:
             settings["solver"] = None  # it has steps of its own
         asked = {} if request is None else request.facts()
         made = {"generator": f"flowgen {__version__}", "name": self.config.name, "step": self.step}
-        return {**made, **facts, **asked, **settings}
+        attached = {"adapters": [str(own) for own in self.adapters]} if self.adapters else {}
+        return {**made, **facts, **attached, **asked, **settings}
 
     @cached_property
     def lengths(self) -> Lengths:

@@ -14,8 +14,10 @@ from flowgen.errors import UsageError
 from flowgen.files import errors_named, write_json
 from flowgen.media.interfaces import KeepsFloat32
 from flowgen.plugins import registry
-from flowgen.runs.adapted import merged
+from flowgen.runs.adapted import BASE, is_correction, merged
+from flowgen.runs.attached import corrections
 from flowgen.runs.experiment import Experiment
+from flowgen.runs.layouts import Layout, write_layout
 from flowgen.runs.run import Run, checksum
 from flowgen.training.posthoc import average_of_width
 from flowgen.weights import load_strictly, write_tensors
@@ -104,3 +106,33 @@ def _merged(config: Config, adapter: dict[str, Tensor], place: Path) -> tuple[Co
 
 def _cast(name: str, tensor: Tensor, kept: tuple[str, ...], dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() and not name.startswith(kept) else tensor
+
+
+def export_adapter(source: Path, path: Path, layout: Layout, *, weights: str = "ema") -> int:
+    """Write the corrections of an adapter as a file of another program; returns their number.
+
+    `adapter_config.json` goes beside a file of peft, as it holds the scale. Raises UsageError for a run that is no adapter, or
+    one that trains parameters as a whole, which these layouts do not hold.
+    """
+    run = Run(source)
+    config = run.config()
+    if config.network.type != "lora":
+        raise UsageError(f"--layout: {source} is no adapter (its network is {config.network.type!r}); leave it out")
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{path}: a file of an adapter is named *.safetensors")
+    if path.exists():
+        raise UsageError(f"{path} exists; export to a new file")
+    tensors = {k: v for k, v in run.newest_checkpoint().weights(weights).items() if k != BASE}
+    if whole := [name for name in tensors if not is_correction(name)]:
+        raise UsageError(
+            f"{source} trains {whole[0]} as a whole, which --layout {layout} cannot hold; export it with --merge"
+        )
+    options = config.network.options
+    rank = int(options["rank"])
+    alpha = float(options["alpha"] or rank)
+    layers = corrections(tensors, alpha)
+    write_tensors(write_layout(layers, layout), path)
+    if layout == "peft":
+        facts = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_dora": bool(options["dora"])}
+        write_json({**facts, "target_modules": list(layers), "bias": "none"}, path.with_name("adapter_config.json"))
+    return len(layers)

@@ -113,8 +113,9 @@ class BounceAgreement(FromFeatures):
             name: float(torch.nn.functional.cosine_similarity(colour, torch.tensor(own), dim=0))
             for name, (own, _) in BALLS.items()
         }
-        # a square covers 4/pi times as much as a disc of its width
-        area = float((bright / bright.flatten(1).amax(1)[:, None, None].clamp(min=0.2)).flatten(1).sum(1).median())
+        # a square covers 4/pi times as much as a disc of its width; what is fainter than a quarter of it is no ball
+        cover = bright / bright.flatten(1).amax(1)[:, None, None].clamp(min=0.2)
+        area = float((cover * (cover > 0.25)).flatten(1).sum(1).median())
         disc, square = math.pi * self.radius**2, (2 * self.radius) ** 2
         return max(likeness, key=likeness.__getitem__), "wood" if area > (disc + square) / 2 else "bell"
 

@@ -194,3 +194,10 @@ def test_metrics_of_other_data_are_refused():
     for metric in (EventSynchrony, BounceAgreement):
         with pytest.raises(UsageError, match="measures clips of the data set bouncing-sounds"):
             metric(MEDIUM, object())
+
+
+def test_haze_around_a_ball_is_no_part_of_it(clips):
+    """Generated pictures are never quite black."""
+    hazy = [replace(c, data={**c.data, "picture": c.data["picture"].clamp(min=4)}) for c in clips]
+    found = BounceAgreement(MEDIUM, DATA).measure(hazy)
+    assert found["material_seen"] > 0.98

@@ -22,7 +22,7 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.training.loggers import read_log
-from tests.untrained import DIGITS, untrained
+from tests.untrained import DIGITS, listed, untrained
 
 pytest.importorskip("peft")
 
@@ -187,8 +187,6 @@ def test_another_base_is_refused(base, tmp_path):
         from flowgen.weights import write_tensors
 
         write_tensors({k: v * 1.01 for k, v in tensors.items()}, path)
-    from tests.untrained import listed
-
     for manifest in other.rglob("manifest.json"):
         facts = json.loads(manifest.read_text())
         manifest.write_text(json.dumps({**facts, "files": listed(manifest.parent)}))
@@ -217,3 +215,138 @@ def test_conditions_are_those_of_the_base(base, tmp_path):
     values["conditions"] = {"digit": {"names": ["8", "9"]}, "direction": {}, "caption": {}}
     with pytest.raises(UsageError, match="digit"):
         network_of(values)
+
+
+# Files, and several at once
+
+
+@pytest.fixture(scope="module")
+def adapters(base, tmp_path_factory):
+    """Two adapters that train corrections alone, of random values."""
+    from flowgen.weights import write_tensors
+
+    folder = tmp_path_factory.mktemp("two")
+    found = []
+    for i, options in enumerate(({"rank": 4, "alpha": 6.0}, {"rank": 2, "targets": ["*.qkv", "*.mlp.*"]})):
+        values = config(base, folder / f"a{i}", network={**options, "whole": []}, steps=1)
+        (folder / "lora.yaml").write_text(yaml.safe_dump(values))
+        flowgen("train", folder / "lora.yaml", "--quiet")
+        rng = torch.Generator().manual_seed(i)
+        for path in (folder / f"a{i}").rglob("ema.safetensors"):
+            tensors = load_file(path)
+            drawn = {k: 0.2 * torch.randn(v.shape, generator=rng) if ".lora_" in k else v for k, v in tensors.items()}
+            write_tensors(drawn, path)
+            manifest = path.with_name("manifest.json")
+            facts = json.loads(manifest.read_text())
+            manifest.write_text(json.dumps({**facts, "files": listed(path.parent)}))
+        found.append(folder / f"a{i}")
+    return found
+
+
+def out(base, *attached):
+    return velocity_of(Generator.load(base, adapters=[str(a) for a in attached]))
+
+
+def velocity_of(generator, t=0.5):
+    from flowgen.media.conditions import encode_conditions
+
+    cond = encode_conditions(generator.conditioners, [{"digit": "8"}])
+    x = torch.randn(1, 8, 16, 16, 1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return generator.network(x, torch.tensor([t]), cond)
+
+
+def test_an_attached_adapter_is_the_adapter(base, adapters):
+    for one in adapters:
+        own = velocity_of(Generator.load(one))
+        torch.testing.assert_close(out(base, one), own, rtol=0, atol=1e-5)
+        assert float((own - out(base)).abs().max()) > 1e-2
+        torch.testing.assert_close(out(base, f"{one}:0"), out(base), rtol=0, atol=1e-6)
+
+
+def test_weights_scale_what_is_added_and_adapters_add_up(base, adapters):
+    """On the first layer that both correct, against the matrices themselves."""
+    a, b = adapters
+    generator = Generator.load(base, adapters=[f"{a}:0.5", f"{b}:-2"])
+    velocity_of(generator)
+    layer = generator.network.blocks[0].attention.qkv
+    expected = layer.base_layer.weight.clone()
+    for folder, weight, scale in ((a, 0.5, 6.0 / 4), (b, -2.0, 1.0)):
+        tensors = load_file(next(folder.rglob("ema.safetensors")))
+        name = "blocks.0.attention.qkv"
+        expected += weight * scale * tensors[f"{name}.lora_B.default.weight"] @ tensors[f"{name}.lora_A.default.weight"]
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(
+        layer(x), torch.nn.functional.linear(x, expected, layer.base_layer.bias), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_interval_is_where_it_is_in_force(base, adapters):
+    generator = Generator.load(base, adapters=[f"{adapters[0]}:1@0.0-0.4"])
+    whole, plain = Generator.load(base, adapters=[str(adapters[0])]), Generator.load(base)
+    torch.testing.assert_close(velocity_of(generator, 0.3), velocity_of(whole, 0.3), rtol=0, atol=0)
+    torch.testing.assert_close(velocity_of(generator, 0.6), velocity_of(plain, 0.6), rtol=0, atol=1e-6)
+    torch.testing.assert_close(velocity_of(generator, 0.3), velocity_of(whole, 0.3), rtol=0, atol=0)  # and back
+
+
+@pytest.mark.parametrize("layout", ["peft", "diffusers", "kohya", "comfyui"])
+def test_files_of_other_programs_go_there_and_back(base, adapters, tmp_path, layout):
+    for i, one in enumerate(adapters):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        file = folder / "adapter.safetensors"
+        flowgen("export", one, "-o", file, "--layout", layout)
+        if layout == "diffusers" and i == 0:
+            continue  # it holds no scale, which is not 1 here
+        torch.testing.assert_close(out(base, file), velocity_of(Generator.load(one)), rtol=0, atol=1e-5)
+        from flowgen.runs.layouts import read_layout, write_layout
+
+        generator, tensors = Generator.load(base), load_file(file)
+        linear = [n for n, m in generator.network.named_modules() if isinstance(m, torch.nn.Linear)]
+        read = read_layout(tensors, linear)
+        assert read.layout == layout
+        again = write_layout(read.layers, layout)
+        assert again.keys() == tensors.keys()
+        assert all(torch.equal(again[k], tensors[k]) for k in tensors)
+
+
+def test_a_file_of_peft_is_read_by_peft(base, adapters, tmp_path):
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    file = tmp_path / "adapter_model.safetensors"
+    flowgen("export", adapters[0], "-o", file, "--layout", "peft")
+    facts = json.loads((tmp_path / "adapter_config.json").read_text())
+    plain = Generator.load(base)
+    options = LoraConfig(r=facts["r"], lora_alpha=facts["lora_alpha"], target_modules=facts["target_modules"])
+    inject_adapter_in_model(options, plain.network, "default")
+    tensors = {k.removeprefix("base_model.model."): v for k, v in load_file(file).items()}
+    result = set_peft_model_state_dict(plain.network, tensors)
+    assert not result.unexpected_keys
+    torch.testing.assert_close(velocity_of(plain), velocity_of(Generator.load(adapters[0])), rtol=0, atol=1e-5)
+
+
+def test_adapters_that_do_not_fit_are_refused_by_name(base, adapters, tmp_path):
+    from flowgen.weights import write_tensors
+
+    flowgen("export", adapters[0], "-o", tmp_path / "a.safetensors", "--layout", "kohya")
+    tensors = load_file(tmp_path / "a.safetensors")
+    write_tensors({**tensors, "lora_te_text_model.lora_down.weight": torch.zeros(2, 2)}, tmp_path / "b.safetensors")
+    write_tensors(dict(list(tensors.items())[:1]), tmp_path / "c.safetensors")
+    cases = [
+        (tmp_path / "b.safetensors", "lora_te_text_model"),
+        (tmp_path / "c.safetensors", "lacks"),
+        (base, "no adapter"),
+        (tmp_path / "none.safetensors", "missing"),
+        (f"{adapters[0]}:0.5@0.9-0.1", "interval"),
+    ]
+    for given, word in cases:
+        with pytest.raises(FlowgenError, match=word):
+            Generator.load(base, adapters=[str(given)])
+
+
+def test_the_command_line_names_adapters_in_the_file(base, adapters, tmp_path):
+    flowgen("sample", base, "--adapter", f"{adapters[0]}:0.8@0.0-0.7", "-c", "digit=8", "-o", tmp_path / "a.gif")
+    flowgen("sample", base, "-c", "digit=8", "-o", tmp_path / "b.gif")
+    content = (tmp_path / "a.gif").read_bytes()
+    assert b"0.8@0-0.7" in content
+    assert content != (tmp_path / "b.gif").read_bytes()
