@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from flowgen.cli.options import File
 
 
 @click.group()
@@ -65,3 +69,29 @@ def list_recipes() -> None:
     for name, path in recipes().items():
         first = path.read_text().splitlines()[0]
         click.echo(f"{name:<32}{first.removeprefix('#').strip() if first.startswith('#') else ''}")
+
+
+@config.command()
+@click.option("-o", "--output", type=File(), help="The file to write; by default it is printed.")
+def schema(output: Path | None) -> None:
+    """Print the JSON schema of configs, with which editors complete and check them as they are written.
+
+    It knows the components that are installed, those of plugins too. In VS Code (YAML extension), PyCharm or Neovim, name it in the
+    first line of a config: # yaml-language-server: $schema=flowgen.schema.json
+
+    \b
+    Example:
+      flowgen config schema -o flowgen.schema.json
+    """
+    import json
+
+    from flowgen.config.json_schema import json_schema
+    from flowgen.files import replacing
+
+    text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    with replacing(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    click.echo(output)

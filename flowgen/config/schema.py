@@ -38,6 +38,22 @@ class ComponentConfig(BaseModel):
 class Slot(str):
     """Marks a field that holds a component of this kind (or a list of them)."""
 
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> Any:
+        """In a JSON schema, the sections of components are those of this kind (see `flowgen.config.json_schema`)."""
+        return _of_kind(handler(core), str(self))
+
+
+COMPONENT = "x-component"
+"""In a JSON schema that pydantic makes, the kind of component that belongs here."""
+
+
+def _of_kind(schema: Any, kind: str) -> Any:
+    if isinstance(schema, dict):
+        if "ComponentConfig" in str(schema.get("$ref", "")):
+            return {**{k: v for k, v in schema.items() if k != "$ref"}, COMPONENT: kind}
+        return {key: value if key == "default" else _of_kind(value, kind) for key, value in schema.items()}
+    return [_of_kind(part, kind) for part in schema] if isinstance(schema, list) else schema
+
 
 def _component(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
