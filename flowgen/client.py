@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -49,24 +48,24 @@ class Client:
         body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
         return self._json("POST", "/v1/generations", body, f"multipart/form-data; boundary={boundary}")
 
-    def state(self, id: str) -> dict[str, Any]:
-        """How far a generation is: `state`, `progress`, `files`, `error`."""
-        return self._json("GET", f"/v1/generations/{id}")
+    def state(self, id: str, wait_s: float = 0.0) -> dict[str, Any]:
+        """How far a generation is: `state`, `progress`, `files`, `error`; when it has ended, at the latest after `wait_s`."""
+        return self._json("GET", f"/v1/generations/{id}?wait_s={wait_s:g}")
 
     def cancel(self, id: str) -> dict[str, Any]:
         """Make no more of it; what has ended stays as it is."""
         return self._json("DELETE", f"/v1/generations/{id}")
 
-    def wait(self, id: str, on_state: Callable[[dict[str, Any]], None] = lambda state: None) -> dict[str, Any]:
-        """Until it is done. FlowgenError: it failed or was cancelled."""
+    def wait(self, id: str, on_state: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """Until it is done; `on_state` is told of it five times a second. FlowgenError: it failed or was cancelled."""
         while True:
-            state = self.state(id)
-            on_state(state)
+            state = self.state(id, 20.0 if on_state is None else 0.2)
+            if on_state is not None:
+                on_state(state)
             if state["state"] == "done":
                 return state
             if state["state"] in ("failed", "cancelled"):
                 raise FlowgenError(f"the server {state['state']} it: {state.get('error', 'as it was asked to')}")
-            time.sleep(0.2)
 
     def fetch(self, link: str, path: Path) -> Path:
         """One of its `files` into a file."""

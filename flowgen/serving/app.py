@@ -7,14 +7,16 @@ import json
 import logging
 import re
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from starlette.concurrency import run_in_threadpool
@@ -74,6 +76,12 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
     async def failed(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def misspelt(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return JSONResponse({"error": f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"[:300]}, 422)
 
     @app.exception_handler(Refused)
     async def cut_off(request: Request, error: Exception) -> JSONResponse:
@@ -137,8 +145,11 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
         return job
 
     @app.get("/v1/generations/{id}")
-    def state(id: str) -> dict[str, Any]:
-        return found(id).shown()
+    async def state(id: str, wait_s: Annotated[float, Query(ge=0, le=60)] = 0.0) -> dict[str, Any]:
+        job, until = found(id), time.monotonic() + wait_s
+        while not job.over and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        return job.shown()
 
     @app.delete("/v1/generations/{id}")
     def cancel(id: str) -> dict[str, Any]:
