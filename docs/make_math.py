@@ -72,6 +72,57 @@ def field() -> None:
     save(figure, "field")
 
 
+def conditional() -> None:
+    """The field of each data point alone, and their mean, weighted by how likely each is behind x_t."""
+    figure, axes = plt.subplots(1, 4, figsize=(10, 2.7), sharey=True)
+    points = torch.tensor([[-1.9, -1.2], [1.8, -1.0], [0.3, 1.9]], dtype=torch.float64)
+    colours, t = (DATA, NOISE, "#5a9367"), torch.tensor(0.5, dtype=torch.float64)
+    ticks = torch.linspace(-3, 3, 11, dtype=torch.float64)
+    x = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).reshape(-1, 2)
+    each = (points[:, None] - x) / (1 - t)  # [points, places, 2] on the path of straight lines
+    likely = (-(x - t * points[:, None]).square().sum(-1) / (2 * (1 - t) ** 2)).softmax(0)  # p(x1 | x_t = x)
+    for axis, point, own, weight, colour in zip(axes, points, each, likely, colours, strict=False):
+        axis.quiver(*x.T, *own.T, color=colour, width=0.005, scale=60, alpha=0.15 + 0.85 * weight)
+        axis.scatter(*point, s=40, color=colour)
+        axis.set(title="to one point; darker: likelier", aspect="equal", xticks=[], yticks=[])
+    mean = (likely[..., None] * each).sum(0)
+    axes[3].quiver(*x.T, *mean.T, color=INK, width=0.005, scale=60)
+    for point, colour in zip(points, colours, strict=True):
+        axes[3].scatter(*point, s=40, color=colour)
+    axes[3].set(title="their weighted mean: the field", aspect="equal", xticks=[], yticks=[])
+    save(figure, "conditional")
+
+
+def diffusion() -> None:
+    """The same noise on the path of diffusion models and on straight lines, as an animation."""
+    x0, steps = normal(150, 2, seed=7), 40
+    grid = flowgen.uniform_grid(steps)
+    states: dict[str, list[Tensor]] = {}
+    for name, path in (
+        ("VP: the path of diffusion models", flowgen.VP()),
+        ("linear: optimal transport of a point", flowgen.Linear()),
+    ):
+        states[name] = [x0]
+        keep = states[name].append
+        flowgen.sample(
+            RING.flow(path), x0, grid, solver=flowgen.DPMSolverPP2M(), on_step=lambda i, t, x, keep=keep: keep(x.clone())
+        )  # fmt: skip
+    frames = []
+    for i in [*range(steps + 1), *[steps] * 8]:
+        figure, axes = plt.subplots(1, 2, figsize=(6, 3.1), sharey=True)
+        for axis, (name, own) in zip(axes, states.items(), strict=True):
+            axis.plot(*torch.stack(own[: i + 1], 1)[:40].permute(2, 1, 0), color="#bbbbbb", lw=0.6)
+            axis.scatter(*own[i].T, s=5, color=DATA)
+            axis.set(title=name, aspect="equal", xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), xticks=[], yticks=[])
+        figure.text(0.5, 0.02, f"t = {i / steps:.2f}", ha="center")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=70)
+        plt.close(figure)
+        frames.append(Image.open(buffer).convert("RGB").quantize(16))
+    first, *rest = frames
+    first.save(FOLDER / "diffusion.gif", save_all=True, append_images=rest, duration=90, loop=0, optimize=True)
+
+
 def trajectories() -> None:
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8), sharey=True)
     steps, n = 160, 22
@@ -158,7 +209,7 @@ def save(figure: Any, name: str) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False})
-    for picture in (paths, field, trajectories, guidance, coupling, solvers):
+    for picture in (paths, field, conditional, diffusion, trajectories, guidance, coupling, solvers):
         picture()
 
 
