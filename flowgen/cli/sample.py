@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     type=SEED,
     default=0,
     show_default=True,
-    help="The same seed gives the same clips; with another -n, up to one step of 16 bits.",
+    help="The same seed gives the same clips; with another -n, up to rounding.",
 )
 @click.option("-o", "output", type=File(), help="File to write; its extension sets the format.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")

@@ -19,6 +19,9 @@ from flowgen.cli.options import File, Number
 @click.option("--token-file", type=File(), help="A file that holds the token; needed beyond this machine.")
 @click.option("--jobs", "folder", type=File(), default=None, help="Where jobs are kept (default: runs/serve).")
 @click.option("--queue", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Jobs that may wait.")
+@click.option(
+    "--keep", type=click.IntRange(1, 10_000_000), default=1000, show_default=True, help="Ended jobs that stay."
+)
 @click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Clips made together.")
 @click.option("--memory", type=Number(min=0, min_open=True), default=8.0, show_default=True, help="GB for runs.")
 @click.option("--upload", type=Number(min=0, max=100_000, min_open=True), default=64.0, show_default=True, help="MB.")
@@ -61,7 +64,7 @@ def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None,
     for name in folders:
         loaded.get(name)  # what cannot be loaded is said now
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    jobs = Jobs(options["folder"] or Path("runs/serve"))
+    jobs = Jobs(options["folder"] or Path("runs/serve"), options["keep"])
     sampler = Sampler(jobs, loaded, options["batch"])
     limits = Limits(options["queue"], options["upload"], options["patience"])
     app = make_app(jobs, loaded, sampler, limits, token)

@@ -47,7 +47,7 @@ class SampleRequest:
         conditions: raw condition values, a mapping for each clip; what a mapping leaves out is not conditioned on.
         seed: clip i is a function of (seed, i, its conditions, settings): bit for bit in a batch of the same shape, and up
             to the rounding of matrix kernels (1e-5 in the latent, one step of 16 or 8 bits in a file) whatever else is
-            sampled with it.
+            sampled with it. The search for the phases of a spectrogram amplifies that, to some -60 dB of full scale.
         settings: steps, solver and guidance; those of the run's config by default.
         negative: conditions that guidance leads away from; it needs a guidance.
         rows: which of the clips to make (all by default), so that many are made in parts, each as it would be among all.

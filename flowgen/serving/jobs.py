@@ -1,4 +1,4 @@
-"""Jobs and where they are kept: a folder each, whose `job.json` is written anew at every change of state."""
+"""Jobs and where they are kept: a folder each, whose `job.json` is written when it is accepted and when it has ended."""
 
 from __future__ import annotations
 
@@ -72,9 +72,6 @@ class Jobs:
             if not job.over:
                 job.state, job.done_steps = "queued", 0
             self._jobs[job.id] = job
-        for job in self._jobs.values():
-            if not job.over:
-                self._write(job)
 
     def new(self, asked: Mapping[str, Any], run: str, clips: int, uploads: Mapping[str, Path]) -> Job:
         """A job that is kept and not queued yet, with the files of its uploads, which are moved there."""
@@ -120,8 +117,7 @@ class Jobs:
                 setattr(job, name, value)
             if job.over:
                 job.ended = time.time()
-            if "state" in values:
-                self._write(job)
+                self._write(job)  # of those that run a restart needs no more than that they were accepted
             self.changed.notify_all()
 
     def place(self, job: Job) -> Path:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from flowgen.serving.wire import Asked, parse, settings_with
 
 log = logging.getLogger("flowgen.serving")
 _IDLE_S = 0.5
+_OURS = "an error of the server; its log has more"
 _LAST_S = 20.0
 """For a step of a solver to end, after which a batch is given up."""
 
@@ -69,6 +71,8 @@ class Sampler:
     def __post_init__(self) -> None:
         self._stop, self._hurry = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
+        self._writer = ThreadPoolExecutor(1, "writer")
+        self._writing: Future[None] | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -114,10 +118,12 @@ class Sampler:
     def _work(self) -> None:
         while not self._stop.is_set():
             queued = self.jobs.queued()
-            if not queued:
+            if queued:
+                self._next(queued)
+            else:
+                self._finish_writing()
                 self.jobs.wait(_IDLE_S)
-                continue
-            self._next(queued)
+        self._finish_writing()
 
     def _next(self, queued: Sequence[Job]) -> None:
         """Make the first job, with those behind it that agree in shape."""
@@ -145,7 +151,7 @@ class Sampler:
             self.jobs.change(job, state="failed", error=self._said(job, error))
         except Exception:
             log.exception("job %s", job.id)
-            self.jobs.change(job, state="failed", error="an error of the server; its log has more")
+            self.jobs.change(job, state="failed", error=_OURS)
         return None
 
     def _make(self, group: Sequence[Prepared]) -> None:
@@ -163,13 +169,9 @@ class Sampler:
         try:
             clips = generator.sample(together(group), on_step=on_step)
             seconds = time.perf_counter() - began
-            for prepared in group:
-                own, clips = clips[: prepared.job.clips], clips[prepared.job.clips :]
-                if not prepared.job.over:
-                    files = self._write(prepared, own)
-                    self.jobs.change(prepared.job, state="done", files=files, seconds=seconds)
-                    self.made += len(own)
             self._learn(jobs, seconds)
+            self._finish_writing()
+            self._writing = self._writer.submit(self._write_all, group, clips, seconds)
         except Cancelled:
             for job in jobs:  # those that were not cancelled are made after the next start
                 self.jobs.change(job, state="queued", done_steps=0)
@@ -179,7 +181,29 @@ class Sampler:
         except Exception:
             log.exception("jobs %s", ", ".join(job.id for job in jobs))
             for job in jobs:
-                self.jobs.change(job, state="failed", error="an error of the server; its log has more")
+                self.jobs.change(job, state="failed", error=_OURS)
+
+    def _write_all(self, group: Sequence[Prepared], clips: list[Clip], seconds: float) -> None:
+        """The files of a batch, while the next is sampled."""
+        for prepared in group:
+            own, clips = clips[: prepared.job.clips], clips[prepared.job.clips :]
+            if prepared.job.over:
+                continue
+            try:
+                files = self._write(prepared, own)
+            except FlowgenError as error:
+                self.jobs.change(prepared.job, state="failed", error=self._said(prepared.job, error))
+            except Exception:
+                log.exception("job %s", prepared.job.id)
+                self.jobs.change(prepared.job, state="failed", error=_OURS)
+            else:
+                self.made += len(own)
+                self.jobs.change(prepared.job, state="done", files=files, seconds=seconds)
+
+    def _finish_writing(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def _said(self, job: Job, error: Exception) -> str:
         """An error in which uploads have the names that the client gave them."""

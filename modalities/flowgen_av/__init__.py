@@ -35,6 +35,9 @@ def flowgen_components() -> list[Component]:
             "do onsets of the sound go with what lights up in the picture?",
         ),
         Component(
+            "metric", "onset-test", "flowgen_av.alignment:OnsetTest", "the permutation test of onset-correlation"
+        ),
+        Component(
             "metric",
             "bounce-agreement",
             "flowgen_av.synchrony:BounceAgreement",

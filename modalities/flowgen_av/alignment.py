@@ -26,20 +26,19 @@ class OnsetCorrelation(FromFeatures):
 
     In every frame, the rise of brightness in a region of the picture and that of the spectrum of the sound, each over two
     frames; their correlation over a clip is averaged over the clips. `correlation`: of each picture with its own sound;
-    `shuffled`: with those of all other clips; `p_value`: the share of random pairings that reach as much as the own ones.
+    `shuffled`: with those of all other clips.
 
     Args:
         region: top, left, bottom and right of what is watched, in shares of the picture; the whole by default.
-        pairings: that are drawn for the p-value.
     """
 
-    better: ClassVar[Mapping[str, Better]] = {"correlation": "higher", "p_value": "lower"}
+    better: ClassVar[Mapping[str, Better]] = {"correlation": "higher"}
 
-    def __init__(self, modality: AudioVideo, region: Region = (0.0, 0.0, 1.0, 1.0), pairings: Count = 9999) -> None:
+    def __init__(self, modality: AudioVideo, region: Region = (0.0, 0.0, 1.0, 1.0)) -> None:
         top, left, bottom, right = region
         if not (top < bottom and left < right):
             raise UsageError(f"region: top, left, bottom, right enclose nothing: {list(region)}")
-        self.modality, self.region, self.pairings = modality, region, pairings
+        self.modality, self.region = modality, region
 
     def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """Rises by frame, of zero mean and unit length over a clip (zero where a stream is absent or still)."""
@@ -54,15 +53,10 @@ class OnsetCorrelation(FromFeatures):
         n = len(found["seen"])
         if not n:
             return {}
-        each = found["seen"] @ found["heard"].T
+        each = correlations(found)
         figures = {"correlation": float(each.diagonal().mean())}
         if n > 1:
             figures["shuffled"] = float((each.sum() - each.diagonal().sum()) / (n * (n - 1)))
-            rng = torch.Generator().manual_seed(seed_of("onset-correlation"))
-            rows = torch.arange(n)
-            drawn = torch.stack([each[rows, torch.randperm(n, generator=rng)].mean() for _ in range(self.pairings)])
-            reached = int((drawn >= each.diagonal().mean()).sum())
-            figures["p_value"] = (1 + reached) / (1 + self.pairings)
         return figures
 
     def _seen(self, picture: Clip | None) -> Tensor:
@@ -85,6 +79,36 @@ class OnsetCorrelation(FromFeatures):
         n = max(1, round(wave.shape[-1] / self.modality.sample_rate * self.modality.fps))
         frame = (time * self.modality.fps).long().clamp(0, n - 1)
         return torch.zeros(n).scatter_reduce(0, frame, rise, "amax")
+
+
+class OnsetTest:
+    """Whether pictures and sounds belong together, by a permutation test of `OnsetCorrelation`.
+
+    `p_value`: the share of random pairings whose mean correlation reaches that of the own ones, these among them.
+
+    Args:
+        region: as of `OnsetCorrelation`.
+        pairings: that are drawn.
+    """
+
+    def __init__(self, modality: AudioVideo, region: Region = (0.0, 0.0, 1.0, 1.0), pairings: Count = 9999) -> None:
+        self.correlation, self.pairings = OnsetCorrelation(modality, region), pairings
+
+    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip] = ()) -> dict[str, float]:
+        """Figures by name."""
+        if len(clips) < 2:
+            return {}
+        each = correlations(self.correlation.features(clips))
+        n, rng = len(each), torch.Generator().manual_seed(seed_of("onset-test"))
+        rows = torch.arange(n)
+        drawn = torch.stack([each[rows, torch.randperm(n, generator=rng)].mean() for _ in range(self.pairings)])
+        reached = int((drawn >= each.diagonal().mean() - 1e-12).sum())
+        return {"p_value": (1 + reached) / (1 + self.pairings)}
+
+
+def correlations(found: Mapping[str, Tensor]) -> Tensor:
+    """Of each picture with each sound [N, N]."""
+    return found["seen"] @ found["heard"].T
 
 
 def _unit(rows: list[Tensor]) -> Tensor:
