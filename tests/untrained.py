@@ -1,6 +1,7 @@
 """Runs that were never trained: a config, an encoder that was fitted, and the weights that training would begin with."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ def untrained(folder, text, run):
     experiment.encoder.fit(clips_at(experiment.dataset, 0, [order[i] for i in range(8)]))
     generator = torch.Generator().manual_seed(0)
     weights = {
-        k: v + 0.02 * torch.randn(v.shape, generator=generator) for k, v in experiment.network.state_dict().items()
+        k: v + 0.02 * torch.randn(v.shape, generator=generator) if v.is_floating_point() else v
+        for k, v in experiment.network.state_dict().items()
     }
     place = run / "checkpoints" / "step-00000001"
     place.mkdir(parents=True)
@@ -28,7 +30,8 @@ def untrained(folder, text, run):
     if state := experiment.encoder.state_dict():
         write_tensors(state, run / "encoder.safetensors")
     for name, factor in {"network": 1.1, "ema": 1.0}.items():
-        write_tensors({k: factor * v for k, v in weights.items()}, place / f"{name}.safetensors")
+        scaled = {k: factor * v if v.is_floating_point() else v for k, v in weights.items()}
+        write_tensors(scaled, place / f"{name}.safetensors")
     facts = {"step": 1, "name": experiment.config.name, "encoder": experiment.encoder.identity}
     trained = {"ranks": 1, "zero_stage": 0, "trainer": {"skipped_in_a_row": 0, "figures": []}}
     (place / "manifest.json").write_text(json.dumps({**facts, **trained, "files": listed(place)}))
@@ -77,7 +80,7 @@ coupling: {type: given-pairs, start: clips}
 
 @pytest.fixture(scope="session")
 def untrained_runs(tmp_path_factory):
-    """A folder in which runs/notes, runs/moving-digits, runs/checkerboard and runs/bridge can be sampled."""
+    """A folder whose runs/notes, moving-digits, checkerboard, bridge, base and adapted (where peft is) can be sampled."""
     folder = tmp_path_factory.mktemp("untrained")
     bridge = "\n".join(line for line in DIGITS.splitlines() if not line.startswith("data:")) + BRIDGE
     texts = {
@@ -85,7 +88,11 @@ def untrained_runs(tmp_path_factory):
         "moving-digits": DIGITS,
         "checkerboard": BOARD,
         "bridge": bridge.replace("guidance: cfg", "guidance: null"),
+        "base": DIGITS,
     }
+    if find_spec("peft"):
+        own = f"network: {{type: lora, run: {folder / 'runs' / 'base'}, rank: 2}}"
+        texts["adapted"] = "\n".join(own if line.startswith("network:") else line for line in DIGITS.splitlines())
     for name, text in texts.items():
         untrained(folder, text, folder / "runs" / name)
     return folder

@@ -21,5 +21,6 @@ def test_its_code_runs_from_top_to_bottom():
 @pytest.mark.parametrize("picture", re.findall(r"\]\((images/[^)]+)\)", PAGE.read_text()))
 def test_its_pictures_are_there_and_small(picture):
     file = PAGE.parent / picture
-    assert file.read_bytes().startswith(b"\x89PNG")
-    assert file.stat().st_size < 60_000
+    kind, bound = {".png": (b"\x89PNG", 60_000), ".gif": (b"GIF89a", 200_000)}[file.suffix]
+    assert file.read_bytes().startswith(kind)
+    assert file.stat().st_size < bound
