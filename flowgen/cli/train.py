@@ -108,6 +108,7 @@ def _launch(
     """Start the ranks with the command line of this process, less what is said of launching."""
     from flowgen.config import Resolved
     from flowgen.training.deepspeed_config import deepspeed_config
+    from flowgen.training.ending import leave
     from flowgen.training.launch import Launch, launch
 
     assert isinstance(resolved, Resolved)
@@ -119,6 +120,7 @@ def _launch(
             click.echo(line)
         return
     launch(plan, [*command, "--quiet"], timeout_s=resolved.config.train.timeout_s)
+    leave()
 
 
 def _without_launching(arguments: list[str]) -> list[str]:

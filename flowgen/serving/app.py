@@ -29,8 +29,7 @@ from flowgen.plugins.media import Media
 from flowgen.serving.gate import Gate, Refused
 from flowgen.serving.jobs import ENDED, Job, Jobs
 from flowgen.serving.loaded import Loaded, described
-from flowgen.serving.sampler import Sampler
-from flowgen.serving.wire import parse
+from flowgen.serving.sampler import Busy, Sampler
 
 log = logging.getLogger("flowgen.serving")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -50,10 +49,6 @@ class Limits:
     queue: int = 256
     upload_mb: float = 64.0
     patience_s: float = 30.0
-
-
-class Busy(Exception):
-    """The queue is full."""
 
 
 def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token: str | None) -> Any:
@@ -115,27 +110,11 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
             await run_in_threadpool(folder.cleanup)
 
     def accept(value: Any, uploads: dict[str, Path]) -> dict[str, Any]:
-        asked = parse(value)
-        name = asked.run
-        if name is None:
-            if len(loaded.folders) > 1:
-                raise UsageError(f"run: name one of {', '.join(sorted(loaded.folders))}")
-            name = next(iter(loaded.folders))
-        if missing := asked.uploads() - uploads.keys():
-            raise UsageError(f"no file was uploaded under the name {min(missing)!r}")
-        if unused := uploads.keys() - asked.uploads():
-            raise UsageError(f"the file {min(unused)!r} is named by no field; leave it out")
-        if len(jobs.queued()) >= limits.queue:
-            raise Busy
-        job = jobs.new(asked.model_dump(mode="json", exclude_unset=True), name, len(asked.rows()), uploads)
-        try:
-            sampler.prepare(job)
-        except BaseException:
-            jobs.discard(job)
-            raise
-        jobs.add(job)
+        job = sampler.accept(value, uploads, limits.queue)
         metrics.accepted.inc()
-        log.info(json.dumps({"event": "accepted", "job": job.id, "run": name, "way": asked.model_dump()["way"]}))
+        log.info(
+            json.dumps({"event": "accepted", "job": job.id, "run": job.run, "way": job.asked.get("way", "sample")})
+        )
         return {**job.shown(), "wait_s": round(sampler.seconds_left(), 1)}
 
     def found(id: str) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +31,10 @@ _LAST_S = 20.0
 
 class Cancelled(Exception):
     """Nobody wants what is being sampled any more."""
+
+
+class Busy(Exception):
+    """The queue is full."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,32 @@ class Sampler:
     def seconds_left(self) -> float:
         """Until what is queued and running now is made, by what clips of these runs took of late (1 s before that is known)."""
         return sum(job.clips * self.rate.get(job.run, 1.0) for job in self.jobs.all() if not job.over)
+
+    def accept(self, value: Any, uploads: Mapping[str, Path], most: int) -> Job:
+        """Queue what a client asks for, with the files of its uploads, which are moved away.
+
+        UsageError, FlowgenError: it cannot be made. Busy: `most` jobs wait already.
+        """
+        asked = parse(value)
+        name = asked.run
+        if name is None:
+            if len(self.loaded.folders) > 1:
+                raise UsageError(f"run: name one of {', '.join(sorted(self.loaded.folders))}")
+            name = next(iter(self.loaded.folders))
+        if missing := asked.uploads() - uploads.keys():
+            raise UsageError(f"no file was uploaded under the name {min(missing)!r}")
+        if unused := uploads.keys() - asked.uploads():
+            raise UsageError(f"the file {min(unused)!r} is named by no field; leave it out")
+        if len(self.jobs.queued()) >= most:
+            raise Busy
+        job = self.jobs.new(asked.model_dump(mode="json", exclude_unset=True), name, len(asked.rows()), uploads)
+        try:
+            self.prepare(job)
+        except BaseException:
+            self.jobs.discard(job)
+            raise
+        self.jobs.add(job)
+        return job
 
     def prepare(self, job: Job) -> Prepared:
         """UsageError, FlowgenError: it cannot be made."""

@@ -7,14 +7,11 @@ import datetime
 import logging
 import os
 import socket
-import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 
@@ -26,10 +23,10 @@ from flowgen.device import accelerator, claim_device, collective_backend
 from flowgen.errors import UsageError
 from flowgen.media.interfaces import ShardsSequence
 from flowgen.nn.parallel import SequenceGroup
+from flowgen.training.ending import leave
 from flowgen.training.internals import (
     differentiate_forward,
     never_compile_for_one_machine,
-    run_exit_functions,
     set_timeouts,
 )
 from flowgen.training.machine import check_precision
@@ -96,19 +93,9 @@ def _own_device(local_rank: int) -> torch.device:
 
 
 def end_rank() -> None:
-    """End this process where it is one of several ranks, its exit functions done and its children ended; where it is alone, do
-    nothing.
-
-    The interpreter's own end meets threads of torch that are still at work, and has been seen to abort a run that was done.
-    """
+    """End this process where it is one of several ranks; where it is alone, do nothing."""
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        run_exit_functions()
-        for child in psutil.Process().children(recursive=True):  # which destructors would have ended
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-        os._exit(0)
+        leave()
 
 
 def _leave() -> None:
