@@ -520,6 +520,14 @@ class BringsEmbedder(Protocol):
 
 
 @runtime_checkable
+class TakesFile(Protocol):
+    """Its values are files. A server takes them as uploads alone, never as paths; a page offers an upload."""
+
+    file_kind: str
+    """What the file holds: audio, video or image."""
+
+
+@runtime_checkable
 class ReadsText(Protocol):
     """`flowgen sample --prompt` speaks to it. Without this, to a conditioner whose role is "sequence"."""
 

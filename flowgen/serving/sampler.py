@@ -13,8 +13,8 @@ from typing import Any
 
 from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.media.clip import Clip
-from flowgen.media.conditions import encode_conditions
-from flowgen.media.interfaces import Levelled
+from flowgen.media.conditions import Conditioner, encode_conditions
+from flowgen.media.interfaces import Levelled, TakesFile
 from flowgen.plugins.media import Media
 from flowgen.runs.generator import Generator
 from flowgen.runs.requests import FromNoise, SampleRequest
@@ -105,17 +105,20 @@ class Sampler:
             if len(self.loaded.folders) > 1:
                 raise UsageError(f"run: name one of {', '.join(sorted(self.loaded.folders))}")
             name = next(iter(self.loaded.folders))
-        if missing := asked.uploads() - uploads.keys():
+        needed = asked.uploads() | _in_conditions(asked, self.loaded.get(name).conditioners)
+        if missing := needed - uploads.keys():
             raise UsageError(f"no file was uploaded under the name {min(missing)!r}")
-        if unused := uploads.keys() - asked.uploads():
+        if unused := uploads.keys() - needed:
             raise UsageError(f"the file {min(unused)!r} is named by no field; leave it out")
         if len(self.jobs.queued()) >= most:
             raise Busy
         job = self.jobs.new(asked.model_dump(mode="json", exclude_unset=True), name, len(asked.rows()), uploads)
         try:
             self.prepare(job)
-        except BaseException:
+        except BaseException as error:
             self.jobs.discard(job)
+            if isinstance(error, FlowgenError):
+                raise type(error)(self._said(job, error)) from error
             raise
         self.jobs.add(job)
         return job
@@ -123,7 +126,7 @@ class Sampler:
     def prepare(self, job: Job) -> Prepared:
         """UsageError, FlowgenError: it cannot be made."""
         asked, generator = parse(dict(job.asked)), self.loaded.get(job.run)
-        place, rows = self.jobs.place(job), asked.rows()
+        place = self.jobs.place(job)
 
         def read(name: str) -> Path:
             if name not in job.uploads:
@@ -132,8 +135,15 @@ class Sampler:
 
         if generator.experiment.reconstructs:
             raise UsageError(f"{job.run} is an autoencoder, which generates nothing")
+        files = _files(generator.conditioners)
+
+        def with_files(row: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: str(read(str(v))) if k in files and v is not None else v for k, v in row.items()}
+
+        rows = [with_files(row) for row in asked.rows()]
         encode_conditions(generator.conditioners, rows)
-        common = {"conditions": rows, "seed": asked.seed, "negative": asked.negative}
+        negative = None if asked.negative is None else with_files(asked.negative)
+        common = {"conditions": rows, "seed": asked.seed, "negative": negative}
         common["settings"] = settings_with(generator.config.sample, asked.settings)
         media = Media(generator.config.modality.type, generator.modality)
         suffix = next(iter(media.formats)) if asked.format is None else f".{asked.format.lstrip('.')}"
@@ -252,14 +262,15 @@ class Sampler:
         generator, modality = prepared.generator, prepared.generator.modality
         media = Media(generator.config.modality.type, modality)
         request = replace(prepared.request, conditions=[clip.conditions for clip in clips])
-        metadata = _without_places(generator.describe(request, run=prepared.job.run), prepared.job)
+        metadata = generator.describe(request, run=prepared.job.run)
         if prepared.asked.normalise and isinstance(modality, Levelled):
             clips = [modality.normalise(clip) for clip in clips]
         each = [[clip] for clip in clips] if media.clips_per_file is not None else [list(clips)]
         names = []
         for i, own in enumerate(each):
             name = f"clip-{i}{prepared.suffix}"
-            named = {**metadata, "index": i, "conditions": dict(own[0].conditions)} if len(own) == 1 else metadata
+            facts = {"index": i, "conditions": dict(own[0].conditions)} if len(own) == 1 else {}
+            named = _without_places({**metadata, **facts}, prepared.job)
             media.write(own, self.jobs.place(prepared.job) / name, named)
             names.append(name)
         return names
@@ -281,6 +292,17 @@ def together(group: Sequence[Prepared]) -> SampleRequest:
         draws += [(own.seed, row) for row in range(len(own.conditions))]
         seconds += [own.seconds] * len(own.conditions) if isinstance(own.seconds, (int, float)) else []
     return FromNoise(conditions=conditions, draws=draws, settings=first.settings, seconds=seconds or None)
+
+
+def _files(conditioners: Mapping[str, Conditioner]) -> set[str]:
+    """The names of the conditions whose values are files."""
+    return {name for name, conditioner in conditioners.items() if isinstance(conditioner, TakesFile)}
+
+
+def _in_conditions(asked: Asked, conditioners: Mapping[str, Conditioner]) -> set[str]:
+    """The names of the uploads that conditions are made of."""
+    rows = [*asked.rows(), asked.negative or {}]
+    return {str(row[k]) for row in rows for k in _files(conditioners) & row.keys() if row[k] is not None}
 
 
 def _without_places(metadata: dict[str, Any], job: Job) -> dict[str, Any]:

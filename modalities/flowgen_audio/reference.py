@@ -44,6 +44,7 @@ class ReferenceCondition:
     seconds: Positive = 2.0
     bands: Count = 48
     role = "vector"
+    file_kind = "audio"
 
     def __post_init__(self) -> None:
         if self.seconds < 2 * _WINDOW_S or self.sample_rate < 1000 or self.bands < 2:
