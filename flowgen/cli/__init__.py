@@ -16,6 +16,7 @@ from flowgen.errors import FlowgenError
 COMMANDS = {
     "train": ("flowgen.cli.train:train", "Train a generator from a config or recipe."),
     "sample": ("flowgen.cli.sample:sample", "Sample clips from a trained run into playable files."),
+    "ui": ("flowgen.cli.ui:ui", "Sample from trained runs on a page in the browser."),
     "serve": ("flowgen.cli.serve:serve", "Sample from trained runs over HTTP."),
     "export": ("flowgen.cli.export:export", "Write what sampling needs of a run."),
     "plan": ("flowgen.cli.plan:plan", "Tell what a training run needs of each GPU."),

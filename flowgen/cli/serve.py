@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +43,18 @@ def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None,
     """
     from flowgen.errors import UsageError
 
-    folders = {run.resolve().name: run for run in runs}
-    if len(folders) < len(runs):
-        raise UsageError("two runs have folders of the same name, by which clients tell them apart; rename one")
-    token = _token(token_file)
+    folders, token = named(runs), token_of(token_file)
     try:
-        import uvicorn
-
         from flowgen.serving.app import Limits, make_app
-        from flowgen.serving.gate import is_loopback
+        from flowgen.serving.gate import check_open
+        from flowgen.serving.listening import listen
     except ImportError as error:
         raise UsageError(f"flowgen serve needs {error.name}; install it with: pip install 'flowgen[serve]'") from None
     from flowgen.serving.jobs import Jobs
     from flowgen.serving.loaded import Loaded
     from flowgen.serving.sampler import Sampler
-    from flowgen.serving.transport import Patient
 
-    if token is None and not is_loopback(host):
-        raise UsageError(f"--host {host} is reached from other machines; give --token-file, or listen at 127.0.0.1")
+    check_open(host, token)
     loaded = Loaded(folders, options["memory"] * 1e9, options["device"])
     for name in folders:
         loaded.get(name)  # what cannot be loaded is said now
@@ -68,17 +63,20 @@ def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None,
     sampler = Sampler(jobs, loaded, options["batch"])
     limits = Limits(options["queue"], options["upload"], options["patience"])
     app = make_app(jobs, loaded, sampler, limits, token)
-    config = uvicorn.Config(
-        app, host, port, http=Patient, log_level="warning", limit_concurrency=1024, timeout_graceful_shutdown=5
-    )
-    server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    socket.listen(2048)  # who reads the line below may connect
-    click.echo(f"flowgen: http://{host}:{socket.getsockname()[1]} serves {', '.join(folders)}", err=True)
-    server.run(sockets=[socket])
+    listen(app, host, port, lambda url: click.echo(f"flowgen: {url} serves {', '.join(folders)}", err=True))
 
 
-def _token(path: Path | None) -> str | None:
+def named(runs: Sequence[Path]) -> dict[str, Path]:
+    """Runs by the names of their folders. UsageError: two have the same."""
+    from flowgen.errors import UsageError
+
+    folders = {run.resolve().name: run for run in runs}
+    if len(folders) < len(runs):
+        raise UsageError("two runs have folders of the same name, by which they are told apart; rename one")
+    return folders
+
+
+def token_of(path: Path | None) -> str | None:
     """UsageError: the file holds no token, or a weak one."""
     from flowgen.errors import UsageError
     from flowgen.files import read_small

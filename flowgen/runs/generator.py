@@ -163,7 +163,8 @@ class Generator:
             request = FromNoise(conditions=request, **plain)
         elif plain:
             raise TypeError(f"with a request, {', '.join(plain)} belong into it")
-        return make(self, request, Watch(on_step, on_state))
+        decoded = None if on_state is None else lambda t, decode: on_state(t, decode())
+        return make(self, request, Watch(on_step, decoded))
 
     def describe(self, request: SampleRequest | None = None, **facts: Any) -> dict[str, Any]:
         """What was asked and the settings of a sample, for the metadata of its file: JSON values."""

@@ -39,11 +39,11 @@ class Watch:
 
     Args:
         on_step: called with the number of solver steps done, and their total.
-        on_state: called with the time and the decoded state, at the start and after each step.
+        on_state: called with the time and what decodes the state, at the start and after each step.
     """
 
     on_step: Callable[[int, int], None] | None = None
-    on_state: Callable[[float, list[Clip]], None] | None = None
+    on_state: Callable[[float, Callable[[], list[Clip]]], None] | None = None
 
     def part(self, index: int, count: int) -> Watch:
         """Of one of several calls of the same size."""
@@ -124,7 +124,7 @@ def _batch(
     def show(t: float, x: State) -> None:
         if watch.on_state is not None:
             seen = kept.restore(x) if isinstance(kept, KnownFlow) else x
-            watch.on_state(t, generator.encoder.decode(Latents(seen, batch.mask)))
+            watch.on_state(t, lambda: generator.encoder.decode(Latents(seen, batch.mask)))
 
     def on_step(i: int, t: float, x: State) -> None:
         if watch.on_step is not None:

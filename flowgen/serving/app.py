@@ -29,7 +29,7 @@ from flowgen.plugins.media import Media
 from flowgen.serving.gate import Gate, Refused
 from flowgen.serving.jobs import ENDED, Job, Jobs
 from flowgen.serving.loaded import Loaded, described
-from flowgen.serving.sampler import Busy, Sampler
+from flowgen.serving.sampler import PREVIEW, Busy, Sampler
 
 log = logging.getLogger("flowgen.serving")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -147,6 +147,13 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
         path = jobs.place(job) / job.files[index]
         kinds = Media(generator.config.modality.type, generator.modality).formats
         return FileResponse(path, media_type=kinds.get(path.suffix, "application/octet-stream"), filename=path.name)
+
+    @app.get("/v1/generations/{id}/preview")
+    def preview(id: str) -> FileResponse:
+        job = found(id)
+        if not job.previews:
+            raise HTTPException(404, "the generation has no preview; ask for one with preview: true")
+        return FileResponse(jobs.place(job) / PREVIEW, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @app.get("/v1/generations/{id}/events")
     async def events(id: str, request: Request) -> StreamingResponse:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+from flowgen.errors import UsageError
+
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -100,9 +102,10 @@ class Gate:
         return metered
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a server bound to this name is reached from this machine alone."""
-    return _local(host)
+def check_open(host: str, token: str | None) -> None:
+    """UsageError: a server at this name would be open to other machines."""
+    if token is None and not _local(host):
+        raise UsageError(f"--host {host} is reached from other machines; give --token-file, or listen at 127.0.0.1")
 
 
 def _host(url: str) -> str:

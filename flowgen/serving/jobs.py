@@ -38,6 +38,8 @@ class Job:
     ended: float | None = None
     done_steps: int = 0
     steps: int = 0
+    previews: int = 0
+    """How often its preview was written."""
 
     @property
     def over(self) -> bool:
@@ -48,6 +50,8 @@ class Job:
         links = [f"/v1/generations/{self.id}/files/{i}" for i in range(len(self.files))]
         facts: dict[str, Any] = {"id": self.id, "state": self.state, "run": self.run, "clips": self.clips}
         facts |= {"created": self.created, "progress": {"done": self.done_steps, "of": self.steps}, "files": links}
+        if self.previews:
+            facts["preview"] = f"/v1/generations/{self.id}/preview?{self.previews}"
         return facts | ({"error": self.error} if self.error else {}) | ({"seconds": self.seconds} if self.over else {})
 
 

@@ -55,7 +55,7 @@ def size(generator: Generator) -> int:
 
 def described(name: str, generator: Generator) -> dict[str, Any]:
     """What a client needs to know to ask for clips of a run."""
-    from flowgen.media.interfaces import SeveralStreams, TimedModality
+    from flowgen.media.interfaces import SeveralStreams, TakesFile, TimedModality
     from flowgen.plugins.media import Media
 
     modality = generator.modality
@@ -69,6 +69,9 @@ def described(name: str, generator: Generator) -> dict[str, Any]:
         "conditions": {
             k: v.model_dump(mode="json", exclude_none=True) for k, v in (generator.config.conditions or {}).items()
         },
+        "files": {k: c.file_kind for k, c in generator.conditioners.items() if isinstance(c, TakesFile)},
         "ways": ways + (["given"] if isinstance(modality, SeveralStreams) else []),
+        "streams": list(modality.streams) if isinstance(modality, SeveralStreams) else [],
+        "seconds": generator.lengths.window_s if generator.lengths.timed else None,
         "settings": generator.config.sample.model_dump(mode="json", exclude={"batch_size"}),
     }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.media.clip import Clip
@@ -18,13 +18,19 @@ from flowgen.media.interfaces import Levelled, TakesFile
 from flowgen.plugins.media import Media
 from flowgen.runs.generator import Generator
 from flowgen.runs.requests import FromNoise, SampleRequest
+from flowgen.runs.sampling import Watch
+from flowgen.runs.ways import make
 from flowgen.serving.jobs import Job, Jobs
 from flowgen.serving.loaded import Loaded
-from flowgen.serving.wire import Asked, parse, settings_with
+from flowgen.serving.wire import Asked, Watched, parse, settings_with
 
 log = logging.getLogger("flowgen.serving")
+OnState: TypeAlias = Callable[[float, Callable[[], list[Clip]]], None]
 _IDLE_S = 0.5
 _OURS = "an error of the server; its log has more"
+PREVIEW = "preview.png"
+_SHOWN, _PREVIEW_S = 8, 0.5
+"""Clips on a preview, and seconds between two; they take a fifth of the time at the most."""
 _LAST_S = 20.0
 """For a step of a solver to end, after which a batch is given up."""
 
@@ -207,7 +213,7 @@ class Sampler:
 
         began = time.perf_counter()
         try:
-            clips = generator.sample(together(group), on_step=on_step)
+            clips = make(generator, together(group), Watch(on_step, self._preview(group)))
             seconds = time.perf_counter() - began
             self._learn(jobs, seconds)
             self._finish_writing()
@@ -222,6 +228,29 @@ class Sampler:
             log.exception("jobs %s", ", ".join(job.id for job in jobs))
             for job in jobs:
                 self.jobs.change(job, state="failed", error=_OURS)
+
+    def _preview(self, group: Sequence[Prepared]) -> OnState | None:
+        """What draws the first clips of a job as they are made, where it asks for that and is made alone."""
+        asked, job = group[0].asked, group[0].job
+        if len(group) > 1 or not isinstance(asked, Watched) or not asked.preview:
+            return None
+        due = 0.0
+
+        def draw(t: float, decode: Callable[[], list[Clip]]) -> None:
+            nonlocal due
+            began = time.monotonic()
+            if began < due:
+                return
+            clips = decode()[:_SHOWN]
+            picture = self.jobs.place(job) / PREVIEW
+            unfinished = picture.with_name(f"new-{PREVIEW}")
+            group[0].generator.modality.sheet(clips, unfinished)
+            unfinished.replace(picture)
+            self.jobs.change(job, previews=job.previews + 1)
+            ended = time.monotonic()
+            due = ended + max(_PREVIEW_S, 4 * (ended - began))
+
+        return draw
 
     def _write_all(self, group: Sequence[Prepared], clips: list[Clip], seconds: float) -> None:
         """The files of a batch, while the next is sampled."""

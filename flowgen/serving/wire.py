@@ -70,7 +70,14 @@ class Asked(BaseModel):
         raise NotImplementedError
 
 
-class AskedSample(Asked):
+class Watched(Asked):
+    """A way of which the state can be shown as it goes on."""
+
+    preview: bool = False
+    """Draw what is being made, in a picture that is replaced as it goes on."""
+
+
+class AskedSample(Watched):
     way: Literal["sample"] = "sample"
     seconds: Seconds | None = None
 
@@ -90,7 +97,7 @@ class AskedContinuation(Asked):
         return Continue(read(self.clip), seconds=self.seconds, **common)
 
 
-class AskedAnimation(Asked):
+class AskedAnimation(Watched):
     way: Literal["animate"]
     first: Part | None = None
     last: Part | None = None
@@ -104,7 +111,7 @@ class AskedAnimation(Asked):
         return Animate(first, last, seconds=self.seconds, **common)
 
 
-class AskedInpainting(Asked):
+class AskedInpainting(Watched):
     way: Literal["inpaint"]
     clip: Part
     start_s: Moment | None = None
@@ -128,7 +135,7 @@ class AskedInpainting(Asked):
         )
 
 
-class AskedStream(Asked):
+class AskedStream(Watched):
     way: Literal["given"]
     given: Annotated[dict[str, Part], Field(min_length=1, max_length=16)]
 
@@ -220,7 +227,9 @@ def _check_component(kind: str, value: Any) -> None:
     if not isinstance(name, str) or name not in registry().names(kind):
         raise UsageError(f"settings.{kind}: {unknown(kind, str(name), registry().names(kind))}")
     for key, option in options.items():
-        numbers = option if isinstance(option, list) else [option]
+        numbers = (
+            list(option.values()) if isinstance(option, dict) else option if isinstance(option, list) else [option]
+        )
         if key != "type" and not all(n is None or isinstance(n, (bool, int, float)) for n in numbers):
             raise UsageError(f"settings.{kind}.{key} takes numbers from a client")
 

@@ -74,7 +74,7 @@ def test_a_package_folder_has_no_module_outside_a_package():
 # what is further down may import what is further up, and not the other way round
 ROOMS = [
     *("errors", "files", "environment", "weights", "device", "core", "media", "nn", "plugins", "config", "data"),
-    *("runs", "training", "evaluation", "report", "testing", "client", "serving", "cli"),
+    *("runs", "training", "evaluation", "report", "testing", "client", "serving", "ui", "cli"),
 ]
 
 

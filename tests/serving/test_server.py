@@ -83,7 +83,7 @@ def ask(url, method, path, body=None, headers=None):
     try:
         return answer.status, json.loads(text)
     except ValueError:
-        return answer.status, text.decode()
+        return answer.status, text.decode(errors="replace")
 
 
 # What it is for
@@ -167,6 +167,17 @@ def test_progress_is_told_and_cancelling_ends_it(served, client):
     with pytest.raises(FlowgenError, match="cancelled"):
         client.wait(behind["id"])
     assert client.wait(client.submit({"run": "notes"})["id"])["state"] == "done"
+
+
+def test_the_state_is_drawn_while_it_is_sampled_where_that_is_asked_for(served, client):
+    shown = client.wait(client.submit({"run": "moving-digits", "preview": True, "count": 2})["id"])
+    status, picture = ask(served, "GET", shown["preview"])
+    assert (status, picture[1:4]) == (200, "PNG")
+    silent = client.wait(client.submit({"run": "moving-digits"})["id"])
+    assert "preview" not in silent
+    assert ask(served, "GET", f"/v1/generations/{silent['id']}/preview")[0] == 404
+    with pytest.raises(UsageError, match="preview: is no field of this way"):
+        client.submit({"run": "moving-digits", "way": "vary", "clip": "a", "preview": True}, files={"a": __file__})
 
 
 def test_figures_and_health_are_there(served):

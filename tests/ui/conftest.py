@@ -1,0 +1,3 @@
+"""Runs that can be sampled without any training."""
+
+from tests.untrained import untrained_runs  # noqa: F401
