@@ -119,6 +119,7 @@ if TYPE_CHECKING:
     from flowgen.runs.requests import FromStream as FromStream
     from flowgen.runs.requests import Inpaint as Inpaint
     from flowgen.runs.requests import Interpolate as Interpolate
+    from flowgen.runs.requests import Long as Long
     from flowgen.runs.requests import SampleRequest as SampleRequest
     from flowgen.runs.requests import Vary as Vary
 
@@ -224,6 +225,7 @@ _HOME = {
     "FromNoise": "runs.requests",
     "Inpaint": "runs.requests",
     "Interpolate": "runs.requests",
+    "Long": "runs.requests",
     "SampleRequest": "runs.requests",
     "Vary": "runs.requests",
 }

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,12 @@ class Client:
                 return state
             if state["state"] in ("failed", "cancelled"):
                 raise FlowgenError(f"the server {state['state']} it: {state.get('error', 'as it was asked to')}")
+
+    def stream(self, id: str) -> Iterator[bytes]:
+        """The file of a long clip (way `long`) as it is made, in blocks. UsageError: no such clip."""
+        with self._open("GET", f"/v1/generations/{id}/stream") as answer:
+            while block := answer.read1(1 << 16):
+                yield block
 
     def fetch(self, link: str, path: Path) -> Path:
         """One of its `files` into a file."""

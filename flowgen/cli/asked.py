@@ -119,13 +119,9 @@ def check(generator: Generator, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def text_condition(generator: Generator, option: str) -> str:
     """The one text condition of a run. UsageError: it has none, or several."""
-    from flowgen.media.interfaces import ReadsText
+    from flowgen.media.conditions import text_conditions
 
-    texts = [
-        name
-        for name, c in generator.conditioners.items()
-        if (c.is_text if isinstance(c, ReadsText) else c.role == "sequence")
-    ]
+    texts = text_conditions(generator.conditioners)
     if len(texts) != 1:
         have = ", ".join(generator.conditioners) or "none"
         raise UsageError(f"{option} needs a run with one text condition; this one has: {have}; use --cond NAME=VALUE")

@@ -22,6 +22,12 @@ _OPTIONS = (
         "--continue", "continued", type=_FILE, metavar="FILE", help="Continue FILE, by --seconds or one window."
     ),
     click.option(
+        "--long",
+        type=Number(min=0, min_open=True),
+        metavar="SECONDS",
+        help="New clips of any length, window by window, each going on from the one before it.",
+    ),
+    click.option(
         "--first",
         "--first-frame",
         "first",
@@ -81,6 +87,7 @@ _OPTIONS = (
 
 _WAYS = {
     "continued": "--continue",
+    "long": "--long",
     "first": "--first",
     "last": "--last",
     "between": "--between",
@@ -139,6 +146,8 @@ def check_parts(options: dict[str, Any], written: Collection[str]) -> None:
         unused += [f"--set {s}" for s in options["settings"] if s.startswith("solver")]
         if unused:
             raise UsageError(f"--method guided has steps of its own and uses no solver; leave out {', '.join(unused)}")
+    if "long" in ways and options["seconds"] is not None:
+        raise UsageError("--long says how long the clips are; leave out --seconds")
     fixed = [w for w in ways if w in _LENGTH_OF_FILE]
     if fixed and options["seconds"] is not None:
         raise UsageError(f"clips of {_WAYS[fixed[0]]} are as long as its file; leave out --seconds")
@@ -150,7 +159,7 @@ def check_parts(options: dict[str, Any], written: Collection[str]) -> None:
                 f"--interpolate inverts A and B without guidance and draws no noise, so that {', '.join(unused)} would change "
                 f"nothing; leave it out"
             )
-    if options.get("animate") and ways and ways[0] in ("continued", "vary"):
+    if options.get("animate") and ways and ways[0] in ("continued", "long", "vary"):
         raise UsageError(
             f"--animate shows the way from noise to data, which {_WAYS[ways[0]]} does not go; leave one out"
         )
@@ -160,12 +169,24 @@ def request_of(
     generator: Generator, options: Mapping[str, Any], conditions: Sequence[Mapping[str, Any]], **common: Any
 ) -> SampleRequest:
     """The request that the options make. `common`: fields that all requests have. UsageError: see `check_parts`."""
-    from flowgen.runs.requests import Animate, Continue, FromClips, FromNoise, FromStream, Inpaint, Interpolate, Vary
+    from flowgen.runs.requests import (
+        Animate,
+        Continue,
+        FromClips,
+        FromNoise,
+        FromStream,
+        Inpaint,
+        Interpolate,
+        Long,
+        Vary,
+    )
 
     common = {"conditions": conditions, **common}
     seconds = options["seconds"]
     if options["continued"]:
         return Continue(options["continued"], seconds=seconds, **common)
+    if options["long"]:
+        return Long(options["long"], **common)
     if options["inpaint"]:
         times = {"start_s": options["from_s"], "end_s": options["to_s"]}
         how = {"method": options["method"], "particles": options["particles"]}

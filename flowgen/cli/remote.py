@@ -85,6 +85,8 @@ def _way(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
     """The fields of one way of sampling, and its files."""
     if options["continued"]:
         return {"way": "continue", "clip": "clip"}, {"clip": options["continued"]}
+    if options["long"]:
+        return {"way": "long", "seconds": options["long"]}, {}
     if options["inpaint"]:
         how = {"start_s": options["from_s"], "end_s": options["to_s"], "method": options["method"]}
         how |= {"particles": options["particles"], "mask": "mask" if options["mask"] else None}

@@ -84,6 +84,7 @@ def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
       flowgen sample runs/checkerboard -n 20000 --steps 16 --solver heun -o board.png --animate board.gif --field field.png
       flowgen sample runs/notes -c pitch=E4 -n 4 --set guidance.scale=3 --set guidance.start=0.2 --seed 7
       flowgen sample runs/mine --continue begun.mp4 --seconds 2 -o whole.mp4
+      flowgen sample runs/mine --long 20 -o long.mp4
       flowgen sample runs/mine --between first.png last.png -o between.gif
       flowgen sample runs/mine --inpaint speech.wav --from 0.3 --to 0.6 -o mended.wav
       flowgen sample runs/mine --vary clip.mp4 --strength 0.3 -n 4 -o varied.mp4

@@ -148,6 +148,13 @@ def told_lengths(
     return told
 
 
+def text_conditions(conditioners: Mapping[str, Conditioner]) -> list[str]:
+    """The names of those whose values are sentences."""
+    from flowgen.media.interfaces import ReadsText
+
+    return [n for n, c in conditioners.items() if (c.is_text if isinstance(c, ReadsText) else c.role == "sequence")]
+
+
 def asked_lengths(
     conditioners: Mapping[str, Conditioner], values: Sequence[Mapping[str, Any]]
 ) -> list[float | None] | None:

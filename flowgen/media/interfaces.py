@@ -11,7 +11,7 @@ them as offered or not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -104,6 +104,17 @@ class TimedModality(Protocol):
 
     def join(self, clips: Sequence[Clip]) -> Clip:
         """Clips one after the other: what `cut` took apart."""
+
+
+@runtime_checkable
+class WritesGrowing(Protocol):
+    """Files that grow while their clip is made and play from the beginning: `flowgen serve` sends long clips so."""
+
+    growing: Mapping[str, str]
+    """Media type by extension; the first is the default."""
+
+    def write_growing(self, parts: Iterator[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write the parts of a clip as they come; each is in the file before the next is asked for."""
 
 
 @runtime_checkable

@@ -33,10 +33,10 @@ from flowgen.runs.attached import Attachment, attach
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.given import Given
 from flowgen.runs.lengths import Lengths
-from flowgen.runs.requests import FromNoise, Inpaint, Interpolate, SampleRequest
+from flowgen.runs.requests import Continue, FromNoise, Inpaint, Interpolate, Long, SampleRequest
 from flowgen.runs.run import Run
 from flowgen.runs.sampling import Watch, settings_of
-from flowgen.runs.ways import make
+from flowgen.runs.ways import make, parts_of
 
 Weights = Literal["ema", "raw"]
 
@@ -165,6 +165,16 @@ class Generator:
             raise TypeError(f"with a request, {', '.join(plain)} belong into it")
         decoded = None if on_state is None else lambda t, decode: on_state(t, decode())
         return make(self, request, Watch(on_step, decoded))
+
+    def stream(
+        self, request: Long | Continue, *, on_step: Callable[[int, int], None] | None = None
+    ) -> Iterator[list[Clip]]:
+        """The parts of the clips of a request, in order, each as soon as it is made; no more is held than one window.
+
+        Joined they are what `sample` gives. The first part of `Continue` is the clip that is continued. Raises as `sample`.
+        """
+        self._generates()
+        return parts_of(self, request, Watch(on_step))
 
     def describe(self, request: SampleRequest | None = None, **facts: Any) -> dict[str, Any]:
         """What was asked and the settings of a sample, for the metadata of its file: JSON values."""

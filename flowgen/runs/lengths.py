@@ -69,7 +69,7 @@ class Lengths:
         if seconds > self.window_s * 1.01:
             warnings.warn(
                 f"{seconds:g} s are {seconds / self.window_s:.1f} times the {self.window_s:g} s trained on, and may not hold "
-                f"together; --continue FILE makes longer clips window by window",
+                f"together; --long SECONDS makes longer clips window by window",
                 stacklevel=2,
             )
         if fitting > seconds + 1e-9:

@@ -11,6 +11,7 @@ Each type has the fields that its way of sampling uses, so that nothing can be a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
@@ -146,6 +147,24 @@ class Continue(SampleRequest):
 
     def facts(self) -> dict[str, Any]:
         return {**super().facts(), **_named(clip=self.clip, seconds=self.seconds)}
+
+
+@dataclass(frozen=True)
+class Long(SampleRequest):
+    """New clips of any length, made window by window: the first from noise, each further one going on from the half of a
+    window before it. `Generator.stream` gives the parts as they are made.
+    """
+
+    way = "long"
+    seconds: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.seconds < math.inf:
+            raise UsageError(f"a long clip takes more than 0 s, got {self.seconds:g}")
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "seconds": self.seconds}
 
 
 @dataclass(frozen=True)

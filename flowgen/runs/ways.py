@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,13 @@ from flowgen.runs.requests import (
     FromStream,
     Inpaint,
     Interpolate,
+    Long,
     Media,
     SampleRequest,
     Vary,
 )
 from flowgen.runs.sampling import Around, Watch, asked_conditions, chain, described, parts, settings_of, solve_rows
+from flowgen.runs.windows import Windows
 
 if TYPE_CHECKING:
     from flowgen.runs.generator import Generator
@@ -50,6 +52,8 @@ def make(generator: Generator, request: SampleRequest, watch: Watch) -> list[Cli
             return _animate(generator, request, watch)
         case Continue():
             return _continue(generator, request, watch)
+        case Long():
+            return _long(generator, request, watch)
         case Inpaint():
             return _inpaint(generator, request, watch)
         case FromStream():
@@ -83,11 +87,11 @@ def _refuse(generator: Generator, request: SampleRequest, watch: Watch) -> None:
         raise UsageError(
             "this run was trained with known regions, which inpaint better than any method; leave out --method"
         )
-    if watch.on_state is not None and isinstance(request, (Vary, Interpolate, Continue)):
+    if watch.on_state is not None and isinstance(request, (Vary, Interpolate, Continue, Long)):
         raise UsageError(
             f"the way from noise to data cannot be shown for {request.way}: ask for it with a plain sample"
         )
-    in_time = isinstance(request, (Animate, Continue)) or (isinstance(request, Inpaint) and request.mask is None)
+    in_time = isinstance(request, (Animate, Continue, Long)) or (isinstance(request, Inpaint) and request.mask is None)
     if in_time and not isinstance(generator.modality, TimedModality):
         raise UsageError(f"the modality {generator.config.modality.type!r} has no parts in time to give")
 
@@ -129,31 +133,79 @@ def _animate(generator: Generator, request: Animate, watch: Watch) -> list[Clip]
 
 
 def _continue(generator: Generator, request: Continue, watch: Watch) -> list[Clip]:
-    """Window by window: at most half a window is seen, the other half made."""
+    clip = _read_whole(generator, request.clip, request.way)
+    return _joined(generator, [clip] * len(request.chosen), _continued(generator, request, clip, watch), request)
+
+
+def _continued(generator: Generator, request: Continue, clip: Clip, watch: Watch) -> Iterator[list[Clip]]:
+    """The parts that follow a clip."""
+    windows = Windows.after(generator, clip)
+    seconds = windows.new_s if request.seconds is None else request.seconds
+    _check_held(generator, clip, seconds, len(request.chosen))
+    before = [clip] * len(request.chosen)
+    return _following(generator, request, windows, before, seconds, request.seed, watch, 0)
+
+
+def _long(generator: Generator, request: Long, watch: Watch) -> list[Clip]:
+    (first, *rest) = parts_of(generator, request, watch)
+    return _joined(generator, first, iter(rest), request)
+
+
+def parts_of(generator: Generator, request: Long | Continue, watch: Watch) -> Iterator[list[Clip]]:
+    """The parts of the clips of a request, one after the other, each as soon as it is made. Errors as of `make`."""
+    _refuse(generator, request, watch)
+    if isinstance(request, Continue):
+        clip = _read_whole(generator, request.clip, request.way)
+        yield [clip] * len(request.chosen)
+        yield from _continued(generator, request, clip, watch)
+        return
+    modality, window = generator.modality, generator.lengths.window_s
+    assert isinstance(modality, TimedModality)
+    if request.seconds <= window:
+        yield _from_noise(generator, _plain(request, seconds=request.seconds), watch)
+        return
+    turns = 1 + math.ceil(
+        (request.seconds - window) / (window / 2)
+    )  # about: what a window adds is known after the first
+    first = _from_noise(generator, _plain(request), watch.part(0, turns))
+    yield first
+    windows, left = Windows.after(generator, first[0]), request.seconds - modality.seconds(first[0])
+    yield from _following(generator, request, windows, first, left, request.seed + 1, watch, 1)
+
+
+def _following(
+    generator: Generator,
+    request: Long | Continue,
+    windows: Windows,
+    before: Sequence[Clip],
+    seconds: float,
+    seed: int,
+    watch: Watch,
+    done: int,
+) -> Iterator[list[Clip]]:
+    """What follows clips, window by window. done: windows that were made before."""
+    turns = done + windows.count(seconds)
+
+    def one(ends: Sequence[Clip], seed: int, turn: int) -> list[Clip]:
+        asked = _plain(request, seed=seed, given=[Given(_among_all(ends, request.chosen))])
+        return _from_noise(generator, asked, watch.part(min(done + turn, turns - 1), turns))
+
+    return windows.follow(generator.modality, before, seconds, seed, one)
+
+
+def _joined(
+    generator: Generator, first: Sequence[Clip], parts: Iterator[list[Clip]], request: SampleRequest
+) -> list[Clip]:
     modality: Any = generator.modality
-    lengths, clip = generator.lengths, _read_whole(generator, request.clip, request.way)
-    window = lengths.window_s
-    end = lengths.end_within(clip, window / 2)
-    seen = modality.seconds(end)
-    if not 0 < seen < window:
-        raise UsageError(f"{clip.source or 'the clip'} is too short to continue: nothing of it fits half a window")
-    seconds = window - seen if request.seconds is None else request.seconds
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"a continuation takes more than 0 s, got {seconds:g}")
-    size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(clip.data)) / modality.seconds(clip)
-    lengths.check_memory(seconds, int(2 * size * min(seconds, 1e12)) * len(request.chosen))
-    turns = max(1, math.ceil(seconds / (window - seen) - 1e-6))
-    whole = [clip] * len(request.chosen)
-    made, turn = 0.0, 0
-    while made < seconds - 1e-6:
-        ends = [modality.cut(c, modality.seconds(c) - seen, modality.seconds(c)) for c in whole]
-        among = ends[:1] if len({id(c) for c in whole}) == 1 else ends
-        asked = _plain(request, seed=request.seed + turn, given=[Given(_among_all(among, request.chosen))])
-        clips = _from_noise(generator, asked, watch.part(min(turn, turns - 1), turns))
-        new = min(modality.seconds(clips[0]) - seen, seconds - made)  # a clip may be shorter than its latents
-        whole = [modality.join([w, modality.cut(c, seen, seen + new)]) for w, c in zip(whole, clips, strict=True)]
-        made, turn = made + new, turn + 1
+    whole = [modality.join(clips) for clips in zip(first, *parts, strict=True)]
     return described(whole, asked_conditions(request))
+
+
+def _check_held(generator: Generator, clip: Clip, seconds: float, n: int) -> None:
+    """UsageError: clips that go on for so long need more memory than there is."""
+    modality: Any = generator.modality
+    size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(clip.data)) / modality.seconds(clip)
+    generator.lengths.check_memory(seconds, int(2 * size * min(seconds, 1e12)) * n)
 
 
 def _inpaint(generator: Generator, request: Inpaint, watch: Watch) -> list[Clip]:
@@ -344,9 +396,9 @@ def existing(path: Path | str) -> Path:
     return Path(path)
 
 
-def _among_all(clips: list[Clip], rows: range) -> list[Clip]:
+def _among_all(clips: Sequence[Clip], rows: range) -> Sequence[Clip]:
     """Clips of the chosen rows at their places among all (what stands at the others is not looked at); one is for all."""
-    return clips if len(clips) == 1 else clips[:1] * rows.start + clips
+    return clips if len(clips) == 1 else [clips[0]] * rows.start + list(clips)
 
 
 def _repeated(x: State, n: int) -> State:

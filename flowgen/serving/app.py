@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,20 +18,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from flowgen import __version__
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.plugins.media import Media
+from flowgen.serving.bodies import body
 from flowgen.serving.gate import Gate, Refused
 from flowgen.serving.jobs import ENDED, Job, Jobs
 from flowgen.serving.loaded import Loaded, described
+from flowgen.serving.openai_shapes import add_openai_shapes
 from flowgen.serving.sampler import PREVIEW, Busy, Sampler
 
 log = logging.getLogger("flowgen.serving")
-_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
-_MOST_UPLOADS = 32
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
 
     @app.post("/v1/generations", status_code=202)
     async def generate(request: Request) -> dict[str, Any]:
-        value, folder, uploads = await _body(request)
+        value, folder, uploads = await body(request)
         try:
             return await run_in_threadpool(accept, value, uploads)
         finally:
@@ -148,6 +146,19 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
         kinds = Media(generator.config.modality.type, generator.modality).formats
         return FileResponse(path, media_type=kinds.get(path.suffix, "application/octet-stream"), filename=path.name)
 
+    @app.get("/v1/generations/{id}/stream")
+    async def stream(id: str) -> StreamingResponse:
+        job = found(id)
+        while not job.growing and not job.over:
+            await asyncio.sleep(_POLL_S)
+        if not job.growing or (job.over and job.state != "done"):
+            raise HTTPException(409, f"the generation is {job.state}, and no clip that grows while it is made")
+        path = jobs.place(job) / job.growing
+        kinds = Media(loaded.get(job.run).config.modality.type, loaded.get(job.run).modality).formats
+        return StreamingResponse(
+            _growing(job, path), media_type=kinds[path.suffix], headers={"Cache-Control": "no-store"}
+        )
+
     @app.get("/v1/generations/{id}/preview")
     def preview(id: str) -> FileResponse:
         job = found(id)
@@ -172,45 +183,25 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
 
         return StreamingResponse(changes(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
+    add_openai_shapes(app, jobs, sampler, limits.queue)
     return Gate(app, token, int(limits.upload_mb * 1e6))
 
 
-async def _body(request: Request) -> tuple[Any, tempfile.TemporaryDirectory[str], dict[str, Path]]:
-    """The JSON of a request, and its uploads as files in a folder that the caller deletes."""
-    folder = tempfile.TemporaryDirectory(prefix="flowgen-upload-")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        if kind == "application/json":
-            return _json(await request.body()), folder, {}
-        if kind != "multipart/form-data":
-            raise HTTPException(
-                415, "send application/json, or multipart/form-data with a part 'request' and the files"
-            )
-        uploads: dict[str, Path] = {}
-        async with request.form(max_files=_MOST_UPLOADS, max_fields=1) as form:
-            text = form.get("request")
-            if not isinstance(text, str):
-                raise UsageError("the part 'request' is missing: the JSON of what is asked for")
-            for name, part in form.multi_items():
-                if not isinstance(part, UploadFile):
-                    continue
-                if name in uploads:
-                    raise UsageError(f"two files have the name {name[:64]!r}")
-                ending = Path(part.filename or "").suffix
-                suffix = ending.lower() if _SUFFIX.fullmatch(ending) else ""
-                uploads[name] = Path(folder.name) / f"{len(uploads)}{suffix}"
-                uploads[name].write_bytes(await part.read())
-        return _json(text.encode()), folder, uploads
-    except BaseException:
-        folder.cleanup()
-        raise
-
-
-def _json(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise UsageError("the request is no JSON") from None
+async def _growing(job: Job, path: Path) -> AsyncIterator[bytes]:
+    """What is in a file, and what comes until its job has ended."""
+    while not path.exists():
+        if job.over:
+            return
+        await asyncio.sleep(_POLL_S)
+    with open(path, "rb") as file:
+        while True:
+            over = job.over  # asked before the read, so that nothing is missed
+            if data := file.read(1 << 16):
+                yield data
+            elif over:
+                return
+            else:
+                await asyncio.sleep(_POLL_S)
 
 
 class _Metrics:

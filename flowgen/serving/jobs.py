@@ -40,6 +40,8 @@ class Job:
     steps: int = 0
     previews: int = 0
     """How often its preview was written."""
+    growing: str = ""
+    """The file that can be read while it is made."""
 
     @property
     def over(self) -> bool:
@@ -50,6 +52,8 @@ class Job:
         links = [f"/v1/generations/{self.id}/files/{i}" for i in range(len(self.files))]
         facts: dict[str, Any] = {"id": self.id, "state": self.state, "run": self.run, "clips": self.clips}
         facts |= {"created": self.created, "progress": {"done": self.done_steps, "of": self.steps}, "files": links}
+        if self.growing:
+            facts["stream"] = f"/v1/generations/{self.id}/stream"
         if self.previews:
             facts["preview"] = f"/v1/generations/{self.id}/preview?{self.previews}"
         return facts | ({"error": self.error} if self.error else {}) | ({"seconds": self.seconds} if self.over else {})
@@ -98,6 +102,13 @@ class Jobs:
     def discard(self, job: Job) -> None:
         """Delete a job that was not queued."""
         shutil.rmtree(self.place(job), ignore_errors=True)
+
+    def remove(self, job: Job) -> None:
+        """Make no more of a job, and delete what is kept of it."""
+        self.change(job, state="cancelled")
+        with self.changed:
+            self._jobs.pop(job.id, None)
+        self.discard(job)
 
     def get(self, id: str) -> Job | None:
         with self.changed:

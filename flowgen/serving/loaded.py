@@ -60,7 +60,7 @@ def described(name: str, generator: Generator) -> dict[str, Any]:
 
     modality = generator.modality
     timed = isinstance(modality, TimedModality)
-    ways = ["sample", "vary", "interpolate", *(["continue", "animate", "inpaint"] if timed else [])]
+    ways = ["sample", "vary", "interpolate", *(["continue", "long", "animate", "inpaint"] if timed else [])]
     return {
         "name": name,
         "step": generator.step,

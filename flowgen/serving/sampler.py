@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 from flowgen.errors import FlowgenError, UsageError, unknown
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import Conditioner, encode_conditions
-from flowgen.media.interfaces import Levelled, TakesFile
+from flowgen.media.interfaces import Levelled, TakesFile, WritesGrowing
 from flowgen.plugins.media import Media
 from flowgen.runs.generator import Generator
-from flowgen.runs.requests import FromNoise, SampleRequest
+from flowgen.runs.requests import FromNoise, Long, SampleRequest
 from flowgen.runs.sampling import Watch
 from flowgen.runs.ways import make
 from flowgen.serving.jobs import Job, Jobs
@@ -213,6 +213,9 @@ class Sampler:
 
         began = time.perf_counter()
         try:
+            if (name := _growing(group[0])) is not None:
+                self._grow(group[0], name, on_step)
+                return
             clips = make(generator, together(group), Watch(on_step, self._preview(group)))
             seconds = time.perf_counter() - began
             self._learn(jobs, seconds)
@@ -228,6 +231,21 @@ class Sampler:
             log.exception("jobs %s", ", ".join(job.id for job in jobs))
             for job in jobs:
                 self.jobs.change(job, state="failed", error=_OURS)
+
+    def _grow(self, prepared: Prepared, name: str, on_step: Callable[[int, int], None]) -> None:
+        """Make a long clip, which can be read while it is made; no more is held than one window."""
+        request, generator, modality = prepared.request, prepared.generator, prepared.generator.modality
+        assert isinstance(request, Long)
+        assert isinstance(modality, WritesGrowing)
+        began, place = time.perf_counter(), self.jobs.place(prepared.job)
+        described = generator.describe(request, run=prepared.job.run)
+        metadata = _without_places({**described, "conditions": dict(request.conditions[0])}, prepared.job)
+        (place / name).unlink(missing_ok=True)  # of a start before
+        self.jobs.change(prepared.job, growing=name)
+        parts = generator.stream(request, on_step=on_step)
+        modality.write_growing((part[0] for part in parts), place / name, metadata)
+        self.made += 1
+        self.jobs.change(prepared.job, state="done", files=[name], seconds=time.perf_counter() - began)
 
     def _preview(self, group: Sequence[Prepared]) -> OnState | None:
         """What draws the first clips of a job as they are made, where it asks for that and is made alone."""
@@ -303,6 +321,14 @@ class Sampler:
             media.write(own, self.jobs.place(prepared.job) / name, named)
             names.append(name)
         return names
+
+
+def _growing(prepared: Prepared) -> str | None:
+    """The name of a file that is written while it is made; None: it is written when it is whole."""
+    modality = prepared.generator.modality
+    if not isinstance(prepared.request, Long) or prepared.asked.normalise or not isinstance(modality, WritesGrowing):
+        return None
+    return f"clip-0{prepared.suffix}" if prepared.suffix in modality.growing else None
 
 
 def together(group: Sequence[Prepared]) -> SampleRequest:

@@ -20,6 +20,7 @@ from flowgen.runs.requests import (
     FromStream,
     Inpaint,
     Interpolate,
+    Long,
     Media,
     SampleRequest,
     Vary,
@@ -95,6 +96,17 @@ class AskedContinuation(Asked):
 
     def request(self, common: Mapping[str, Any], read: Read) -> SampleRequest:
         return Continue(read(self.clip), seconds=self.seconds, **common)
+
+
+class AskedLong(Asked):
+    """A clip of any length, which may be heard and seen while it is made."""
+
+    way: Literal["long"]
+    seconds: Seconds
+    count: Literal[1] | None = None
+
+    def request(self, common: Mapping[str, Any], read: Read) -> SampleRequest:
+        return Long(self.seconds, **common)
 
 
 class AskedAnimation(Watched):
@@ -173,6 +185,7 @@ class AskedInterpolation(Asked):
 Generation: TypeAlias = Annotated[
     AskedSample
     | AskedContinuation
+    | AskedLong
     | AskedAnimation
     | AskedInpainting
     | AskedStream

@@ -39,6 +39,7 @@ class Way:
 WAYS = {
     "sample": Way("New clips", {}, uses=("seconds", "preview")),
     "continue": Way("Continue a clip", {"clip": "Clip to continue"}, ("clip",), ("seconds",)),
+    "long": Way("A long clip", {}, uses=("seconds",)),
     "animate": Way("First and last", {"first": "Begin with", "last": "End with"}, uses=("seconds", "preview")),
     "inpaint": Way("Replace a part", {"clip": "Clip to change"}, ("clip",), ("part", "preview")),
     "vary": Way("Vary a clip", {"clip": "Clip to vary"}, ("clip",), ("strength",)),
@@ -72,7 +73,9 @@ def request(run: Mapping[str, Any], way: str, filled: Mapping[str, Any]) -> tupl
     UsageError: something that this way needs is missing, or no number.
     """
     used = WAYS[way]
-    asked: dict[str, Any] = {"run": run["name"], "way": way, "count": int(filled["count"])}
+    asked: dict[str, Any] = {"run": run["name"], "way": way}
+    if way != "long":  # which is made alone
+        asked["count"] = int(filled["count"])
     uploads: dict[str, str] = {}
     conditions: dict[str, Any] = {}
     for i, field in enumerate(fields(run)):
@@ -100,6 +103,8 @@ def request(run: Mapping[str, Any], way: str, filled: Mapping[str, Any]) -> tupl
         uploads["stream"], asked["given"] = filled["stream file"], {filled["stream"]: "stream"}
     if "seconds" in used.uses and filled.get("seconds") not in (None, ""):
         asked["seconds"] = _number("Seconds", filled["seconds"])
+    if way == "long" and "seconds" not in asked:
+        raise UsageError("Seconds: say how long the clip is to be")
     if "strength" in used.uses:
         asked["strength"] = float(filled["strength"])
     if "preview" in used.uses:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ MEDIA_TYPES = {
     ".ogg": "audio/ogg",
     ".opus": "audio/ogg",
 }
+GROWING = {suffix: kind for suffix, kind in MEDIA_TYPES.items() if suffix != ".flac"}
+"""What plays before its end is written; the header of FLAC holds its length and checksum."""
 _OPUS = {".ogg", ".opus"}
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _SOUNDFILE = {".wav", ".flac", ".ogg", ".aiff", ".aif", ".aifc", ".au", ".snd", ".w64", ".caf"}
@@ -215,23 +219,57 @@ def write_samples(samples: Tensor, rate: int, path: Path, metadata: Mapping[str,
 
 
 def _encode(samples: Tensor, rate: int, suffix: str, metadata: Mapping[str, Any]) -> bytes:
+    out = io.BytesIO()
+    _mux(iter([samples]), rate, out, suffix, metadata)
+    return out.getvalue()
+
+
+def write_growing(parts: Iterator[Tensor], rate: int, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write the parts [channels, n] of one sound as they come; each is in the file before the next is asked for."""
+    with open(path, "wb", buffering=0) as file:
+        _mux(
+            parts,
+            rate,
+            file,
+            path.suffix.lower(),
+            metadata,
+            _prompt(path.suffix.lower()),
+        )
+
+
+def _prompt(suffix: str) -> dict[str, str]:
+    """Muxing that keeps nothing back: Ogg in pages of 0.1 s in place of one second."""
+    return {"flush_packets": "1", **({"page_duration": "100000"} if suffix in _OPUS else {})}
+
+
+def _mux(
+    parts: Iterator[Tensor],
+    rate: int,
+    out: Any,
+    suffix: str,
+    metadata: Mapping[str, Any],
+    options: Mapping[str, str] | None = None,
+) -> None:
     import av
 
-    layout = "mono" if samples.shape[0] == 1 else "stereo"
-    pcm = (samples.clamp(-1, 1) * 32767).round().to(torch.int16).T.contiguous().numpy()
-    frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout=layout)
-    frame.sample_rate = rate
-    out = io.BytesIO()
-    with av.open(out, "w", format="ogg" if suffix in _OPUS else suffix[1:]) as container:
+    first = next(parts)
+    layout = "mono" if first.shape[0] == 1 else "stereo"
+    kind = "ogg" if suffix in _OPUS else suffix[1:]
+    with av.open(out, "w", format=kind, options=dict(options or {})) as container:
         container.metadata["comment"] = json.dumps(dict(metadata), ensure_ascii=False, default=str)
         container.metadata["encoder"] = "flowgen"
         # opus knows five rates only; the resampler takes care of it
         stream = container.add_stream(CODECS[suffix], rate=48000 if suffix in _OPUS else rate, layout=layout)
-        for packet in stream.encode(frame):
-            container.mux(packet)
+        written = 0
+        for samples in itertools.chain([first], parts):
+            pcm = (samples.clamp(-1, 1) * 32767).round().to(torch.int16).T.contiguous().numpy()
+            frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, written, Fraction(1, rate)
+            written += len(pcm)
+            for packet in stream.encode(frame):
+                container.mux(packet)
         for packet in stream.encode(None):
             container.mux(packet)
-    return out.getvalue()
 
 
 def _reason(error: Exception) -> str:

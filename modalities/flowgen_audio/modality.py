@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from flowgen.errors import UsageError
 from flowgen.files import replacing
 from flowgen.media.clip import Clip
 from flowgen_audio.conversion import mixed, resampled
-from flowgen_audio.media import MEDIA_TYPES, read_samples, write_samples
+from flowgen_audio.media import GROWING, MEDIA_TYPES, read_samples, write_growing, write_samples
 from flowgen_audio.survey import scale_of
 
 
@@ -30,6 +30,7 @@ class Audio:
     duration_s: Positive = 1.0
 
     formats = MEDIA_TYPES
+    growing = GROWING
     clips_per_file = 1
     shows_pictures = False
 
@@ -143,6 +144,10 @@ class Audio:
         if len(clips) != 1:
             raise UsageError(f"{path}: a sound file holds 1 clip, got {len(clips)}; give each a file of its own")
         write_samples(clips[0].data.float().cpu(), self.sample_rate, Path(path), metadata)  # type: ignore[union-attr]
+
+    def write_growing(self, parts: Iterator[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write the parts of one sound as they come."""
+        write_growing((part.data for part in parts), self.sample_rate, path, metadata)  # type: ignore[misc]
 
     def sheet(self, clips: Sequence[Clip], path: Path, captions: Sequence[str] = ()) -> None:
         """One PNG with the spectrogram of every clip (time in seconds, frequency in kHz, 80 dB of range)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -35,6 +35,7 @@ class Video:
         ".zip": "application/zip",
     }
     """The last holds numbered PNG files, which lose nothing."""
+    growing: ClassVar[Mapping[str, str]] = {".mp4": "video/mp4", ".webm": "video/webm"}
     sequences: ClassVar[Mapping[str, str]] = {".png": "image/png"}
     clips_per_file: ClassVar[int | None] = 1
     shows_pictures: ClassVar[bool] = True
@@ -125,6 +126,12 @@ class Video:
         assert not isinstance(clip.data, dict)
         assert isinstance(clip.rate, (int, float))
         write_frames(clip.data, clip.rate, Path(path), metadata, enlarge=self.enlargement(clip.data))
+
+    def write_growing(self, parts: Iterator[Clip], path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write the parts of one clip as they come, at the modality's rate."""
+        from flowgen_video.writing import write_growing
+
+        write_growing((part.data for part in parts), self.fps, Path(path), metadata, self.enlargement)  # type: ignore[misc]
 
     def enlargement(self, frames: Tensor) -> int:
         """By how much each pixel of frames [T, H, W, C] is enlarged in a file."""

@@ -6,7 +6,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -100,33 +100,79 @@ def _even(frames: Tensor) -> Tensor:
 
 
 def _write_video(frames: Tensor, fps: float, path: Path, comment: str, sound: tuple[Tensor, int] | None) -> None:
-    rate = Fraction(fps).limit_denominator(1001)
-    if path.suffix.lower() == ".mp4":
-        kind, codec, options, muxing = "mp4", "libx264", {"crf": "14", "preset": "medium"}, {"movflags": "+faststart"}
-    else:
-        kind, codec, muxing = "webm", "libvpx-vp9", {}
-        options = {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "4"}
+    kind, muxing = path.suffix.lower()[1:], {"movflags": "+faststart"} if path.suffix.lower() == ".mp4" else {}
     with av.open(str(path.absolute()), "w", format=kind, options=muxing) as container:
         container.metadata["comment"] = comment
-        stream = container.add_stream(codec, rate=rate, options=options)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _STUDIO_RANGE
+        stream = _picture_track(container, kind, frames, fps)
         track = None if sound is None else _sound_track(container, kind, *sound)
-        for frame in _pictures(frames, Fraction(1) / rate):
-            studio = frame.reformat(
-                format="yuv420p",
-                dst_colorspace=_BT709,
-                dst_color_range=_STUDIO_RANGE,
-                interpolation=BICUBIC | EXACT,
-            )
-            for packet in stream.encode(studio):
-                container.mux(packet)
+        for packet in _encoded(stream, frames, 0):
+            container.mux(packet)
         for packet in stream.encode(None):
             container.mux(packet)
         if track is not None and sound is not None:
             _write_sound(container, track, *sound)
+
+
+def write_growing(
+    parts: Iterator[Tensor], fps: float, path: Path, metadata: Mapping[str, Any], enlargement: Callable[[Tensor], int]
+) -> None:
+    """Write the parts, uint8 frames [T, H, W, 1 or 3], of one clip as they come; each is in the file, but for a frame, before
+    the next is asked for: fragments in mp4, clusters in webm, which players take one by one.
+    """
+    kind = path.suffix.lower()[1:]
+    muxing = {"flush_packets": "1", "movflags": "+frag_every_frame+empty_moov+default_base_moof"}
+    if kind != "mp4":
+        muxing = {"flush_packets": "1", "live": "1", "cluster_time_limit": "250"}
+    with open(path, "wb", buffering=0) as file, av.open(_Forward(file), "w", format=kind, options=muxing) as container:
+        container.metadata["comment"] = json.dumps(dict(metadata), ensure_ascii=False, default=str)
+        stream, written = None, 0
+        for part in parts:
+            size = enlargement(part)
+            frames = _even(part.repeat_interleave(size, 1).repeat_interleave(size, 2).expand(-1, -1, -1, 3))
+            if stream is None:
+                prompt = {"tune": "zerolatency"} if kind == "mp4" else {"lag-in-frames": "0", "deadline": "realtime"}
+                stream = _picture_track(container, kind, frames, fps, prompt)
+            for packet in _encoded(stream, frames, written):
+                container.mux(packet)
+            written += len(frames)
+        for packet in [] if stream is None else stream.encode(None):
+            container.mux(packet)
+
+
+class _Forward(io.RawIOBase):
+    """A file that is only written to its end: who reads along must not see what is there change."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self.file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self.file.write(data) or 0
+
+
+def _picture_track(
+    container: Any, kind: str, frames: Tensor, fps: float, options: Mapping[str, str] | None = None
+) -> Any:
+    codec, own = "libx264", {"crf": "14", "preset": "medium"}
+    if kind != "mp4":
+        codec, own = "libvpx-vp9", {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "4"}
+    stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options={**own, **(options or {})})
+    stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+    context = stream.codec_context
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = _STUDIO_RANGE
+    return stream
+
+
+def _encoded(stream: Any, frames: Tensor, start: int) -> Iterator[Any]:
+    """Packets of frames [T, H, W, 3], the first of which is frame number `start`."""
+    for frame in _pictures(frames, 1 / Fraction(stream.average_rate or stream.codec_context.framerate), start):
+        studio = frame.reformat(
+            format="yuv420p", dst_colorspace=_BT709, dst_color_range=_STUDIO_RANGE, interpolation=BICUBIC | EXACT
+        )
+        yield from stream.encode(studio)
 
 
 _SOUND_RATE = 48000
@@ -196,8 +242,8 @@ def _with_comment(gif: bytes, comment: bytes) -> bytes:
     return gif[:at] + b"\x21\xfe" + blocks + b"\x00" + gif[at:]
 
 
-def _pictures(frames: Tensor, time_base: Fraction) -> Iterator[av.VideoFrame]:
-    for i, frame in enumerate(frames):
+def _pictures(frames: Tensor, time_base: Fraction, start: int = 0) -> Iterator[av.VideoFrame]:
+    for i, frame in enumerate(frames, start):
         picture = av.VideoFrame.from_ndarray(frame.contiguous().numpy(), format="rgb24")
         picture.pts, picture.time_base = i, time_base
         yield picture

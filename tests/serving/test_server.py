@@ -169,6 +169,44 @@ def test_progress_is_told_and_cancelling_ends_it(served, client):
     assert client.wait(client.submit({"run": "notes"})["id"])["state"] == "done"
 
 
+def test_a_long_clip_is_heard_while_it_is_made_and_is_that_of_the_command_line(
+    served, client, untrained_runs, tmp_path
+):
+    job = client.submit({"run": "notes", "way": "long", "seconds": 40, "seed": 3, "conditions": {"pitch": "C4"}})
+    sound = client.stream(job["id"])
+    begun = next(sound)
+    assert client.state(job["id"])["state"] == "running"
+    assert begun.startswith(b"RIFF")
+    (tmp_path / "heard.wav").write_bytes(begun + b"".join(sound))
+    made = client.wait(job["id"])
+    client.fetch(made["files"][0], tmp_path / "made.wav")
+    asked = ["sample", str(untrained_runs / "runs" / "notes"), "--long", "40", "--seed", "3", "-c", "pitch=C4"]
+    done = CliRunner().invoke(cli, [*asked, "-o", str(tmp_path / "own.wav")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    own = samples(tmp_path / "own.wav")
+    assert len(own) == 40 * 8000
+    assert np.abs(samples(tmp_path / "made.wav") - own).max() <= STEP
+    pcm = (tmp_path / "heard.wav").read_bytes()[-2 * len(own) :]
+    assert np.abs(np.frombuffer(pcm, "<i2") / 32768 - own).max() <= STEP
+    short = client.submit({"run": "notes"})
+    with pytest.raises(UsageError, match="no clip that grows"):
+        next(client.stream(short["id"]))
+
+
+def test_a_long_clip_that_nobody_wants_any_more_ends(served, client):
+    job = client.submit({"run": "moving-digits", "way": "long", "seconds": 600})
+    next(client.stream(job["id"]))
+    client.cancel(job["id"])
+    until = time.monotonic() + 20
+    again = client.submit({"run": "moving-digits"})
+    while (state := client.state(again["id"])["state"]) != "done":
+        assert time.monotonic() < until, state
+        time.sleep(0.1)
+    for wrong, word in (({"count": 2}, "count"), ({"seconds": -1}, "seconds"), ({"strength": 0.5}, "strength")):
+        with pytest.raises(UsageError, match=word):
+            client.submit({"run": "notes", "way": "long", "seconds": 5, **wrong})
+
+
 def test_the_state_is_drawn_while_it_is_sampled_where_that_is_asked_for(served, client):
     shown = client.wait(client.submit({"run": "moving-digits", "preview": True, "count": 2})["id"])
     status, picture = ask(served, "GET", shown["preview"])
