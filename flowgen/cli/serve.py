@@ -6,11 +6,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowgen.cli.options import File, Number
+
+if TYPE_CHECKING:
+    from flowgen.serving.jobs import Store
 
 
 @click.command()
@@ -20,9 +23,8 @@ from flowgen.cli.options import File, Number
 @click.option("--token-file", type=File(), help="A file that holds the token; needed beyond this machine.")
 @click.option("--jobs", "folder", type=File(), default=None, help="Where jobs are kept (default: runs/serve).")
 @click.option("--queue", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Jobs that may wait.")
-@click.option(
-    "--keep", type=click.IntRange(1, 10_000_000), default=1000, show_default=True, help="Ended jobs that stay."
-)
+@click.option("--redis", metavar="URL", help="Share the jobs with other servers through this Redis.")
+@click.option("--keep", type=click.IntRange(1, 10_000_000), help="Ended jobs that stay (default 1000).")
 @click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Clips made together.")
 @click.option("--memory", type=Number(min=0, min_open=True), default=8.0, show_default=True, help="GB for runs.")
 @click.option("--upload", type=Number(min=0, max=100_000, min_open=True), default=64.0, show_default=True, help="MB.")
@@ -37,6 +39,7 @@ def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None,
     \b
     Examples:
       flowgen serve runs/notes
+      flowgen serve runs/notes --redis redis://queue:6379/0 --jobs /tmp/flowgen
       flowgen serve runs/notes runs/moving-digits --host 0.0.0.0 --token-file token.txt
       curl -d '{"conditions": {"pitch": "C4"}}' -H 'Content-Type: application/json' localhost:8000/v1/generations
       flowgen sample http://localhost:8000/notes -c pitch=C4 -o c4.wav
@@ -50,7 +53,6 @@ def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None,
         from flowgen.serving.listening import listen
     except ImportError as error:
         raise UsageError(f"flowgen serve needs {error.name}; install it with: pip install 'flowgen[serve]'") from None
-    from flowgen.serving.jobs import Jobs
     from flowgen.serving.loaded import Loaded
     from flowgen.serving.sampler import Sampler
 
@@ -59,11 +61,27 @@ def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None,
     for name in folders:
         loaded.get(name)  # what cannot be loaded is said now
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    jobs = Jobs(options["folder"] or Path("runs/serve"), options["keep"])
+    jobs = _store(options["folder"] or Path("runs/serve"), options["keep"], options["redis"])
     sampler = Sampler(jobs, loaded, options["batch"])
     limits = Limits(options["queue"], options["upload"], options["patience"])
     app = make_app(jobs, loaded, sampler, limits, token)
     listen(app, host, port, lambda url: click.echo(f"flowgen: {url} serves {', '.join(folders)}", err=True))
+
+
+def _store(folder: Path, keep: int | None, url: str | None) -> Store:
+    """UsageError: the Redis cannot be reached, or its client is not installed."""
+    from flowgen.errors import UsageError
+    from flowgen.serving.jobs import Jobs
+
+    if url is None:
+        return Jobs(folder, 1000 if keep is None else keep)
+    if keep is not None:
+        raise UsageError("--keep is for jobs of this server alone; those of --redis are kept for a day: leave it out")
+    try:
+        from flowgen.serving.shared import SharedJobs
+    except ImportError:
+        raise UsageError("--redis needs the library redis; install it with: pip install 'flowgen[redis]'") from None
+    return SharedJobs(folder, url)
 
 
 def named(runs: Sequence[Path]) -> dict[str, Path]:

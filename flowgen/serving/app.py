@@ -25,10 +25,10 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.plugins.media import Media
 from flowgen.serving.bodies import body
 from flowgen.serving.gate import Gate, Refused
-from flowgen.serving.jobs import ENDED, Job, Jobs
+from flowgen.serving.jobs import ENDED, PREVIEW, Job, Store
 from flowgen.serving.loaded import Loaded, described
 from flowgen.serving.openai_shapes import add_openai_shapes
-from flowgen.serving.sampler import PREVIEW, Busy, Sampler
+from flowgen.serving.sampler import Busy, Sampler
 
 log = logging.getLogger("flowgen.serving")
 _POLL_S = 0.02
@@ -49,7 +49,7 @@ class Limits:
     patience_s: float = 30.0
 
 
-def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token: str | None) -> Any:
+def make_app(jobs: Store, loaded: Loaded, sampler: Sampler, limits: Limits, token: str | None) -> Any:
     """The ASGI application. It starts the sampler, and stops it when the server stops."""
 
     @asynccontextmanager
@@ -86,6 +86,12 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
         wait = max(1, round(sampler.seconds_left()))
         sentence = f"the queue is full; it will have been worked through in about {wait} s: ask again then"
         return JSONResponse({"error": sentence, "wait_s": wait}, 429, {"Retry-After": str(wait)})
+
+    async def away(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "the jobs that this server shares cannot be reached; try again"}, 503)
+
+    for kind in jobs.away:
+        app.add_exception_handler(kind, away)
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -126,6 +132,7 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
         job, until = found(id), time.monotonic() + wait_s
         while not job.over and time.monotonic() < until:
             await asyncio.sleep(0.05)
+            job = found(id)
         return job.shown()
 
     @app.delete("/v1/generations/{id}")
@@ -142,7 +149,7 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
         if not 0 <= index < len(job.files):
             raise HTTPException(404, f"the generation has {len(job.files)} files, counted from 0")
         generator = loaded.get(job.run)
-        path = jobs.place(job) / job.files[index]
+        path = jobs.file(job, job.files[index])
         kinds = Media(generator.config.modality.type, generator.modality).formats
         return FileResponse(path, media_type=kinds.get(path.suffix, "application/octet-stream"), filename=path.name)
 
@@ -151,12 +158,15 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
         job = found(id)
         while not job.growing and not job.over:
             await asyncio.sleep(_POLL_S)
+            job = found(id)
         if not job.growing or (job.over and job.state != "done"):
             raise HTTPException(409, f"the generation is {job.state}, and no clip that grows while it is made")
-        path = jobs.place(job) / job.growing
+        path = jobs.place(job) / job.growing if not job.over else jobs.file(job, job.growing)
+        if not path.parent.is_dir():
+            raise HTTPException(409, "another server makes this clip; ask for its file when it is done")
         kinds = Media(loaded.get(job.run).config.modality.type, loaded.get(job.run).modality).formats
         return StreamingResponse(
-            _growing(job, path), media_type=kinds[path.suffix], headers={"Cache-Control": "no-store"}
+            _growing(jobs, job, path), media_type=kinds[path.suffix], headers={"Cache-Control": "no-store"}
         )
 
     @app.get("/v1/generations/{id}/preview")
@@ -164,15 +174,15 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
         job = found(id)
         if not job.previews:
             raise HTTPException(404, "the generation has no preview; ask for one with preview: true")
-        return FileResponse(jobs.place(job) / PREVIEW, media_type="image/png", headers={"Cache-Control": "no-store"})
+        return FileResponse(jobs.file(job, PREVIEW), media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @app.get("/v1/generations/{id}/events")
     async def events(id: str, request: Request) -> StreamingResponse:
-        job = found(id)
+        found(id)
 
         async def changes() -> AsyncIterator[str]:
             before = None
-            while not await request.is_disconnected():
+            while not await request.is_disconnected() and (job := jobs.get(id)) is not None:
                 now = json.dumps(job.shown())
                 if now != before:
                     yield f"event: {job.state}\ndata: {now}\n\n"
@@ -187,15 +197,15 @@ def make_app(jobs: Jobs, loaded: Loaded, sampler: Sampler, limits: Limits, token
     return Gate(app, token, int(limits.upload_mb * 1e6))
 
 
-async def _growing(job: Job, path: Path) -> AsyncIterator[bytes]:
+async def _growing(jobs: Store, job: Job, path: Path) -> AsyncIterator[bytes]:
     """What is in a file, and what comes until its job has ended."""
     while not path.exists():
-        if job.over:
+        if (jobs.get(job.id) or job).over:
             return
         await asyncio.sleep(_POLL_S)
     with open(path, "rb") as file:
         while True:
-            over = job.over  # asked before the read, so that nothing is missed
+            over = (jobs.get(job.id) or job).over  # asked before the read, so that nothing is missed
             if data := file.read(1 << 16):
                 yield data
             elif over:
@@ -207,7 +217,7 @@ async def _growing(job: Job, path: Path) -> AsyncIterator[bytes]:
 class _Metrics:
     """For Prometheus."""
 
-    def __init__(self, jobs: Jobs, sampler: Sampler) -> None:
+    def __init__(self, jobs: Store, sampler: Sampler) -> None:
         self.registry = CollectorRegistry()
         self.accepted = Counter("flowgen_jobs_accepted", "Jobs that were accepted.", registry=self.registry)
         states = Gauge("flowgen_jobs", "Jobs that are kept, by state.", ["state"], registry=self.registry)
@@ -222,5 +232,5 @@ class _Metrics:
         return generate_latest(self.registry)
 
 
-def _count(jobs: Jobs, state: str) -> int:
+def _count(jobs: Store, state: str) -> int:
     return sum(job.state == state for job in jobs.all())

@@ -6,15 +6,17 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from flowgen.errors import FlowgenError
 from flowgen.files import read_json, write_json
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
+PREVIEW = "preview.png"
+"""The file of a job that shows its state."""
 ENDED = ("done", "failed", "cancelled")
 
 
@@ -59,13 +61,73 @@ class Job:
         return facts | ({"error": self.error} if self.error else {}) | ({"seconds": self.seconds} if self.over else {})
 
 
+def new_job(folder: Path, asked: Mapping[str, Any], run: str, clips: int, uploads: Mapping[str, Path]) -> Job:
+    """A job with a folder of its own, into which the files of its uploads are moved."""
+    job = Job(uuid.uuid4().hex, dict(asked), run, clips, time.time())
+    place = folder / job.id
+    place.mkdir()
+    for i, (name, path) in enumerate(uploads.items()):
+        job.uploads[name] = f"upload-{i}{path.suffix}"
+        shutil.move(path, place / job.uploads[name])
+    return job
+
+
+class Store(Protocol):
+    """Jobs that are kept, by id. Safe to use from several threads."""
+
+    folder: Path
+    """Where their files lie on this machine."""
+    away: tuple[type[Exception], ...]
+    """What is raised while the place where they are kept cannot be reached."""
+
+    def new(self, asked: Mapping[str, Any], run: str, clips: int, uploads: Mapping[str, Path]) -> Job:
+        """A job that is kept and not queued yet, with the files of its uploads, which are moved there."""
+
+    def add(self, job: Job) -> None:
+        """Queue a job that `new` made."""
+
+    def discard(self, job: Job) -> None:
+        """Delete the files of a job that was not queued."""
+
+    def remove(self, job: Job) -> None:
+        """Make no more of a job, and delete what is kept of it."""
+
+    def get(self, id: str) -> Job | None:
+        """A job as it is now."""
+
+    def queued(self) -> Sequence[Job]:
+        """In the order in which they came."""
+
+    def claim(self, job: Job) -> bool:
+        """Whether this server is the one to make a queued job."""
+
+    def all(self) -> Iterator[Job]: ...
+
+    def change(self, job: Job, **values: Any) -> None:
+        """Set values of a job and tell who waits. A job that has ended stays as it is."""
+
+    def place(self, job: Job) -> Path:
+        """The folder of its files on this machine."""
+
+    def file(self, job: Job, name: str) -> Path:
+        """One of its files, brought to this machine where another has it."""
+
+    def wait(self, seconds: float) -> None:
+        """Until something changes, at most `seconds`."""
+
+    def wake(self) -> None:
+        """End every wait."""
+
+
 class Jobs:
-    """All jobs that are kept, by id. Safe to use from several threads.
+    """Jobs of this machine alone, kept in folders; see `Store`.
 
     Args:
         folder: where they are kept; jobs that are there and have not ended are queued again.
         kept: how many that have ended are kept; older ones are deleted with their files.
     """
+
+    away: tuple[type[Exception], ...] = ()
 
     def __init__(self, folder: Path, kept: int = 1000) -> None:
         self.folder, self.kept = folder, kept
@@ -82,17 +144,9 @@ class Jobs:
             self._jobs[job.id] = job
 
     def new(self, asked: Mapping[str, Any], run: str, clips: int, uploads: Mapping[str, Path]) -> Job:
-        """A job that is kept and not queued yet, with the files of its uploads, which are moved there."""
-        job = Job(uuid.uuid4().hex, dict(asked), run, clips, time.time())
-        place = self.place(job)
-        place.mkdir()
-        for i, (name, path) in enumerate(uploads.items()):
-            job.uploads[name] = f"upload-{i}{path.suffix}"
-            shutil.move(path, place / job.uploads[name])
-        return job
+        return new_job(self.folder, asked, run, clips, uploads)
 
     def add(self, job: Job) -> None:
-        """Queue a job that `new` made."""
         with self.changed:
             self._write(job)
             self._jobs[job.id] = job
@@ -100,11 +154,9 @@ class Jobs:
             self.changed.notify_all()
 
     def discard(self, job: Job) -> None:
-        """Delete a job that was not queued."""
         shutil.rmtree(self.place(job), ignore_errors=True)
 
     def remove(self, job: Job) -> None:
-        """Make no more of a job, and delete what is kept of it."""
         self.change(job, state="cancelled")
         with self.changed:
             self._jobs.pop(job.id, None)
@@ -115,7 +167,6 @@ class Jobs:
             return self._jobs.get(id)
 
     def queued(self) -> list[Job]:
-        """In the order in which they came."""
         with self.changed:
             return sorted((j for j in self._jobs.values() if j.state == "queued"), key=lambda j: (j.created, j.id))
 
@@ -124,7 +175,6 @@ class Jobs:
             yield from list(self._jobs.values())
 
     def change(self, job: Job, **values: Any) -> None:
-        """Set values of a job, write it, and tell who waits. A job that has ended stays as it is."""
         with self.changed:
             if job.over:
                 return
@@ -138,10 +188,20 @@ class Jobs:
     def place(self, job: Job) -> Path:
         return self.folder / job.id
 
+    def file(self, job: Job, name: str) -> Path:
+        return self.place(job) / name
+
+    def claim(self, job: Job) -> bool:
+        self.change(job, state="running")
+        return job.state == "running"
+
     def wait(self, seconds: float) -> None:
-        """Until something changes, at most `seconds`."""
         with self.changed:
             self.changed.wait(seconds)
+
+    def wake(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
 
     def _write(self, job: Job) -> None:
         write_json(asdict(job), self.place(job) / "job.json")

@@ -21,7 +21,7 @@ from flowgen.media.conditions import ClassCondition, text_conditions
 from flowgen.plugins.media import Media
 from flowgen.runs.generator import Generator
 from flowgen.serving.bodies import parsed, saved
-from flowgen.serving.jobs import Job, Jobs
+from flowgen.serving.jobs import Job, Store
 from flowgen.serving.sampler import Busy, Sampler
 
 _STATUS = {"queued": "queued", "running": "in_progress", "done": "completed", "failed": "failed", "cancelled": "failed"}
@@ -32,7 +32,7 @@ _NO_VOICE = ("", "default", "none")
 _WAIT_S = 0.5
 
 
-def add_openai_shapes(app: FastAPI, jobs: Jobs, sampler: Sampler, most: int) -> None:
+def add_openai_shapes(app: FastAPI, jobs: Store, sampler: Sampler, most: int) -> None:
     """Give an application these paths. most: jobs that may wait."""
 
     @app.get("/v1/models")
@@ -51,6 +51,7 @@ def add_openai_shapes(app: FastAPI, jobs: Jobs, sampler: Sampler, most: int) -> 
             if await request.is_disconnected():
                 jobs.change(job, state="cancelled")
             await run_in_threadpool(jobs.wait, _WAIT_S)
+            job = jobs.get(job.id) or job
         return _content(sampler, jobs, job)
 
     @app.post("/v1/videos")
@@ -186,11 +187,11 @@ def _shown(sampler: Sampler, job: Job) -> dict[str, Any]:
     return facts | {"error": failed if _STATUS[job.state] == "failed" else None, "remixed_from_video_id": None}
 
 
-def _content(sampler: Sampler, jobs: Jobs, job: Job) -> Response:
+def _content(sampler: Sampler, jobs: Store, job: Job) -> Response:
     if job.state != "done":
         return _error(409 if not job.over else 500, job.error or f"the generation is {job.state}, and has no file")
     generator = sampler.loaded.get(job.run)
-    path = jobs.place(job) / job.files[0]
+    path = jobs.file(job, job.files[0])
     kinds = Media(generator.config.modality.type, generator.modality).formats
     return FileResponse(path, media_type=kinds.get(path.suffix, "application/octet-stream"), filename=path.name)
 

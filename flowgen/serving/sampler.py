@@ -20,15 +20,14 @@ from flowgen.runs.generator import Generator
 from flowgen.runs.requests import FromNoise, Long, SampleRequest
 from flowgen.runs.sampling import Watch
 from flowgen.runs.ways import make
-from flowgen.serving.jobs import Job, Jobs
+from flowgen.serving.jobs import PREVIEW, Job, Store
 from flowgen.serving.loaded import Loaded
 from flowgen.serving.wire import Asked, Watched, parse, settings_with
 
 log = logging.getLogger("flowgen.serving")
 OnState: TypeAlias = Callable[[float, Callable[[], list[Clip]]], None]
-_IDLE_S = 0.5
+_IDLE_S, _PAUSE_S = 0.5, 2.0
 _OURS = "an error of the server; its log has more"
-PREVIEW = "preview.png"
 _SHOWN, _PREVIEW_S = 8, 0.5
 """Clips on a preview, and seconds between two; they take a fifth of the time at the most."""
 _LAST_S = 20.0
@@ -70,7 +69,7 @@ class Sampler:
         batch: clips that are made together at the most; the batch size of a run's own settings where that is smaller.
     """
 
-    jobs: Jobs
+    jobs: Store
     loaded: Loaded
     batch: int = 64
     rate: dict[str, float] = field(default_factory=dict)
@@ -90,8 +89,7 @@ class Sampler:
     def stop(self, patience_s: float) -> None:
         """Sample no further job. What is being sampled ends within the patience, or is queued again for the next start."""
         self._stop.set()
-        with self.jobs.changed:
-            self.jobs.changed.notify_all()
+        self.jobs.wake()
         self._thread.join(patience_s)
         self._hurry.set()
         self._thread.join(_LAST_S)
@@ -132,12 +130,11 @@ class Sampler:
     def prepare(self, job: Job) -> Prepared:
         """UsageError, FlowgenError: it cannot be made."""
         asked, generator = parse(dict(job.asked)), self.loaded.get(job.run)
-        place = self.jobs.place(job)
 
         def read(name: str) -> Path:
             if name not in job.uploads:
                 raise UsageError(f"no file was uploaded under the name {name!r}")
-            return place / job.uploads[name]
+            return self.jobs.file(job, job.uploads[name])
 
         if generator.experiment.reconstructs:
             raise UsageError(f"{job.run} is an autoencoder, which generates nothing")
@@ -163,13 +160,19 @@ class Sampler:
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            queued = self.jobs.queued()
-            if queued:
-                self._next(queued)
-            else:
-                self._finish_writing()
-                self.jobs.wait(_IDLE_S)
+            try:
+                self._turn()
+            except Exception:  # the place where jobs are kept is gone for a while
+                log.exception("the sampler goes on in %g s", _PAUSE_S)
+                self._stop.wait(_PAUSE_S)
         self._finish_writing()
+
+    def _turn(self) -> None:
+        if queued := self.jobs.queued():
+            self._next(queued)
+        else:
+            self._finish_writing()
+            self.jobs.wait(_IDLE_S)
 
     def _next(self, queued: Sequence[Job]) -> None:
         """Make the first job, with those behind it that agree in shape."""
@@ -180,6 +183,8 @@ class Sampler:
                 continue
             prepared = self._prepared(job)
             if prepared is None or (group and prepared.shape != group[0].shape):
+                continue
+            if not self.jobs.claim(job):
                 continue
             if not group:
                 room = min(room, prepared.generator.config.sample.batch_size)
@@ -202,8 +207,6 @@ class Sampler:
 
     def _make(self, group: Sequence[Prepared]) -> None:
         jobs, generator = [p.job for p in group], group[0].generator
-        for job in jobs:
-            self.jobs.change(job, state="running")
 
         def on_step(done: int, total: int) -> None:
             for job in jobs:

@@ -17,9 +17,9 @@ import gradio as gr
 from flowgen.errors import FlowgenError
 from flowgen.plugins.media import Media
 from flowgen.plugins.registry import registry
-from flowgen.serving.jobs import Job
+from flowgen.serving.jobs import PREVIEW, Job
 from flowgen.serving.loaded import described
-from flowgen.serving.sampler import PREVIEW, Busy, Sampler
+from flowgen.serving.sampler import Busy, Sampler
 from flowgen.ui import form
 from flowgen.ui.parts import kind_of, player, upload
 from flowgen.ui.pictures import drawn, first_picture, length_s, waveform
