@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from flowgen.config import Config
+from flowgen.core.tree import tree_map
 from flowgen.data.loader import Split
 from flowgen.data.order import InBuckets, InOneOrder, make_schedule
+from flowgen.device import CPU
 from flowgen.errors import UsageError
 from flowgen.media.interfaces import Dataset
 from flowgen.runs.generator import Generator
 from flowgen.runs.run import Checkpoint
+from flowgen.training.internals import fake_tensors
 from flowgen.training.watch import batch_tensors
 
 
@@ -35,7 +40,22 @@ def check_buckets(generator: Generator, dataset: Dataset, schedule: InOneOrder |
     """Show the network a clip of each bucket. UsageError: it cannot take one (a patch that does not divide it)."""
     for bucket in schedule.buckets if isinstance(schedule, InBuckets) else ():
         x1, cond = batch_tensors(generator, [dataset.clip(bucket.clips[0], 0)])
+        x1, cond = (tree_map(lambda v: v.to(CPU), value) for value in (x1, cond))
         try:
-            generator.network(x1, torch.full((1,), 0.5, device=generator.device), cond)
+            _show(generator, x1, cond)
         except ValueError as error:
             raise UsageError(f"bucket {bucket.name}: {error}") from None
+
+
+def _show(generator: Generator, x1: Any, cond: Any) -> None:
+    """One forward pass: on tensors without memory, as the network of a run may be too large for one device or for the time."""
+    t = torch.full((1,), 0.5)
+    try:
+        with fake_tensors():
+            generator.experiment.new_network().eval()(x1, t, cond)
+    except ValueError:
+        raise
+    except Exception:  # a network that reads the values of its tensors, or leaves torch
+        training = generator.network.training
+        generator.network.eval()(x1, t, cond)
+        generator.network.train(training)

@@ -69,6 +69,7 @@ class Trainer:
         self.averages = {"ema": Average(engine, ranks, ramped(ema.decay))}
         self.averages |= {f"ema-{width:g}": Average(engine, ranks, power(width)) for width in ema.profiles}
         self.validator: Validator | None = None
+        """What looks at the run, on the first rank."""
         self.averaged: nn.Module | None = None
         """A network that shows the averaged weights to a loss that asks them."""
         self.step = 0
@@ -276,15 +277,15 @@ class Trainer:
             shards = master_shards(self.engine) if name == "raw" else self.averages["ema"].shards
             trained = collect(self.engine, shards, self.ranks)
             with together(self.ranks):
-                if self.ranks.first and self.validator is not None:
-                    self.validator.show(network_weights(self.engine, trained))
-                    if self._due(options.preview.every):
-                        with _surviving(f"preview of the {name} weights", self.step):
-                            self._preview(self.validator, name, bar)
-                    if name == "ema" and self._due(options.validation.every):
-                        with _surviving("validation", self.step):
-                            figures = self.validator.validate(options.validation.quantiles)
-                            bar.say(f"step {self.step}: validation loss {figures['validation/loss']:.4f}")
+                if self.validator is not None:
+                    with self.validator.showing(network_weights(self.engine, trained)):
+                        if self._due(options.preview.every):
+                            with _surviving(f"preview of the {name} weights", self.step):
+                                self._preview(self.validator, name, bar)
+                        if name == "ema" and self._due(options.validation.every):
+                            with _surviving("validation", self.step):
+                                figures = self.validator.validate(options.validation.quantiles)
+                                bar.say(f"step {self.step}: validation loss {figures['validation/loss']:.4f}")
         return figures
 
     def _preview(self, validator: Validator, name: str, bar: ProgressDisplay) -> None:

@@ -127,8 +127,7 @@ def _train(
     if checkpoint is None and source is None and isinstance(network, StartsFromData):
         network.start_from(_states(experiment))
     ranks = share_sequences(network, ranks, shared)
-    shadow = experiment.new_network().to(ranks.device).requires_grad_(False)
-    generator = Generator(experiment, shadow, ranks.device)
+    generator = Generator(experiment, network, ranks.device)  # of the network that is trained; no rank samples with it
     check_sampling(generator)
     if source is not None:
         heading("weights", source.load_network(network, experiment))
@@ -152,8 +151,9 @@ def _train(
     trainer = Trainer(config, run, ranks, engine, generator, console)
     trainer.averaged = averaged
     if config.train.validation.every or config.train.preview.every:
-        wanted = max(config.train.validation.clips, config.train.preview.clips)
-        trainer.validator = Validator.of(generator, dataset, wanted, run.folder / "previews")
+        with together(ranks):
+            if ranks.first:
+                trainer.validator = Validator.of(experiment, ranks.device, run.folder / "previews")
     if checkpoint is not None:
         load_after(checkpoint, engine, trainer.averages, ranks)
         trainer.load(checkpoint)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +16,11 @@ from flowgen.core.random import Randomness, seed_of
 from flowgen.core.tree import tree_map
 from flowgen.data.balance import balanced
 from flowgen.data.latents import Encoded, stack
+from flowgen.device import CPU
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
-from flowgen.media.interfaces import Dataset
+from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.runs.given import source_states
 from flowgen.runs.requests import request_like
@@ -28,28 +30,42 @@ _VALIDATION_BATCH = 32
 
 @dataclass
 class Validator:
-    """Owns a network of its own, into which the run's weights are copied, so that looking never disturbs training."""
+    """Owns a network of its own, into which the run's weights are copied, so that looking never disturbs training.
+
+    Only the first rank has one. The network is on the device only while it is looked at.
+    """
 
     generator: Generator
     held_out: list[Clip]
     folder: Path
 
     @classmethod
-    def of(cls, generator: Generator, dataset: Dataset, clips: int, folder: Path) -> Validator:
-        """`clips` held-out clips of all classes, the same ones for the whole run. UsageError: nothing is held out."""
-        held_out = dataset.validation()
+    def of(cls, experiment: Experiment, device: torch.device, folder: Path) -> Validator:
+        """Held-out clips of all classes, as many as the config asks for and the same ones for the whole run, and a network.
+
+        UsageError: nothing is held out.
+        """
+        config, held_out = experiment.config, experiment.dataset.validation()
         if not len(held_out):
             raise UsageError(
                 "the data set holds out no clip to validate and preview with; hold some out (flowgen plugins show "
-                f"{generator.config.data.type}), or set train.validation.every=0 and train.preview.every=0"
+                f"{config.data.type}), or set train.validation.every=0 and train.preview.every=0"
             )
-        picked = balanced(held_out, clips)
-        seed = generator.config.train.seed
-        return cls(generator, [held_out.clip(i, seed_of(seed, "validation", i)) for i in picked], folder)
+        picked = balanced(held_out, max(config.train.validation.clips, config.train.preview.clips))
+        clips = [held_out.clip(i, seed_of(config.train.seed, "validation", i)) for i in picked]
+        generator = Generator(experiment, experiment.new_network().eval().requires_grad_(False), device)
+        return cls(generator, clips, folder)
 
-    def show(self, weights: dict[str, Tensor]) -> None:
-        self.generator.network.load_state_dict(weights)
-        self.generator.network.eval()
+    @contextmanager
+    def showing(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """A block in which the network has these weights, and is on the device."""
+        network = self.generator.network
+        network.load_state_dict(weights)
+        network.to(self.generator.device)
+        try:
+            yield
+        finally:
+            network.to(CPU)
 
     @torch.no_grad()
     def validate(self, quantiles: Sequence[float]) -> dict[str, float]:

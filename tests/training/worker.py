@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 from rich.console import Console  # noqa: E402
 
 from flowgen.config import Document, resolve  # noqa: E402
+from flowgen.runs.experiment import Experiment  # noqa: E402
 from flowgen.training import loop  # noqa: E402
 from flowgen.training.engine import end_rank, start_ranks  # noqa: E402
 from flowgen.training.internals import optimizer_states  # noqa: E402
@@ -29,10 +30,26 @@ from flowgen.training.trainer import train  # noqa: E402
 
 
 def held(engine: Any) -> dict[str, int]:
-    """Bytes of optimizer state and of parameters on this rank."""
+    """Bytes of optimizer state and of parameters on this rank, and the networks that it has built."""
     moments = [t for s in optimizer_states(engine) for k, t in s.items() if k.startswith("exp_avg")]
     own = [p.ds_tensor if hasattr(p, "ds_tensor") else p for p in engine.module.parameters()]
-    return {"optimizer": sum(t.nbytes for t in moments), "parameters": sum(t.nbytes for t in own)}
+    return {
+        "optimizer": sum(t.nbytes for t in moments),
+        "parameters": sum(t.nbytes for t in own),
+        "networks": len(built),
+    }
+
+
+built: list[Any] = []
+
+
+def counted(self: Experiment) -> Any:
+    built.append(None)
+    return new_network(self)
+
+
+new_network = Experiment.new_network
+Experiment.new_network = counted  # type: ignore[method-assign]
 
 
 class Measured(loop.Trainer):
