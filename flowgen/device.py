@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 CPU = torch.device("cpu")
 
 _COUNTS_MEMORY = ("cuda", "xpu")
 """Kinds whose module of torch has names of devices and the largest memory so far; `mps` has neither."""
+
+_PINS = ("cuda", "xpu")
+"""Kinds to which page-locked memory of the host is copied while the host goes on."""
 
 
 def accelerator() -> torch.device | None:
@@ -67,6 +73,27 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.default_generator.manual_seed(seed)
     else:
         torch.get_device_module(device).manual_seed(seed)
+
+
+def pins(device: torch.device) -> bool:
+    """Whether memory of the host is page-locked before it is copied there."""
+    return device.type in _PINS
+
+
+def pin(value: Any) -> Any:
+    """A tensor in page-locked memory; what is no tensor of the host, as it is."""
+    host = isinstance(value, Tensor) and value.device.type == "cpu"
+    return value.pin_memory() if host and not value.is_pinned() else value
+
+
+def send(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. From the host to an accelerator it is copied while the host goes on, out of page-locked memory.
+
+    `Tensor.to` would wait for the copy, and with it for everything that the device has still to do.
+    """
+    if value.device.type == "cpu" and pins(device):
+        return pin(value).to(device, non_blocking=True)
+    return value.to(device)
 
 
 def collective_backend(device: torch.device) -> str:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from flowgen import device
+from flowgen.data import loader
 from flowgen.errors import UsageError
+from flowgen.media.clip import Clip
 from flowgen.training import engine
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +122,45 @@ def test_names_memory_and_seeds_are_asked_of_the_module_of_the_kind(stand_in, mo
     assert device.peak_memory(where) == (7 if counts else None)
     device.seed_device(where, 11)
     assert module.seeds == [11]
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """What is asked of tensors; none is page-locked or copied here."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: False)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append("pin") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, where, **how: asked.append((where, how)) or self)
+    return asked
+
+
+def test_what_is_sent_to_an_accelerator_is_page_locked_and_not_waited_for(stand_in, copies):
+    where = torch.device(stand_in, 1)
+    device.send(torch.ones(2), where)
+    assert copies == ([(where, {})] if stand_in == "mps" else ["pin", (where, {"non_blocking": True})])
+
+
+def test_what_is_on_the_device_or_goes_to_the_cpu_is_not_page_locked(copies):
+    device.send(torch.ones(2), torch.device("cpu"))
+    device.send(torch.ones(2, device="meta"), torch.device("cuda"))
+    assert copies == [(torch.device("cpu"), {}), (torch.device("cuda"), {})]
+
+
+def test_the_loader_page_locks_the_tensors_of_clips(copies):
+    both = Clip({"sound": torch.ones(2), "picture": torch.ones(3)}, start=Clip(torch.ones(4)), conditions={"kind": "a"})
+    (pinned,) = pin_memory([both])  # what the thread of torch's loader does
+    assert copies == ["pin"] * 3
+    assert pinned.conditions == both.conditions
+    assert torch.equal(pinned.data["picture"], both.data["picture"])
+
+
+@pytest.mark.parametrize(("kind", "locks"), [("cuda", True), ("xpu", True), ("mps", False), ("cpu", False)])
+def test_workers_load_into_page_locked_memory_for_kinds_that_copy_from_it(monkeypatch, kind, locks):
+    given = {}
+    monkeypatch.setattr(loader, "DataLoader", lambda *_, **options: given.update(options) or [])
+    split = loader.Split(2, 2)
+    loader.batches([], 0, split, workers=1, schedule=object(), clips=object(), device=torch.device(kind))
+    assert given["pin_memory"] is locks
 
 
 def test_seeding_the_cpu_seeds_its_own_generator():

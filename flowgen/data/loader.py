@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from flowgen.core.random import seed_of, seeds_of
 from flowgen.data.order import Order, Place, Schedule, make_schedule
+from flowgen.device import CPU, pins
 from flowgen.environment import end_with_parent
 from flowgen.errors import FlowgenError
 from flowgen.media.clip import Clip
@@ -130,11 +131,13 @@ def batches(
     workers: int = 0,
     schedule: Schedule | None = None,
     clips: ClipsByPlace | None = None,
+    device: torch.device = CPU,
 ) -> Iterator[list[Any]]:
     """This rank's micro-batches from step `start` on, endlessly. They differ in size where the data set has buckets.
 
     Args:
         clips: where they come from, if not from the data set (a latent cache).
+        device: where they go; clips that worker processes load for an accelerator are page-locked by a thread.
     """
     schedule = schedule or make_schedule(dataset, seed, split.batch, split.parts)
     clips = clips or _Clips(dataset, seed)
@@ -147,6 +150,7 @@ def batches(
         collate_fn=_as_it_is,
         worker_init_fn=partial(_start_worker, os.getpid()),
         persistent_workers=True,
+        pin_memory=pins(device),
     )
     return map(_raised, loader)
 

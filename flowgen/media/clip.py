@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flowgen.core.tree import State
+from flowgen.core.tree import State, tree_map
+from flowgen.device import pin
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,8 @@ class Clip:
     """The items that could not be decoded, and why, whose place it takes."""
     start: Clip | State | None = None
     """What its flow starts from, for the coupling `given-pairs`: a clip, or the noise of its latents [*axes, C] itself."""
+
+    def pin_memory(self) -> Clip:
+        """The same in page-locked memory, from where an accelerator copies it while the host goes on (torch's loader asks)."""
+        start = self.start.pin_memory() if isinstance(self.start, Clip) else tree_map(pin, self.start)
+        return replace(self, data=tree_map(pin, self.data), start=start)

@@ -20,6 +20,7 @@ from flowgen.core.interfaces import Cond, Prediction
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Share
 from flowgen.core.tree import State, left, tree_map
+from flowgen.device import send
 from flowgen.media.interfaces import NamesStream
 from flowgen.media.streams import Axis, Spec, StreamSpec
 
@@ -175,7 +176,7 @@ def draw_known(
             below += region.probability
             if rows.any() and holds(region, name, spec):
                 known[rows] = region(axes, sizes[rows], u[rows])
-        return known.to(x1.device)
+        return send(known, x1.device)
 
     names = None if isinstance(spec, StreamSpec) else {name: name for name in spec}
     return tree_map(leaf, spec, x1, mask, names)

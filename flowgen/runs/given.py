@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.tree import State, leaves, tree_map
+from flowgen.device import send
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
@@ -69,7 +70,7 @@ def _fitting(start: Tensor, like: Tensor) -> Tensor:
         raise UsageError(
             f"latents {tuple(start.shape[1:])} to start from do not fit those to arrive at, {tuple(like.shape[1:])}"
         )
-    return start.to(like.device)
+    return send(start, like.device)
 
 
 def clips_of(clips: Sequence[Clip], rows: range) -> Sequence[Clip]:

@@ -22,7 +22,7 @@ from flowgen.core.interfaces import MASK
 from flowgen.core.random import Randomness, seed_of
 from flowgen.core.tree import State, tree_map
 from flowgen.data.loader import Split
-from flowgen.device import seed_device
+from flowgen.device import seed_device, send
 from flowgen.errors import FlowgenError
 from flowgen.files import errors_named
 from flowgen.media.clip import Clip
@@ -254,7 +254,7 @@ class Trainer:
             name: (everything | (random.uniform(f"drop {name}") < c.dropout) if c.dropout else everything)
             for name, c in conditions.items()
         }
-        return drop_conditions(cond, self._null, {name: d.to(self.ranks.device) for name, d in dropped.items()})
+        return drop_conditions(cond, self._null, {name: send(d, self.ranks.device) for name, d in dropped.items()})
 
     def _set_rates(self) -> None:
         """The schedule owns the learning rate; a group has a factor, and a step before which it stands still."""

@@ -158,7 +158,9 @@ def _train(
         load_after(checkpoint, engine, trainer.averages, ranks)
         trainer.load(checkpoint)
         heading("resume", f"from step {trainer.step} of {config.train.steps}{_moved(checkpoint, engine, ranks)}")
-    data = batches(dataset, config.train.seed, split, trainer.step, config.train.workers, schedule, stored)
+    data = batches(
+        dataset, config.train.seed, split, trainer.step, config.train.workers, schedule, stored, ranks.device
+    )
     data = counted(data, dataset, ranks)
     try:
         return trainer.fit(data, split)

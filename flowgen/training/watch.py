@@ -16,7 +16,7 @@ from flowgen.core.random import Randomness, seed_of
 from flowgen.core.tree import tree_map
 from flowgen.data.balance import balanced
 from flowgen.data.latents import Encoded, stack
-from flowgen.device import CPU
+from flowgen.device import CPU, send
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
@@ -146,7 +146,7 @@ def batch_tensors(generator: Generator, clips: Sequence[Clip] | Sequence[Encoded
         latents = generator.encoder.encode(clips)
     names = generator.conditioners
     cond = encode_conditions(names, [{k: c.conditions.get(k) for k in names} for c in clips])
-    cond = tree_map(lambda v: v.to(generator.device), cond)
+    cond = tree_map(lambda v: send(v, generator.device), cond)
     if latents.mask is not None:
         cond[MASK] = latents.mask
     if generator.pairs is not None:
@@ -160,4 +160,4 @@ def _stored(generator: Generator, clips: Sequence[Encoded]) -> tuple[Any, dict[s
     cond = {name: found[name] for name in generator.conditioners}
     if mask is not None:
         cond[MASK] = mask
-    return tree_map(lambda v: v.to(generator.device), x), tree_map(lambda v: v.to(generator.device), cond)
+    return tree_map(lambda v: send(v, generator.device), x), tree_map(lambda v: send(v, generator.device), cond)

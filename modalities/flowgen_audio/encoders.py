@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowgen.core.ranges import Count, NonNegative, Positive, Real, Whole
+from flowgen.device import send
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
@@ -89,7 +90,7 @@ class AudioEncoder(Encoder):
         x = (self.features(samples) - self.mean) / self.std
         if min(steps) == max(steps):
             return Latents(x)
-        mask = torch.arange(x.shape[1], device=x.device) < torch.tensor(steps, device=x.device)[:, None]
+        mask = torch.arange(x.shape[1], device=x.device) < send(torch.tensor(steps), x.device)[:, None]
         return Latents(x * mask[..., None], mask)
 
     def decode(self, latents: Latents) -> list[Clip]:
@@ -113,9 +114,8 @@ class AudioEncoder(Encoder):
         """Samples [B, channels, n] with zeros after the end, n a multiple of hop, and the true lengths."""
         lengths = [clip.data.shape[-1] for clip in clips]  # type: ignore[union-attr]
         n = self._samples_of(self.frames_of(max(lengths)))
-        return torch.stack([F.pad(clip.data.float(), (0, n - clip.data.shape[-1])) for clip in clips]).to(  # type: ignore[union-attr]
-            self.mean.device
-        ), lengths
+        whole = torch.stack([F.pad(clip.data.float(), (0, n - clip.data.shape[-1])) for clip in clips])  # type: ignore[union-attr]
+        return send(whole, self.mean.device), lengths
 
 
 class Waveform(AudioEncoder):

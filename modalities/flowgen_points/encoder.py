@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.ranges import NonNegative
+from flowgen.device import send
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
 from flowgen.media.streams import StreamSpec
@@ -30,7 +31,7 @@ class ScaledPoints(Encoder):
             self.scale.copy_(stack(clips).square().mean().sqrt())
 
     def encode(self, clips: Sequence[Clip]) -> Latents:
-        return Latents(stack(clips).to(self.scale.device) / self.scale)
+        return Latents(send(stack(clips), self.scale.device) / self.scale)
 
     def decode(self, latents: Latents) -> list[Clip]:
         assert isinstance(latents.x, Tensor)

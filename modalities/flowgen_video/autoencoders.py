@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from flowgen.core.ranges import Count
+from flowgen.device import send
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
@@ -134,7 +135,7 @@ class FrozenAutoencoder(Encoder):
                 f"clip {clip.source or '?'}: expected bytes of shape [T, H, W, {self.modality.channels}], got {found}"
             )
         self._check_size(data.shape[1], data.shape[2], f"clip {clip.source or '?'}")
-        return data.to(self.scale.device, torch.float32)
+        return send(data, self.scale.device).float()
 
     def _check_size(self, height: int, width: int, where: str) -> None:
         for name, size in (("height", height), ("width", width)):

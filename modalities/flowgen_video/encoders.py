@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowgen.device import send
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.encoder import Encoder, Latents
@@ -69,4 +70,4 @@ class Pixels(Encoder):
                 f"{clip.data.dtype} {tuple(clip.data.shape)}" if isinstance(clip.data, Tensor) else "several streams"
             )
             raise FlowgenError(f"clip {clip.source or '?'}: expected bytes of shape [T, H, W, {channels}], got {found}")
-        return clip.data.to(self.scale.device, torch.float32)  # type: ignore[union-attr]
+        return send(clip.data, self.scale.device).float()  # type: ignore[arg-type]

@@ -83,16 +83,21 @@ def draw_weighted(
             order, weight = coupling.draw_pairs(x0, x1, condition_groups(cond), random)
     if order is not None:
         at = order
-        x0 = tree_map(lambda x: x[at.to(x.device)], x0)
+        x0 = tree_map(lambda x: x[_sent(at, x.device)], x0)
     device = first_leaf(x1).device
     t: Any
     if levels == "shared" and not isinstance(times, Mapping) and not isinstance(warp, Mapping):
         t = times(random.uniform(stratified=True))
-        t = shift(t, row_factors(warp, x1, cond.get(MASK))).float().to(device)
+        t = _sent(shift(t, row_factors(warp, x1, cond.get(MASK))).float(), device)
     else:
         t = _times_by_stream(x1, cond.get(MASK), random, times, warp, levels)
     shown = t if known is None else tree_map(lambda k, t: torch.where(k, 1.0, left(t, k)), known, t)
-    return Draw(x0, t, shown, cond), None if weight is None else weight.float().to(device)
+    return Draw(x0, t, shown, cond), None if weight is None else _sent(weight.float(), device)
+
+
+def _sent(small: Tensor, device: torch.device) -> Tensor:
+    """What was drawn on the host, where the network is; the host does not wait for the device to have it."""
+    return small.to(device, non_blocking=True)
 
 
 def _times_by_stream(
@@ -112,7 +117,7 @@ def _times_by_stream(
         t = (times[name] if isinstance(times, Mapping) else times)(u)
         own = (leaf, None if mask is None else mask[name]) if isinstance(warp, Mapping) else (x1, mask)  # type: ignore[index]
         k = row_factors(warp[name] if isinstance(warp, Mapping) else warp, *own)
-        found[name] = shift(t, k).float().to(leaf.device)
+        found[name] = _sent(shift(t, k).float(), leaf.device)
     return found
 
 
