@@ -17,8 +17,9 @@ from flowgen.cli.options import Number
 def plan(config: str, overrides: tuple[str, ...], gpus: int, gpu_memory: float | None) -> None:
     """Tell what a training run needs of each GPU, for every ZeRO stage, before there is any.
 
-    Nothing of the network's size is allocated. Weights, masters, moments and averages are exact; gradients and activations
-    are what is held at their peak, without the allocator's own.
+    Nothing of the network's size is allocated. Weights, masters, moments and averages are exact. Gathered are the weights
+    that ZeRO 3 has whole at a time, copies those that autocast casts; these, gradients and activations are what is held at
+    the peak, without the allocator's own.
 
     \b
     Examples:
@@ -37,7 +38,7 @@ def plan(config: str, overrides: tuple[str, ...], gpus: int, gpu_memory: float |
     )
     if made.remark:
         click.echo(made.remark, err=True)
-    names = ("weights", "masters", "moments", "averages", "gradients", "activations")
+    names = ("weights", "gathered", "copies", "masters", "moments", "averages", "gradients", "activations")
     head = ["ZeRO", *names, "total", "sent in a step", *(["fits"] if gpu_memory else [])]
     rows = []
     for stage, memory in made.stages.items():

@@ -26,6 +26,9 @@ class LiveStorage(TorchDispatchMode):
         """`apart`: tensors that are not counted."""
         super().__init__()
         self.bytes = self.peak = 0
+        self.casts = 0
+        """Bytes of `apart` in another precision that are alive at the peak: what autocast makes of weights."""
+        self._casts: set[int] = set()
         self._apart = [tensor.untyped_storage() for tensor in apart]  # held, so that their identities stay theirs
         self._known: dict[int, Any] = {id(storage): None for storage in self._apart}
 
@@ -33,23 +36,33 @@ class LiveStorage(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
+        cast = func is torch.ops.aten._to_copy.default and self._is_apart(args[0])
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
+                self._see(tensor.untyped_storage(), cast)
         return made
 
-    def _see(self, storage: Any) -> None:
+    def _is_apart(self, tensor: Tensor) -> bool:
+        key = id(tensor.untyped_storage())
+        return key in self._known and self._known[key] is None
+
+    def _see(self, storage: Any, cast: bool) -> None:
         key, size = id(storage), storage.nbytes()
         if key in self._known:
             return
 
         def gone(_: Any) -> None:
             del self._known[key]
+            self._casts.discard(key)
             self.bytes -= size
 
         self._known[key] = weakref.ref(storage, gone)
         self.bytes += size
-        self.peak = max(self.peak, self.bytes)
+        if cast:
+            self._casts.add(key)
+        if self.bytes > self.peak:
+            self.peak = self.bytes
+            self.casts = sum(self._known[k]().nbytes() for k in self._casts)
 
 
 @dataclass(frozen=True)
@@ -75,8 +88,12 @@ class Pretended(SequenceGroup):
         return torch.cat([x] * self.size, 1)
 
 
-def peak_of_step(objective: nn.Module, inputs: Callable[[], tuple[Any, ...]]) -> int:
-    """Bytes at the peak of one forward and backward pass, inputs included; weights, buffers and gradients are not counted.
+def peak_of_step(
+    objective: nn.Module, inputs: Callable[[], tuple[Any, ...]], autocast: bool = False
+) -> tuple[int, int]:
+    """Bytes at the peak of one forward and backward pass, and how many of them autocast's copies of weights take.
+
+    Inputs are included; weights, buffers and gradients are not counted. autocast: to bfloat16, in the forward pass.
 
     The gradients are there before, as in all micro-batches but the first. To be called under a FakeTensorMode in which the
     objective was made, `inputs` being what makes its arguments.
@@ -88,5 +105,7 @@ def peak_of_step(objective: nn.Module, inputs: Callable[[], tuple[Any, ...]]) ->
             apart.append(parameter.grad)
     with LiveStorage(apart) as live:
         given = inputs()
-        objective(*given).total.mean().backward()
-    return live.peak
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            output = objective(*given)
+        output.total.mean().backward()
+    return live.peak, live.casts

@@ -32,10 +32,14 @@ _BUCKET = 500_000_000
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank. Weights, masters, moments and averages are what is allocated; activations are the peak of a
-    micro-batch (see `activations`); gradients are an estimate."""
+    """Bytes of one rank. Weights, masters, moments and averages are what is allocated; activations and copies are the peak
+    of a micro-batch (see `activations`); gradients and what is gathered are an estimate."""
 
     weights: int
+    gathered: int
+    """Weights that ZeRO 3 has whole at a time."""
+    copies: int
+    """Weights as autocast casts them, which the backward pass keeps."""
     masters: int
     moments: int
     averages: int
@@ -44,7 +48,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.weights + self.masters + self.moments + self.averages + self.gradients + self.activations
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def plan(config: Config, ranks: int) -> Plan:
     micro = micro_batch_size(config, ranks)
     accumulation = config.train.batch_size // (micro * data_ranks(config, ranks))
     try:
-        network, activations = _trace(experiment, micro)
+        network, peak, copies = _trace(experiment, micro)
     except Undecided as error:
         raise FlowgenError(
             f"network {config.network.type!r} or loss {config.loss.type!r} decides by the values of its tensors ({error}), "
@@ -80,7 +84,7 @@ def plan(config: Config, ranks: int) -> Plan:
     user = user_config(config)
     half = _weights_dtype(config) != torch.float32
     averages = 1 + len(config.train.ema.profiles)
-    stages = {s: memory(shapes, ranks, s, 2 if half else 4, averages, activations, user) for s in STAGES}
+    stages = {s: memory(shapes, ranks, s, 2 if half else 4, averages, peak - copies, user, copies) for s in STAGES}
     streams: list[StreamSpec] = list(leaves(experiment.spec))
     positions = config.train.batch_size * sum(math.prod(a.size for a in stream.axes) for stream in streams)
     sent = _communicated(count, ranks, accumulation, half)
@@ -111,22 +115,34 @@ def memory(
     averages: int,
     activations: int,
     user: Mapping[str, Any],
+    copies: int = 0,
 ) -> Memory:
     """Bytes of a rank at a ZeRO stage, with weights of `size` bytes each, as DeepSpeed 0.19 lays them out."""
     count = sum(s.numel() for s in shapes)
     # groups with and without weight decay are flattened and padded each by itself
     groups = [sum(s.numel() for s in shapes if decayed == (len(s) >= 2)) for decayed in (True, False)]
-    bucket = min(user.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET), count)
+    zero = user.get("zero_optimization", {})
+    bucket = min(zero.get("reduce_bucket_size", _BUCKET), count)
     if stage == 0:
-        return Memory(size * count, 0, 8 * count, 4 * averages * count, size * count, activations)
+        return Memory(size * count, 0, copies, 0, 8 * count, 4 * averages * count, size * count, activations)
     if stage == 3:
         share = sum(-(-s.numel() // ranks) for s in shapes)
         gradients = size * (share + bucket)
-        return Memory(size * share, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
+        gathered = size * min(count, max(_live(zero), *(s.numel() for s in shapes)))
+        return Memory(
+            size * share, gathered, copies, 4 * share, 8 * share, 4 * averages * share, gradients, activations
+        )
     padded = sum(-(-n // (2 * ranks)) * 2 * ranks for n in groups)
     share = padded // ranks
     gradients = size * (share + (count if stage == 1 else bucket))
-    return Memory(size * padded, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
+    return Memory(size * padded, 0, copies, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
+
+
+def _live(zero: Mapping[str, Any]) -> int:
+    """Elements that ZeRO 3 has whole at most: those used again soon stay, and the next ones are fetched before."""
+    kept = zero.get("stage3_max_reuse_distance", 10**9)
+    fetched = zero.get("stage3_max_live_parameters", 10**9) + zero.get("stage3_prefetch_bucket_size", 5 * 10**7)
+    return max(int(kept), int(fetched))
 
 
 def _communicated(count: int, ranks: int, accumulation: int, half: bool) -> dict[int, int]:
@@ -135,8 +151,9 @@ def _communicated(count: int, ranks: int, accumulation: int, half: bool) -> dict
     return {0: 2 * once, 1: 3 * once, 2: (accumulation + 1) * once, 3: 3 * accumulation * once}
 
 
-def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int]:
-    """The network, and the bytes that a step on one micro-batch needs at its peak beside weights and gradients; all fake."""
+def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int, int]:
+    """The network; the bytes that a step on one micro-batch needs at its peak beside weights and gradients, and those of them
+    that are copies of weights. All fake."""
     config, spec = experiment.config, experiment.spec
     null = null_conditions(experiment.conditioners, micro)
     # an assignment of noise to data is made on the host before the step, and reads values
@@ -161,8 +178,7 @@ def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int]:
             known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool), x1) if config.known else None
             return x1, cond, Shapes(config.train.seed, 0, micro), known
 
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.train.precision == "bfloat16"):
-            return network, peak_of_step(objective, inputs)
+        return network, *peak_of_step(objective, inputs, autocast=config.train.precision == "bfloat16")
 
 
 def _weights_dtype(config: Config) -> torch.dtype:
