@@ -110,7 +110,7 @@ def test_what_stage_3_has_gathered_is_told(fit, tiny, tmp_path, monkeypatch, opt
             whole[0] = max(whole[0], live)
 
         for module in self.engine.module.modules():
-            module.register_forward_hook(count)
+            module.register_forward_pre_hook(count)
         return fit_of(self, *arguments)
 
     fit_of = Trainer.fit
