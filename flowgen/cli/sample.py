@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     metavar="PATH[:WEIGHT][@START-END]",
     help="An adapter of this run: its run or file, with a weight, in an interval of t; repeat for more.",
 )
+@click.option("--step", "checkpoint", type=click.IntRange(0), help="Step of the checkpoint (default: the newest).")
 @part_options
 @sampling_options
 @click.option(
@@ -118,6 +119,7 @@ def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
         device=options["device"],
         overrides=overrides,
         adapters=options["adapters"],
+        step=options["checkpoint"],
     )
     _check_abilities(generator, options)
     request = _request(generator, options)

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 @click.option("--redis", metavar="URL", help="Share the jobs with other servers through this Redis.")
 @click.option("--keep", type=click.IntRange(1, 10_000_000), help="Ended jobs that stay (default 1000).")
 @click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Clips made together.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=File(),
+    metavar="PATH",
+    help="One that may be put on a run; repeat for more.",
+)
 @click.option("--memory", type=Number(min=0, min_open=True), default=8.0, show_default=True, help="GB for runs.")
 @click.option("--upload", type=Number(min=0, max=100_000, min_open=True), default=64.0, show_default=True, help="MB.")
 @click.option("--patience", type=Number(min=0, max=86_400), default=30.0, show_default=True, help="Seconds, on stop.")
@@ -57,7 +65,7 @@ def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None,
     from flowgen.serving.sampler import Sampler
 
     check_open(host, token)
-    loaded = Loaded(folders, options["memory"] * 1e9, options["device"])
+    loaded = Loaded(folders, options["memory"] * 1e9, options["device"], named(options["adapters"], "adapters"))
     for name in folders:
         loaded.get(name)  # what cannot be loaded is said now
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
@@ -84,14 +92,14 @@ def _store(folder: Path, keep: int | None, url: str | None) -> Store:
     return SharedJobs(folder, url)
 
 
-def named(runs: Sequence[Path]) -> dict[str, Path]:
-    """Runs by the names of their folders. UsageError: two have the same."""
+def named(paths: Sequence[Path], what: str = "runs") -> dict[str, Path]:
+    """Runs or adapters by the names of their folders. UsageError: two have the same."""
     from flowgen.errors import UsageError
 
-    folders = {run.resolve().name: run for run in runs}
-    if len(folders) < len(runs):
-        raise UsageError("two runs have folders of the same name, by which they are told apart; rename one")
-    return folders
+    places = {path.resolve().stem if path.is_file() else path.resolve().name: path for path in paths}
+    if len(places) < len(paths):
+        raise UsageError(f"two {what} have the same name, by which they are told apart; rename one")
+    return places
 
 
 def token_of(path: Path | None) -> str | None:

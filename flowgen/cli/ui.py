@@ -18,6 +18,14 @@ from flowgen.cli.options import File, Number
 @click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes a free one.")
 @click.option("--token-file", type=File(), help="A file that holds the password; needed beyond this machine.")
 @click.option("--jobs", "folder", type=File(), default=None, help="Where what is made is kept (default: runs/ui).")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=File(),
+    metavar="PATH",
+    help="One that may be put on a run; repeat for more.",
+)
 @click.option("--memory", type=Number(min=0, min_open=True), default=8.0, show_default=True, help="GB for runs.")
 @click.option("--device", metavar="NAME", help="Where to sample; the first GPU where there is one.")
 @click.option("--no-open", is_flag=True, help="Do not open a browser.")
@@ -51,7 +59,7 @@ def ui(
     from flowgen.serving.sampler import Sampler
 
     check_open(host, token)
-    loaded = Loaded(folders, options["memory"] * 1e9, options["device"])
+    loaded = Loaded(folders, options["memory"] * 1e9, options["device"], named(options["adapters"], "adapters"))
     sampler = Sampler(Jobs(folder or Path("runs/ui")), loaded)
 
     def ready(url: str) -> None:

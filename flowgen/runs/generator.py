@@ -79,24 +79,31 @@ class Generator:
         weights: Weights = "ema",
         device: str | None = None,
         overrides: Sequence[str] = (),
-        adapters: Sequence[str] = (),
+        adapters: Sequence[str | Attachment] = (),
+        step: int | None = None,
     ) -> Generator:
-        """Load the newest checkpoint of a run.
+        """Load a checkpoint of a run, by default the newest.
 
         Args:
             weights: the averaged weights, or those of the last step.
             device: where to sample; the first GPU where there is one.
             overrides: changes to the run's config such as "sample.steps=8".
             adapters: PATH[:WEIGHT][@START-END] each, see `flowgen.runs.attached`.
+            step: of the checkpoint.
 
-        Raises FlowgenError where there is no checkpoint, or weights or encoder do not match the config.
+        Raises UsageError where there is no checkpoint of this step, FlowgenError where there is none at all, or weights or
+        encoder do not match the config.
         """
         run = Run(Path(folder))
         experiment = Experiment(run.config(overrides))
         run.refuse_earlier(experiment.encoder)  # before weights that do not fit are compared
-        checkpoint = run.read_newest(lambda c: c.load_weights(experiment.network, weights))
+        if step is None:
+            checkpoint = run.read_newest(lambda c: c.load_weights(experiment.network, weights))
+        else:
+            checkpoint = run.checkpoint_at(step)
+            checkpoint.load_weights(experiment.network, weights)
         run.load_encoder(experiment.encoder, checkpoint)
-        attached = tuple(Attachment.parse(text) for text in adapters)
+        attached = tuple(Attachment.parse(own) if isinstance(own, str) else own for own in adapters)
         if attached:
             attach(experiment.network, attached)
         place = device_named(device or str(default_device()))

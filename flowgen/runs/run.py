@@ -128,6 +128,15 @@ class Run:
             )
         return checkpoints[-1]
 
+    def checkpoint_at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step. UsageError names those that are there."""
+        there = {checkpoint.step: checkpoint for checkpoint in self.checkpoints()}
+        if step not in there:
+            raise UsageError(
+                f"{self.folder} has no checkpoint of step {step} (kept: {', '.join(map(str, there)) or 'none'})"
+            )
+        return there[step]
+
     def read_newest(self, read: Callable[[Checkpoint], None]) -> Checkpoint:
         """The newest checkpoint, read; a later one where training removes it meanwhile. FlowgenError: as `newest_checkpoint`, or `read`."""
         while True:

@@ -103,7 +103,7 @@ def make_app(jobs: Store, loaded: Loaded, sampler: Sampler, limits: Limits, toke
 
     @app.get("/v1/runs")
     def runs() -> dict[str, Any]:
-        return {"runs": [described(name, loaded.get(name)) for name in loaded.folders]}
+        return {"runs": [described(name, loaded) for name in loaded.folders]}
 
     @app.post("/v1/generations", status_code=202)
     async def generate(request: Request) -> dict[str, Any]:

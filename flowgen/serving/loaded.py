@@ -7,10 +7,20 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flowgen.errors import UsageError, unknown
+from flowgen.errors import FlowgenError, UsageError, unknown
+from flowgen.runs.attached import Attachment
 from flowgen.runs.generator import Generator
+from flowgen.runs.run import Run
+
+
+class Put(NamedTuple):
+    """How an adapter is put on a run, see `flowgen.runs.attached.Attachment`."""
+
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
 
 
 @dataclass
@@ -19,6 +29,7 @@ class Loaded:
 
     Args:
         folders: of the runs, by the name that clients use.
+        adapters: folders or files of those that clients may put on a run, by name.
         memory: bytes for parameters; the run that is sampled stays, whatever its size.
         device: where to sample.
     """
@@ -26,25 +37,43 @@ class Loaded:
     folders: Mapping[str, Path]
     memory: float
     device: str | None = None
-    _held: OrderedDict[str, Generator] = field(default_factory=OrderedDict, init=False)
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    _held: OrderedDict[tuple[str, int | None, tuple[Attachment, ...]], Generator] = field(
+        default_factory=OrderedDict, init=False
+    )
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def get(self, name: str) -> Generator:
-        """The generator of a run. UsageError: there is none of that name."""
+    def get(self, name: str, step: int | None = None, adapters: Mapping[str, Put] | None = None) -> Generator:
+        """The generator of a run, at a step of its training, with adapters. UsageError: there is none of that name or step."""
         if name not in self.folders:
             raise UsageError(unknown("run", name, self.folders))
+        for own in adapters or {}:
+            if own not in self.adapters:
+                raise UsageError(unknown("adapter", own, self.adapters))
+        put = tuple(Attachment(self.adapters[own], *how) for own, how in (adapters or {}).items())
+        key = (name, step, put)
         with self._lock:
-            if name not in self._held:
-                self._held[name] = Generator.load(self.folders[name], device=self.device)
-            self._held.move_to_end(name)
+            if key not in self._held:
+                self._held[key] = self._load(name, step, put)
+            self._held.move_to_end(key)
             while len(self._held) > 1 and sum(map(size, self._held.values())) > self.memory:
                 self._held.popitem(last=False)
-            return self._held[name]
+            return self._held[key]
+
+    def _load(self, name: str, step: int | None, put: Sequence[Attachment]) -> Generator:
+        """Errors name runs and adapters as clients do, not by their places."""
+        try:
+            return Generator.load(self.folders[name], device=self.device, step=step, adapters=put)
+        except FlowgenError as error:
+            text = str(error)
+            for own, place in {**self.folders, **self.adapters}.items():
+                text = text.replace(str(place), own)
+            raise type(error)(text) from error
 
     @property
     def held(self) -> Sequence[str]:
         """The names of those in memory, the least recently used first."""
-        return list(self._held)
+        return [name for name, _, _ in self._held]
 
 
 def size(generator: Generator) -> int:
@@ -53,17 +82,20 @@ def size(generator: Generator) -> int:
     return sum(t.nbytes for m in modules for t in (*m.parameters(), *m.buffers()))
 
 
-def described(name: str, generator: Generator) -> dict[str, Any]:
+def described(name: str, loaded: Loaded) -> dict[str, Any]:
     """What a client needs to know to ask for clips of a run."""
     from flowgen.media.interfaces import SeveralStreams, TakesFile, TimedModality
     from flowgen.plugins.media import Media
 
+    generator = loaded.get(name)
     modality = generator.modality
     timed = isinstance(modality, TimedModality)
     ways = ["sample", "vary", "interpolate", *(["continue", "long", "animate", "inpaint"] if timed else [])]
     return {
         "name": name,
         "step": generator.step,
+        "steps": [checkpoint.step for checkpoint in Run(loaded.folders[name]).checkpoints()],
+        "adapters": list(loaded.adapters),
         "modality": generator.config.modality.type,
         "formats": list(Media(generator.config.modality.type, modality).formats),
         "conditions": {

@@ -58,7 +58,7 @@ class Prepared:
         r = self.request
         if not isinstance(r, FromNoise) or r.negative is not None or self.generator.pairs is not None:
             return None
-        return self.job.run, repr(r.settings), r.seconds is None
+        return self.job.run, self.asked.step, repr(self.asked.put), repr(r.settings), r.seconds is None
 
 
 @dataclass
@@ -129,7 +129,8 @@ class Sampler:
 
     def prepare(self, job: Job) -> Prepared:
         """UsageError, FlowgenError: it cannot be made."""
-        asked, generator = parse(dict(job.asked)), self.loaded.get(job.run)
+        asked = parse(dict(job.asked))
+        generator = self.loaded.get(job.run, asked.step, asked.put)
 
         def read(name: str) -> Path:
             if name not in job.uploads:

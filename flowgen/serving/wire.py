@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from flowgen.config.schema import Sample
 from flowgen.errors import UsageError, unknown
@@ -25,6 +25,7 @@ from flowgen.runs.requests import (
     SampleRequest,
     Vary,
 )
+from flowgen.serving.loaded import Put
 
 MOST_CLIPS = 256
 Part = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
@@ -36,6 +37,22 @@ Read: TypeAlias = Callable[[str], Media]
 """From the name of an upload to the file that holds it."""
 
 
+class AskedAdapter(BaseModel):
+    """An adapter in force while start <= t <= end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    start: Annotated[float, Field(ge=0, le=1)] = 0.0
+    end: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AskedAdapter:
+        if not self.start < self.end:
+            raise ValueError("an interval of t begins before it ends")
+        return self
+
+
 class Asked(BaseModel):
     """What every way of sampling takes."""
 
@@ -45,6 +62,10 @@ class Asked(BaseModel):
     """The name of a run that the server has; may be left out where it has one."""
     conditions: dict[str, Value] | Annotated[list[dict[str, Value]], Field(min_length=1, max_length=MOST_CLIPS)] = {}
     """Of all clips, or a mapping for each."""
+    step: Annotated[int, Field(ge=0)] | None = None
+    """Of the checkpoint; the newest by default."""
+    adapters: dict[str, Annotated[float, Field(ge=-10, le=10)] | AskedAdapter] = {}
+    """By the names that the server gives them: a weight, or a weight in an interval of t."""
     count: Annotated[int, Field(ge=1, le=MOST_CLIPS)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     negative: dict[str, Value] | None = None
@@ -61,6 +82,14 @@ class Asked(BaseModel):
         if self.count is not None and self.count != len(self.conditions):
             raise UsageError(f"count is {self.count} and there are {len(self.conditions)} conditions; leave one out")
         return list(self.conditions)
+
+    @property
+    def put(self) -> dict[str, Put]:
+        """How adapters are put on the run."""
+        asked = {
+            name: AskedAdapter(weight=own) if isinstance(own, float) else own for name, own in self.adapters.items()
+        }
+        return {name: Put(own.weight, own.start, own.end) for name, own in asked.items()}
 
     def uploads(self) -> set[str]:
         """The names of the files that it needs."""

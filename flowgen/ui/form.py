@@ -9,6 +9,7 @@ from typing import Any, Literal
 from flowgen.errors import UsageError
 
 NOT_GIVEN = "(not given)"
+NEWEST = "the newest"
 OWN, OFF, EACH = "as the run", "off", "a scale for each condition"
 _GUIDANCE = "multi-cfg"
 
@@ -68,7 +69,7 @@ def request(run: Mapping[str, Any], way: str, filled: Mapping[str, Any]) -> tupl
 
     Args:
         filled: values by name: "condition NAME", the file fields of the way, "count", "seed", "seconds", "steps", "solver",
-            "guidance", "scale", "scale NAME", "start_s", "end_s", "mask", "strength", "stream", "stream file".
+            "guidance", "scale", "scale NAME", "step", "adapter NAME", "start_s", "end_s", "mask", "strength", "stream", "stream file".
 
     UsageError: something that this way needs is missing, or no number.
     """
@@ -111,6 +112,10 @@ def request(run: Mapping[str, Any], way: str, filled: Mapping[str, Any]) -> tupl
         asked["preview"] = True
     if way != "interpolate":
         asked["seed"] = _whole("Seed", filled["seed"])
+    if filled.get("step", NEWEST) != NEWEST:
+        asked["step"] = int(filled["step"])
+    if put := {name: float(w) for name in run["adapters"] if (w := filled.get(f"adapter {name}"))}:
+        asked["adapters"] = put
     if settings := _settings(run, way, filled):
         asked["settings"] = settings
     return asked, uploads
@@ -130,6 +135,8 @@ def filled_from(asked: Mapping[str, Any], files: Mapping[str, str], run: Mapping
     for name in ("seconds", "start_s", "end_s"):
         filled[name] = "" if asked.get(name) is None else f"{asked[name]:g}"
     filled["strength"] = asked.get("strength", 0.5)
+    filled["step"] = str(asked.get("step", NEWEST))
+    filled |= {f"adapter {name}": (asked.get("adapters") or {}).get(name, 0.0) for name in run["adapters"]}
     for stream, name in (asked.get("given") or {}).items():
         filled["stream"], filled["stream file"] = stream, files.get(name)
     settings = {**run["settings"], **asked.get("settings", {})}
@@ -153,6 +160,8 @@ def summary(asked: Mapping[str, Any]) -> str:
     ]
     parts += [f"strength {asked['strength']:g}"] if "strength" in asked else []
     parts += [f"seed {asked['seed']}"] if "seed" in asked else []
+    parts += [f"step {asked['step']}"] if "step" in asked else []
+    parts += [f"{name} at {weight:g}" for name, weight in (asked.get("adapters") or {}).items()]
     settings = asked.get("settings", {})
     parts += [f"{settings['steps']} steps"] if "steps" in settings else []
     parts += [settings["solver"]["type"]] if "solver" in settings else []

@@ -45,7 +45,7 @@ class SampleTab:
 
     def __post_init__(self) -> None:
         generator = self.sampler.loaded.get(self.name)
-        self.run = described(self.name, generator)
+        self.run = described(self.name, self.sampler.loaded)
         self.formats = dict(Media(generator.config.modality.type, generator.modality).formats)
         self.kind = kind_of(self.formats, self.run["formats"][0])
         self._build()
@@ -83,6 +83,9 @@ class SampleTab:
         with gr.Row(equal_height=True):
             self.inputs["seed"] = gr.Textbox("0", label="Seed", scale=4)
             self.die = gr.Button("Roll a seed", size="sm", scale=0, min_width=90)
+        for name in self.run["adapters"]:
+            label = f"Adapter {name}: weight"
+            self.inputs[f"adapter {name}"] = gr.Slider(-1, 2, value=0, step=0.05, label=label, info="0: not used")
         with gr.Accordion("Solver and guidance", open=False):
             self._settings()
         with gr.Row():
@@ -118,6 +121,8 @@ class SampleTab:
 
     def _settings(self) -> None:
         own = self.run["settings"]
+        steps = [form.NEWEST, *map(str, reversed(self.run["steps"]))]
+        self.inputs["step"] = gr.Dropdown(steps, value=form.NEWEST, label="Checkpoint of step", visible=len(steps) > 2)
         self.inputs["steps"] = gr.Slider(1, 100, value=own["steps"], step=1, label="Steps")
         solvers = sorted(registry().names("solver"))
         self.inputs["solver"] = gr.Dropdown(solvers, value=own["solver"]["type"], label="Solver")

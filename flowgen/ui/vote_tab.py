@@ -100,7 +100,7 @@ class VoteTab:
     def _next(self, texts: str, *values: Any) -> Iterator[tuple[Any, str]]:
         with told():
             sides = self._two(values)
-            runs = [described(side.run, self.sampler.loaded.get(side.run)) for side in sides]
+            runs = [described(side.run, self.sampler.loaded) for side in sides]
             if runs[0]["modality"] != runs[1]["modality"]:
                 raise UsageError(f"{sides[0].run} makes {runs[0]['modality']} and {sides[1].run} {runs[1]['modality']}")
             chance = random.Random()

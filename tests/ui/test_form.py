@@ -17,6 +17,7 @@ RUN = {
     "files": {"voice": "audio"},
     "settings": {"steps": 16, "solver": {"type": "heun"}, "guidance": {"type": "cfg", "scale": 2.0}, "grid": "uniform"},
     "streams": ["picture", "sound"],
+    "adapters": ["style"],
 }
 PLAIN = {"count": 2, "seed": "7", "steps": 16, "solver": "heun", "guidance": form.OWN}
 FILES = {
@@ -56,10 +57,12 @@ def test_every_way_is_one_that_the_server_takes_and_comes_back_into_the_form(way
     }
     scales = {"guidance": form.EACH, **{f"scale {f.name}": 1.5 for f in form.fields(RUN)}}
     filled = {**PLAIN, **FILES, **PART, **conditions, **scales, "steps": 4, "solver": "euler"}
+    filled |= {"step": "300", "adapter style": 0.8}
     asked, uploads = form.request(RUN, way, filled)
     parse(asked)
     assert asked["conditions"] == {"digit": "1", "length": 2.5, "caption": "<b>x</b>", "voice": "condition-3"}
     assert uploads["condition-3"] == "v.wav"
+    assert (asked["step"], asked["adapters"]) == (300, {"style": 0.8})
     back = form.filled_from(asked, uploads, RUN)
     again, files = form.request(RUN, way, back)
     assert (again, files) == (asked, uploads)
