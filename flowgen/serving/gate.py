@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_DRAIN_BYTES, _DRAIN_S = 8_000_000, 2.0
 OPEN_PATHS = ("/health",)
 """For who asks only whether the server lives."""
 
@@ -51,11 +53,11 @@ class Gate:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if (refused := self._refused(scope["path"], headers)) is not None:
-            await _answer(send, *refused)
+            await _answer(receive, send, *refused)
             return
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self.most_bytes:
-            await _answer(send, 413, self._too_large)
+            await _answer(receive, send, 413, self._too_large)
             return
         await self.app(scope, self._metered(receive), send)
 
@@ -124,9 +126,22 @@ def _local(host: str) -> bool:
         return False
 
 
-async def _answer(send: Send, status: int, sentence: str) -> None:
+async def _answer(receive: Receive, send: Send, status: int, sentence: str) -> None:
+    """Refuse, and take what is still being sent: a connection that is closed before that loses the answer."""
     body = json.dumps({"error": sentence}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers += [(b"content-length", str(len(body)).encode())]
     headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_drain(receive), _DRAIN_S)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _drain(receive: Receive) -> None:
+    left, more = _DRAIN_BYTES, True
+    while more and left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        more = message.get("more_body", False)

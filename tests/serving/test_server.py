@@ -218,6 +218,12 @@ def test_the_state_is_drawn_while_it_is_sampled_where_that_is_asked_for(served, 
         client.submit({"run": "moving-digits", "way": "vary", "clip": "a", "preview": True}, files={"a": __file__})
 
 
+def test_who_is_refused_while_still_sending_hears_why(served):
+    for body in ("x" * 500_000, "x" * 3_000_000):  # of which the second is larger than the server takes
+        for given, status in ((None, 401), (f"Bearer {TOKEN}", 413 if len(body) > 1_000_000 else 422)):
+            assert ask(served, "POST", "/v1/generations", body, {"Authorization": given})[0] == status
+
+
 def test_figures_and_health_are_there(served):
     assert ask(served, "GET", "/health", headers={"Authorization": None})[0] == 200
     status, text = ask(served, "GET", "/metrics")

@@ -149,7 +149,7 @@ def test_a_new_clip_is_that_of_the_command_line(page, untrained_runs, tmp_path):
         str(tmp_path / "a.wav"),
     ]
     assert CliRunner().invoke(cli, asked, catch_exceptions=False).exit_code == 0
-    assert np.array_equal(made, soundfile.read(tmp_path / "a.wav")[0])
+    assert np.abs(made - soundfile.read(tmp_path / "a.wav")[0]).max() <= 1.5 / 32768
     playing = "() => [...document.querySelectorAll('audio')].some(a => a.duration > 0.4 && a.readyState > 0)"
     waves = page.panel.locator(".flowgen-made").first
     assert "pitch C5" in waves.inner_text()
