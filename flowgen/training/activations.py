@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flowgen.core.random import Randomness
 from flowgen.core.tree import State
 from flowgen.nn.parallel import SequenceGroup
-from flowgen.training.internals import TorchDispatchMode, tree_leaves
+from flowgen.training.internals import CAST, TorchDispatchMode, tree_leaves
 
 
 class LiveStorage(TorchDispatchMode):
@@ -36,7 +36,7 @@ class LiveStorage(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
-        cast = func is torch.ops.aten._to_copy.default and self._is_apart(args[0])
+        cast = func is CAST and self._is_apart(args[0])
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 self._see(tensor.untyped_storage(), cast)

@@ -147,6 +147,10 @@ def never_compile_for_one_machine(deepspeed: Any) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+CAST = torch.ops.aten._to_copy.default
+"""The operation that makes a tensor in another precision."""
+
+
 @contextmanager
 def fake_tensors() -> Iterator[None]:
     """Tensors made in this block have shapes and no memory. Undecided: something depends on their values."""
