@@ -42,7 +42,7 @@ class _Projection(nn.Module):
         self.linear = nn.Linear(inputs, width)
 
     def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        return self.linear(value), torch.ones(value.shape[:2], dtype=torch.bool)
+        return self.linear(value), torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
 
 
 def flowgen(grid: tuple[int, int, int], width: int, depth: int, heads: int, batch: int) -> tuple[nn.Module, Call]:
