@@ -38,7 +38,7 @@ def sample(
     """Carry x from grid[0] to grid[-1] along `flow`, or by the jumps of a flow map.
 
     Args:
-        x: the state at grid[0] [B, ...]; `prior` of standard normal noise where grid[0] = 0. Kept in float32 or float64.
+        x: the state [B, ...] at `grid[0]`; `prior` of standard normal noise where `grid[0]` is 0. Kept in float32 or float64.
         grid: see `Grid`.
         solver: one, or the name of a built-in one ("heun"); Euler by default, the jumps of a flow map.
         noise: what a stochastic solver draws from; unseeded normal numbers by default.

@@ -88,7 +88,7 @@ class Generator:
             weights: the averaged weights, or those of the last step.
             device: where to sample; the first GPU where there is one.
             overrides: changes to the run's config such as "sample.steps=8".
-            adapters: PATH[:WEIGHT][@START-END] each, see `flowgen.runs.attached`.
+            adapters: `PATH[:WEIGHT][@START-END]` each, see `flowgen.runs.attached`.
             step: of the checkpoint.
 
         Raises UsageError where there is no checkpoint of this step, FlowgenError where there is none at all, or weights or
