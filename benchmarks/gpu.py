@@ -25,9 +25,10 @@ import flowgen as core
 from flowgen.config import load
 from flowgen.core.random import Randomness
 from flowgen.data.loader import Split, batches
-from flowgen.device import default_device, device_name
+from flowgen.device import default_device, device_name, synchronize
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
+from flowgen.training.forecast import measured_rates
 from flowgen.training.prepare import sample_clips
 from flowgen.training.watch import batch_tensors
 
@@ -72,19 +73,12 @@ class Bench:
         return best
 
     def wait(self) -> None:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
+        synchronize(self.device)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
         with torch.autocast(self.device.type, torch.bfloat16):
             yield
-
-
-def matrix_rate(bench: Bench, n: int) -> float:
-    """Operations a second of the product of two n x n matrices in bfloat16."""
-    a, b = (torch.randn(n, n, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * n**3 / bench.seconds(lambda: a @ b)
 
 
 def passes(bench: Bench, net: nn.Module, call: Call) -> tuple[Callable[[], object], Callable[[], None]]:
@@ -215,9 +209,12 @@ def main() -> None:
     device = torch.device(args.device) if args.device else default_device()
     bench = Bench(device, 2 if args.tiny else args.repeats)
     sizes = TINY if args.tiny else {name: SIZES[name] for name in args.sizes}
-    rate = matrix_rate(bench, 512 if args.tiny else 8192)
-    print(f"torch {torch.__version__}, {device_name(device)}; matrix rate in bfloat16 {rate / 1e12:.2f} TFLOP/s")
-    training(bench, sizes, rate, "aot_eager" if args.tiny else "inductor")
+    rates = measured_rates(device, torch.bfloat16, 512 if args.tiny else 8192)
+    print(
+        f"torch {torch.__version__}, {device_name(device)}; matrix rate in bfloat16 {rates.matrix / 1e12:.2f} TFLOP/s, "
+        f"memory {rates.memory / 1e9:.0f} GB/s"
+    )
+    training(bench, sizes, rates.matrix, "aot_eager" if args.tiny else "inductor")
     label = next(iter(sizes))
     sampling(bench, label, sizes[label])
     loading(bench, 1 if args.tiny else args.workers, 4 if args.tiny else 64, 2 if args.tiny else 20)

@@ -75,6 +75,12 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def pins(device: torch.device) -> bool:
     """Whether memory of the host is page-locked before it is copied there."""
     return device.type in _PINS

@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     metavar="PATH[:WEIGHT][@START-END]",
     help="An adapter of this run: its run or file, with a weight, in an interval of t; repeat for more.",
 )
-@click.option("--step", "checkpoint", type=click.IntRange(0), help="Step of the checkpoint (default: the newest).")
+@click.option(
+    "--step", "checkpoint", type=click.IntRange(0, 2**63 - 1), help="Step of the checkpoint (default: the newest)."
+)
 @part_options
 @sampling_options
 @click.option(

@@ -149,6 +149,8 @@ def never_compile_for_one_machine(deepspeed: Any) -> None:
 
 CAST = torch.ops.aten._to_copy.default
 """The operation that makes a tensor in another precision."""
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @contextmanager
@@ -181,7 +183,7 @@ _linear = F.linear
 
 
 @contextmanager
-def _plain_linear() -> Iterator[None]:
+def plain_linear() -> Iterator[None]:
     """torch's own linear function, in whose place ZeRO 3 puts one that keeps no gathered weights, for the whole process."""
     current, F.linear = F.linear, _linear
     try:
@@ -195,8 +197,8 @@ def differentiate_forward(module: nn.Module) -> None:
 
     The functions that it puts around every module change nothing, and so pass on a derivative as it is.
     """
-    if _plain_linear not in FORWARD_CONTEXTS:
-        FORWARD_CONTEXTS.append(_plain_linear)
+    if plain_linear not in FORWARD_CONTEXTS:
+        FORWARD_CONTEXTS.append(plain_linear)
     for owner in module.modules():
         for name in ("pre_bwd_fn", "post_bwd_fn"):
             function = vars(owner).get(name)

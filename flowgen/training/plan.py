@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,8 +23,9 @@ from flowgen.training.activations import Pretended, Shapes, peak_of_step
 from flowgen.training.blocks import prepare_blocks
 from flowgen.training.deepspeed_config import data_ranks, deepspeed_config, micro_batch_size, user_config
 from flowgen.training.engine import Objective, shard_sequence
-from flowgen.training.internals import Undecided, fake_tensors
+from flowgen.training.internals import Undecided, fake_tensors, plain_linear
 
+_Found = TypeVar("_Found")
 STAGES = (0, 1, 2, 3)
 _BUCKET = 500_000_000
 """DeepSpeed's default of zero_optimization.reduce_bucket_size, in elements."""
@@ -67,13 +68,13 @@ class Plan:
 
 def plan(config: Config, ranks: int) -> Plan:
     """Plan a run on a number of ranks. Nothing of the network's size is allocated."""
-    experiment, remark = _complete(Experiment(config))
+    experiment, remark = complete(Experiment(config))
     config = experiment.config
     deepspeed_config(config, ranks)
     micro = micro_batch_size(config, ranks)
     accumulation = config.train.batch_size // (micro * data_ranks(config, ranks))
     try:
-        network, peak, copies = _trace(experiment, micro)
+        network, (peak, copies) = trace(experiment, micro, peak_of_step)
     except Undecided as error:
         raise FlowgenError(
             f"network {config.network.type!r} or loss {config.loss.type!r} decides by the values of its tensors ({error}), "
@@ -94,7 +95,7 @@ def plan(config: Config, ranks: int) -> Plan:
     return Plan(count, ranks, micro, accumulation, positions, stages, sent, remark)
 
 
-def _complete(experiment: Experiment) -> tuple[Experiment, str]:
+def complete(experiment: Experiment) -> tuple[Experiment, str]:
     """The experiment with its conditions complete, and a remark where the data are not there to say more of them."""
     try:
         return experiment.complete(), ""
@@ -128,10 +129,9 @@ def memory(
     if stage == 3:
         share = sum(-(-s.numel() // ranks) for s in shapes)
         gradients = size * (share + bucket)
+        # its linear layers keep the gathered weight for the backward pass, and cast it again there
         gathered = size * min(count, max(_live(zero), *(s.numel() for s in shapes)))
-        return Memory(
-            size * share, gathered, copies, 4 * share, 8 * share, 4 * averages * share, gradients, activations
-        )
+        return Memory(size * share, gathered, 0, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
     padded = sum(-(-n // (2 * ranks)) * 2 * ranks for n in groups)
     share = padded // ranks
     gradients = size * (share + (count if stage == 1 else bucket))
@@ -151,15 +151,14 @@ def _communicated(count: int, ranks: int, accumulation: int, half: bool) -> dict
     return {0: 2 * once, 1: 3 * once, 2: (accumulation + 1) * once, 3: 3 * accumulation * once}
 
 
-def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int, int]:
-    """The network; the bytes that a step on one micro-batch needs at its peak beside weights and gradients, and those of them
-    that are copies of weights. All fake."""
+def trace(experiment: Experiment, micro: int, measure: Callable[..., _Found]) -> tuple[nn.Module, _Found]:
+    """The network, and what `measure(objective, inputs, autocast)` finds of a step on one micro-batch; all fake."""
     config, spec = experiment.config, experiment.spec
     null = null_conditions(experiment.conditioners, micro)
     # an assignment of noise to data is made on the host before the step, and reads values
     plain = Experiment(config.model_copy(update={"coupling": ComponentConfig(type="independent")}))
     loss = plain.loss
-    with fake_tensors():
+    with fake_tensors(), plain_linear():  # an engine at stage 3 in this process may have put another in its place
         network = experiment.new_network()
         other = Frozen(experiment.new_network())  # of the size of this one
         if isinstance(loss, LossWithTeacher):
@@ -178,7 +177,7 @@ def _trace(experiment: Experiment, micro: int) -> tuple[nn.Module, int, int]:
             known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool), x1) if config.known else None
             return x1, cond, Shapes(config.train.seed, 0, micro), known
 
-        return network, *peak_of_step(objective, inputs, autocast=config.train.precision == "bfloat16")
+        return network, measure(objective, inputs, config.train.precision == "bfloat16")
 
 
 def _weights_dtype(config: Config) -> torch.dtype:

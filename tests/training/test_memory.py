@@ -98,6 +98,15 @@ def test_copies_of_weights_are_those_that_autocast_makes(tiny, tmp_path):
     assert told(precision="bfloat16", activation_checkpointing=True) < 0.75 * 2 * cast
 
 
+def test_an_engine_at_stage_3_changes_no_plan(fit, tiny, tmp_path):
+    """It puts a linear layer of its own in torch's place, in the whole process, which keeps no cast weights."""
+    config = resolve(Document(tiny(tmp_path / "run", precision="bfloat16", **SEQUENCES))).config
+    before = plan(config, 1)
+    fit(tiny(tmp_path / "other", {"zero_optimization": {"stage": 3}}, steps=1))
+    assert plan(config, 1) == before
+    assert before.stages[2].copies > before.stages[3].copies == 0
+
+
 @pytest.mark.parametrize("options", [{}, {"stage3_max_reuse_distance": 0, "stage3_max_live_parameters": 0}])
 def test_what_stage_3_has_gathered_is_told(fit, tiny, tmp_path, monkeypatch, options):
     whole = [0]
