@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from flowgen.config import load
 from flowgen.core.interfaces import MASK
@@ -37,7 +38,12 @@ class There(Randomness):
 def forward(config, masked=False):
     """The loss of a step on tensors that say they are on an accelerator."""
     experiment = Experiment(config).complete()
-    loss, null = experiment.loss, null_conditions(experiment.conditioners, 4)
+    null = null_conditions(experiment.conditioners, 4)
+    if isinstance(experiment.loss, nn.Module):  # the engine moves it with the network
+        del experiment.loss
+        with fake_tensors(), torch.device(KIND):
+            assert experiment.loss is not None
+    loss = experiment.loss
     with fake_tensors():
         with torch.device(KIND):
             network = experiment.new_network()
@@ -65,6 +71,25 @@ def test_a_step_mixes_no_devices_and_reads_no_values(recipe, change):
     output = forward(load(recipe, ["train.batch_size=4", *CHANGES[change]]).config, change == "masked")
     assert output.total.device.type == KIND
     assert output.total.requires_grad
+
+
+LOSSES = {
+    **{name: [] for name in ("consistency", "edm", "flow-map", "uncertainty")},
+    **{name: ["path=null", "times=null"] for name in ("ddpm", "rectified-flow", "score-matching")},
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_loss_mixes_devices_or_reads_values(loss):
+    sections = [*LOSSES[loss], f"loss={{type: {loss}}}", "sample={steps: 2}"]
+    output = forward(load("demo/video", ["train.batch_size=4", *sections]).config)
+    assert output.total.device.type == KIND
+
+
+@pytest.mark.parametrize("path", ["betas", "cosine", "ve", "vp"])
+def test_no_path_mixes_devices_or_reads_values(path):
+    own = [f"path={{type: {path}}}", "loss={type: flow-matching, predicts: noise}"]
+    assert forward(load("demo/video", ["train.batch_size=4", *own]).config).total.device.type == KIND
 
 
 def test_what_reads_a_value_is_found(monkeypatch):
