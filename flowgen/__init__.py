@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # each name stands twice: for type checkers, who see the real one, and by its home, from which it loads on first use
 if TYPE_CHECKING:

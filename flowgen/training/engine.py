@@ -79,6 +79,9 @@ def start_ranks(timeout_s: float = 600.0) -> Ranks:
         for name in ours:  # a program that this one starts must find its own port
             del os.environ[name]
         atexit.register(_leave)  # threads of the process group that outlive the interpreter abort the process
+    elif not deepspeed.comm.is_initialized():  # whoever started us, such as Ray, has made the process group
+        never_compile_for_one_machine(deepspeed)
+        deepspeed.init_distributed(collective_backend(device), verbose=False)
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     control = torch.distributed.new_group(backend="gloo") if device.type != "cpu" and count > 1 else None
     return Ranks(rank, count, device, control)
