@@ -139,9 +139,8 @@ class SampleTab:
     # What happens
 
     def _wire(self) -> None:
-        self.way.change(
-            self._shown_groups, self.way, [*self.groups.values(), self.inputs["seed"]], show_progress="hidden"
-        )
+        used = [self.inputs[name] for name in ("count", "seconds", "seed", "guidance")]
+        self.way.change(self._shown, self.way, [*self.groups.values(), *used], show_progress="hidden")
         self.die.click(lambda: str(random.randrange(10**6)), None, self.inputs["seed"], show_progress="hidden")
         self.inputs["guidance"].change(
             self._shown_scales, self.inputs["guidance"], [self.inputs["scale"], *self.scales], show_progress="hidden"
@@ -163,8 +162,18 @@ class SampleTab:
         else:
             clip.change(self._first, clip, [self.drawing, start, end], show_progress="hidden")
 
-    def _shown_groups(self, way: str) -> list[Any]:
-        return [gr.Column(visible=name == way) for name in self.groups] + [gr.Textbox(interactive=way != "interpolate")]
+    def _shown(self, way: str) -> list[Any]:
+        """What a way does not use is not there to be filled in."""
+        drawn = way != "interpolate"
+        groups = [gr.Column(visible=name == way) for name in self.groups]
+        length = self.run["seconds"] is not None and "seconds" in form.WAYS[way].uses
+        return [
+            *groups,
+            gr.Slider(visible=way != "long"),
+            gr.Textbox(visible=length),
+            gr.Textbox(visible=drawn),
+            gr.Dropdown(visible=drawn),
+        ]
 
     def _shown_scales(self, guidance: str) -> list[Any]:
         one, each = guidance in SCALES, guidance == form.EACH

@@ -170,6 +170,9 @@ def test_every_way_of_sampling(page, clips, run):
         page.upload(*files)
         job = page.make()
         assert (job["asked"]["way"], len(job["uploads"])) == (way, len(files))
+    page.way("Between two clips")
+    for unused in ("Seed", "Seconds"):
+        assert page.panel.get_by_label(unused, exact=True).count() == 0, "it would change nothing"
     page.way("Replace a part")
     page.upload(one)
     if run == "notes":
