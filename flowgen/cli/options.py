@@ -78,6 +78,38 @@ def sampling_options(command: _Command) -> _Command:
     return command
 
 
+def server_options(port: int, folder: str) -> Callable[[_Command], _Command]:
+    """Add what every command that listens takes: runs, address, token, where jobs are kept, adapters, memory, device."""
+    options = (
+        click.argument("runs", nargs=-1, required=True, type=File(), metavar="RUN..."),
+        click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at."),
+        click.option("--port", type=click.IntRange(0, 65535), default=port, show_default=True, help="0: a free one."),
+        click.option("--token-file", type=File(), help="A file that holds the token; needed beyond this machine."),
+        click.option(
+            "--jobs", "folder", type=File(), default=Path(folder), show_default=True, help="Where what is made is kept."
+        ),
+        click.option(
+            "--adapter",
+            "adapters",
+            multiple=True,
+            type=File(),
+            metavar="PATH",
+            help="One that may be put on a run; repeat for more.",
+        ),
+        click.option(
+            "--memory", type=Number(min=0, min_open=True), default=8.0, show_default=True, help="GB for runs."
+        ),
+        click.option("--device", metavar="NAME", help="Where to sample; the first GPU where there is one."),
+    )
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def sampling_overrides(run: Path, options: dict[str, Any]) -> list[str]:
     """These options as overrides of the run's `sample` section, so that they are checked as a config is."""
     from flowgen.runs.run import Run

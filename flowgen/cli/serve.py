@@ -10,34 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowgen.cli.options import File, Number
+from flowgen.cli.options import Number, server_options
 
 if TYPE_CHECKING:
     from flowgen.serving.jobs import Store
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=File(), metavar="RUN...")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--token-file", type=File(), help="A file that holds the token; needed beyond this machine.")
-@click.option("--jobs", "folder", type=File(), default=None, help="Where jobs are kept (default: runs/serve).")
+@server_options(8000, "runs/serve")
 @click.option("--queue", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Jobs that may wait.")
 @click.option("--redis", metavar="URL", help="Share the jobs with other servers through this Redis.")
 @click.option("--keep", type=click.IntRange(1, 10_000_000), help="Ended jobs that stay (default 1000).")
 @click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Clips made together.")
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    type=File(),
-    metavar="PATH",
-    help="One that may be put on a run; repeat for more.",
-)
-@click.option("--memory", type=Number(min=0, min_open=True), default=8.0, show_default=True, help="GB for runs.")
 @click.option("--upload", type=Number(min=0, max=100_000, min_open=True), default=64.0, show_default=True, help="MB.")
 @click.option("--patience", type=Number(min=0, max=86_400), default=30.0, show_default=True, help="Seconds, on stop.")
-@click.option("--device", metavar="NAME", help="Where to sample; the first GPU where there is one.")
 def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None, **options: Any) -> None:
     """Sample from trained runs over HTTP: jobs in a queue, those that agree in shape made together.
 
@@ -69,7 +55,7 @@ def serve(runs: tuple[Path, ...], host: str, port: int, token_file: Path | None,
     for name in folders:
         loaded.get(name)  # what cannot be loaded is said now
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    jobs = _store(options["folder"] or Path("runs/serve"), options["keep"], options["redis"])
+    jobs = _store(options["folder"], options["keep"], options["redis"])
     sampler = Sampler(jobs, loaded, options["batch"])
     limits = Limits(options["queue"], options["upload"], options["patience"])
     app = make_app(jobs, loaded, sampler, limits, token)
