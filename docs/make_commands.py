@@ -18,8 +18,9 @@ WIDTH = 84
 def page() -> str:
     """Markdown: a section for each command with what `--help` prints."""
     parts = ["# The command line\n\nWhat `flowgen COMMAND --help` prints.\n"]
+    above = click.Context(cli, **cli.context_settings)  # from where -h comes
     for names, command in _commands(cli, ("flowgen",)):
-        context = click.Context(command, info_name=" ".join(names), max_content_width=WIDTH, terminal_width=WIDTH)
+        context = click.Context(command, above, " ".join(names), max_content_width=WIDTH, terminal_width=WIDTH)
         parts.append(f"\n## {' '.join(names)}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
     return "".join(parts)
 
