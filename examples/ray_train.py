@@ -7,7 +7,7 @@ import argparse
 import os
 
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 
 def rank(settings: dict) -> None:
@@ -33,7 +33,6 @@ def main() -> None:
         rank,
         train_loop_config={"config": asked.config, "overrides": asked.overrides, "folder": os.getcwd()},
         scaling_config=ScalingConfig(num_workers=asked.workers, use_gpu=asked.gpu),
-        torch_config=TorchConfig(backend="nccl" if asked.gpu else "gloo"),
         run_config=RunConfig(name="flowgen"),
     )
     trainer.fit()
