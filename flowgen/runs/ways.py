@@ -168,6 +168,10 @@ def parts_of(generator: Generator, request: Long | Continue, watch: Watch) -> It
         (request.seconds - window) / (window / 2)
     )  # about: what a window adds is known after the first
     first = _from_noise(generator, _plain(request), watch.part(0, turns))
+    longest = max(modality.seconds(clip) for clip in first)
+    if longest > request.seconds - 1e-6:  # the conditions asked for a length of their own
+        yield [modality.cut(clip, 0, request.seconds) for clip in first]
+        return
     yield first
     windows, left = Windows.after(generator, first[0]), request.seconds - modality.seconds(first[0])
     yield from _following(generator, request, windows, first, left, request.seed + 1, watch, 1)

@@ -101,6 +101,9 @@ class Store(Protocol):
     def claim(self, job: Job) -> bool:
         """Whether this server is the one to make a queued job."""
 
+    def release(self) -> None:
+        """Let go of what this server has claimed and not ended, so that it is made again."""
+
     def all(self) -> Iterator[Job]: ...
 
     def change(self, job: Job, **values: Any) -> None:
@@ -194,6 +197,11 @@ class Jobs:
     def claim(self, job: Job) -> bool:
         self.change(job, state="running")
         return job.state == "running"
+
+    def release(self) -> None:
+        for job in self.all():
+            if job.state == "running":
+                self.change(job, state="queued", done_steps=0)
 
     def wait(self, seconds: float) -> None:
         with self.changed:

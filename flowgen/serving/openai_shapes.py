@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ _SPEECH = {"model", "input", "voice", "response_format", "speed", "seed", "condi
 _VIDEO = {"model", "prompt", "seconds", "size", "input_reference", "seed", "conditions"}
 _VOICES = ("voice", "speaker")
 _NO_VOICE = ("", "default", "none")
-_WAIT_S = 0.5
+_WAIT_S = 0.1
 
 
 def add_openai_shapes(app: FastAPI, jobs: Store, sampler: Sampler, most: int) -> None:
@@ -50,8 +51,9 @@ def add_openai_shapes(app: FastAPI, jobs: Store, sampler: Sampler, most: int) ->
         while not job.over:
             if await request.is_disconnected():
                 jobs.change(job, state="cancelled")
-            await run_in_threadpool(jobs.wait, _WAIT_S)
-            job = jobs.get(job.id) or job
+            await asyncio.sleep(_WAIT_S)  # a wait in a thread would keep one from all others
+            found = await run_in_threadpool(jobs.get, job.id)
+            job = found or job
         return _content(sampler, jobs, job)
 
     @app.post("/v1/videos")
@@ -169,6 +171,8 @@ def _size(generator: Generator) -> str | None:
 
 
 def _is_video(sampler: Sampler, job: Job) -> bool:
+    if job.run not in sampler.loaded.folders:
+        return False  # of a start before, with other runs
     generator = sampler.loaded.get(job.run)
     formats = Media(generator.config.modality.type, generator.modality).formats
     return next(iter(formats.values())).startswith("video/")

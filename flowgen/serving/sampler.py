@@ -165,8 +165,16 @@ class Sampler:
                 self._turn()
             except Exception:  # the place where jobs are kept is gone for a while
                 log.exception("the sampler goes on in %g s", _PAUSE_S)
+                self._let_go()
                 self._stop.wait(_PAUSE_S)
         self._finish_writing()
+
+    def _let_go(self) -> None:
+        try:
+            self._finish_writing()
+        except Exception:
+            log.exception("what was being written is made again")
+        self.jobs.release()
 
     def _turn(self) -> None:
         if queued := self.jobs.queued():
@@ -292,9 +300,9 @@ class Sampler:
                 self.jobs.change(prepared.job, state="done", files=files, seconds=seconds)
 
     def _finish_writing(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def _said(self, job: Job, error: Exception) -> str:
         """An error in which uploads have the names that the client gave them."""

@@ -104,6 +104,9 @@ class SharedJobs:
             self._claimed.discard(job.id)
         return job.state == "running"
 
+    def release(self) -> None:
+        self._claimed.clear()  # their leases end, and any server queues them again
+
     def change(self, job: Job, **values: Any) -> None:
         if "previews" in values:
             self._send(job, [PREVIEW])

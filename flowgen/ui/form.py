@@ -190,8 +190,8 @@ def _settings(run: Mapping[str, Any], way: str, filled: Mapping[str, Any]) -> di
     """What differs from the run's own."""
     own = run["settings"]
     settings: dict[str, Any] = {}
-    if filled.get("steps") and int(filled["steps"]) != own["steps"]:
-        settings["steps"] = int(filled["steps"])
+    if filled.get("steps") and (steps := _whole("Steps", filled["steps"])) != own["steps"]:
+        settings["steps"] = steps
     if filled.get("solver") and filled["solver"] != own["solver"]["type"]:
         settings["solver"] = {"type": filled["solver"]}
     kind = filled.get("guidance", OWN)

@@ -122,6 +122,31 @@ def test_what_a_server_that_is_gone_had_claimed_is_made_by_another(samplers):
     assert len(now.files) == 1
 
 
+def test_what_was_being_made_when_the_queue_went_away_is_made_after_it_came_back(samplers, monkeypatch):
+    one, _ = samplers
+    job, plain, away = one.accept({"seed": 3}, {}, 10), one.jobs.change, [2]
+
+    def change(job, **values):
+        if "done_steps" in values and values.get("state") is None and away[0]:
+            away[0] -= 1
+            raise redis.ConnectionError
+        plain(job, **values)
+
+    def failed(job, **values):
+        if values.get("state") == "failed":
+            raise redis.ConnectionError  # what went wrong cannot be said either
+        change(job, **values)
+
+    monkeypatch.setattr(one.jobs, "change", failed)
+    one.start()
+    until = time.monotonic() + 30
+    while (now := one.jobs.get(job.id)).state != "done":
+        assert time.monotonic() < until, now
+        time.sleep(0.1)
+    one.stop(5)
+    assert away == [0]
+
+
 def test_a_job_is_claimed_once_and_ends_once(samplers):
     one, other = samplers
     for round in range(20):

@@ -101,6 +101,7 @@ def test_guidance_is_the_run_s_own_unless_it_is_chosen(guidance, expected):
         ("inpaint", {"clip": "a.wav", "mask": "m.png", "start_s": 1.0}, "or by times"),
         ("sample", {"seconds": "long"}, "Seconds"),
         ("sample", {"seed": "1.5"}, "Seed"),
+        ("sample", {"steps": "few"}, "Steps"),
         ("sample", {"condition length": "a"}, "length"),
     ],
 )
