@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -13,3 +15,15 @@ def test_nano_flow_learns():
     distances = [float(line.split()[-1]) for line in done.stdout.splitlines() if "evaluations" in line]
     assert len(distances) == 3
     assert max(distances) < 0.25  # noise itself lies at 0.35
+
+
+@pytest.mark.slow
+def test_a_joint_clip_on_one_page(tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "joint_clip.py", "10"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    clips = sorted(path.name for path in (tmp_path / "runs" / "joint-clip" / "samples").iterdir())
+    assert clips == ["both.mp4", "picture-for-sound.mp4", "sound-for-picture.mp4"]
+    assert done.stdout.count("impacts_heard") >= 1  # of ten steps nothing is asked
+    assert len((EXAMPLES / "joint_clip.py").read_text().splitlines()) < 70

@@ -270,6 +270,14 @@ class Judging(Protocol):
         """The names of those figures."""
 
 
+@runtime_checkable
+class DrawsFound(Protocol):
+    """It can draw what it finds in a clip: the report shows that picture below the player."""
+
+    def draw(self, clip: Clip, path: Path) -> None:
+        """Write a PNG, whole or not at all."""
+
+
 # Abilities of a data set
 
 

@@ -1,7 +1,8 @@
-"""What velocity networks are built of, and the two families that need nothing else: a transformer over any axes, an MLP."""
+"""What velocity networks are built of, and the networks that need nothing else."""
 
 from flowgen.nn.attention import CrossAttention, SelfAttention
 from flowgen.nn.embedding import ConditionEmbedding, Embedded, TimeEmbedding
+from flowgen.nn.exchange import ExchangeTransformer
 from flowgen.nn.mlp import MLP
 from flowgen.nn.multistream import StreamTransformer
 from flowgen.nn.positions import CommonPositions, Positions
@@ -13,6 +14,7 @@ __all__ = [
     "ConditionEmbedding",
     "CrossAttention",
     "Embedded",
+    "ExchangeTransformer",
     "Positions",
     "SelfAttention",
     "StreamTransformer",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +22,25 @@ from flowgen.nn.embedding import ConditionEmbedding, InputEmbeddings, TimeEmbedd
 from flowgen.nn.patches import Patches, real_times
 from flowgen.nn.positions import CommonPositions, Rotation
 from flowgen.nn.transformer import modulate
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of all streams lie, one stream after the other, each in row-major order."""
+
+    rotation: Rotation
+    mask: Tensor | None
+    """Which are real, bool [B, N]."""
+    sizes: Mapping[str, int]
+    """Tokens of each stream."""
+    near: Tensor | None
+    """Which exchange, bool [N, N]; None: all."""
+
+    def of(self, name: str) -> slice:
+        """The tokens of a stream among all."""
+        names = list(self.sizes)
+        first = sum(self.sizes[other] for other in names[: names.index(name)])
+        return slice(first, first + self.sizes[name])
 
 
 class StreamBlock(nn.Module):
@@ -41,15 +62,14 @@ class StreamBlock(nn.Module):
         self,
         streams: dict[str, Tensor],
         modulation: dict[str, Tensor],
-        rotation: Rotation,
-        mask: Tensor | None,
+        places: Places,
         sequence: Tensor | None,
         sequence_mask: Tensor | None,
     ) -> dict[str, Tensor]:
-        """streams [B, L, S, width], each with one modulation [B, L, 6, width] for each L; mask and rotation of all tokens."""
+        """streams [B, L, S, width], each with one modulation [B, L, 6, width] for each L."""
         parts = {n: (self.tables[n] + modulation[n]).unsqueeze(2).unbind(3) for n in streams}
         seen = [modulate(x, *parts[n][:2]).flatten(1, 2) for n, x in streams.items()]
-        made = self.attention(torch.cat(seen, 1), rotation, mask).split([s.shape[1] for s in seen], 1)
+        made = self.attention(torch.cat(seen, 1), places.rotation, places.mask).split([s.shape[1] for s in seen], 1)
         streams = {
             n: torch.addcmul(x, parts[n][2], y.view(x.shape)) for (n, x), y in zip(streams.items(), made, strict=True)
         }
@@ -60,25 +80,12 @@ class StreamBlock(nn.Module):
         return {n: torch.addcmul(x, parts[n][5], self.mlps[n](modulate(x, *parts[n][3:5]))) for n, x in streams.items()}
 
 
-class StreamTransformer(nn.Module):
-    """Velocity of states of several streams {name: [B, *axes, channels]} of any axes and sizes that the patches divide.
-
-    All tokens attend to all, at positions in common time: seconds on the axis "time", whatever the rates, and shares of
-    the whole on others. Every stream may have a time of its own for each of its tokens, and be absent from a clip (a mask
-    that is false throughout): it is seen by no other stream then, and parameters that are its own get no gradient.
+class Streams(nn.Module):
+    """What networks over several streams share: tokens, times, positions, conditions and outputs of each, around their blocks.
 
     Args:
-        spec: the streams as trained, by name.
-        conditions: conditioners by name; vectors join the time embedding, sequences are attended to.
-        inputs: what the loss shows the network beside x and t; they join the time embedding.
-        width: channels of a token.
-        depth: number of blocks.
-        heads: of the attention.
-        patches: by stream, steps of each of its axes that make one token; 1 by default.
-        mlp_ratio: hidden width of an MLP relative to `width`.
-        checkpoint: recompute the blocks in the backward pass instead of keeping what they made.
-
-    Raises ValueError for a patch or a width that does not fit, and for one stream alone.
+        block: makes one, from the names of the streams and whether there is a sequence to attend to.
+        modulations: vectors that the projection of times and conditions gives a block, of each stream.
     """
 
     repeated_blocks: ClassVar[tuple[str, ...]] = ("blocks",)
@@ -90,18 +97,19 @@ class StreamTransformer(nn.Module):
         self,
         spec: Mapping[str, StreamSpec],
         conditions: Mapping[str, Conditioner],
-        inputs: Sequence[NetworkInput] = (),
+        inputs: Sequence[NetworkInput],
+        block: Callable[[Sequence[str], bool], nn.Module],
+        modulations: int,
         *,
-        width: Count = 256,
-        depth: Count = 6,
-        heads: Count = 4,
-        patches: dict[str, tuple[Count, ...]] | None = None,
-        mlp_ratio: Positive = 4.0,
-        checkpoint: bool = False,
+        width: int,
+        depth: int,
+        heads: int,
+        patches: Mapping[str, tuple[int, ...]] | None,
+        checkpoint: bool,
     ) -> None:
         super().__init__()
         if isinstance(spec, StreamSpec):
-            raise ValueError("the latents are one stream; stream-transformer takes several: use transformer")
+            raise ValueError("the latents are one stream, and this network takes several: use transformer")
         if strangers := (patches or {}).keys() - spec.keys():
             raise ValueError(f"patches names {', '.join(sorted(strangers))}; the streams are {', '.join(spec)}")
         self.patch = {name: tuple((patches or {}).get(name, (1,) * len(s.axes))) for name, s in spec.items()}
@@ -117,9 +125,9 @@ class StreamTransformer(nn.Module):
         self.embed = nn.ModuleDict({name: nn.Linear(volume, width) for name, volume in volumes.items()})
         self.stream = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in spec})
         self.positions = CommonPositions({n: s.axes for n, s in spec.items()}, self.patch, width // heads // 2)
-        self.project = nn.ModuleDict({name: nn.Linear(width, 6 * width) for name in spec})
-        hidden, cross = int(width * mlp_ratio), self.conditions.has_sequence
-        self.blocks = nn.ModuleList(StreamBlock(list(spec), width, heads, hidden, cross) for _ in range(depth))
+        self.project = nn.ModuleDict({name: nn.Linear(width, modulations * width) for name in spec})
+        self.modulations = modulations
+        self.blocks = nn.ModuleList(block(list(spec), self.conditions.has_sequence) for _ in range(depth))
         self.tables = nn.ParameterDict({name: nn.Parameter(torch.zeros(2, width)) for name in spec})
         self.out = nn.ModuleDict({name: nn.Linear(width, volume) for name, volume in volumes.items()})
         for layer in (*self.project.values(), *self.out.values()):
@@ -148,16 +156,22 @@ class StreamTransformer(nn.Module):
             embs[name] = F.silu(emb if embedded.vector is None else emb + embedded.vector[:, None])
             tokens = self.embed[name](self.patches[name].split(leaf)).float()
             streams[name] = (tokens + self.stream[name]).unflatten(1, (emb.shape[1], -1))  # [B, L, S, width]
-        modulation = {name: self.project[name](emb).float().unflatten(-1, (6, -1)) for name, emb in embs.items()}
-        rotation = self.positions(grids)
+        modulation = {
+            name: self.project[name](emb).float().unflatten(-1, (self.modulations, -1)) for name, emb in embs.items()
+        }
+        sizes = {name: math.prod(grid) for name, grid in grids.items()}
         seen = None if mask is None else self._seen(mask, grids)
+        places = Places(self.positions(grids), seen, sizes, self._near(grids))
         for block in self.blocks:
-            given = (streams, modulation, rotation, seen, embedded.sequence, embedded.mask)
+            given = (streams, modulation, places, embedded.sequence, embedded.mask)
             if self.checkpoint and torch.is_grad_enabled() and not differentiated():
                 streams = recompute(block, *given, use_reentrant=False)
             else:
                 streams = block(*given)
         return {name: self._read(name, h, embs[name], grids[name]) for name, h in streams.items()}
+
+    def _near(self, grids: Mapping[str, tuple[int, ...]]) -> Tensor | None:
+        return None
 
     def _embedding(self, name: str, t: Tensor, inputs: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
         """The embedding of the times of a stream, [B, L, width]."""
@@ -179,6 +193,47 @@ class StreamTransformer(nn.Module):
             layer = self.out[name]
             out = layer(modulate(h, shift, scale).to(layer.weight.dtype)).flatten(1, 2)  # type: ignore[arg-type]
         return self.patches[name].join(out, grid)
+
+
+class StreamTransformer(Streams):
+    """Velocity of states of several streams {name: [B, *axes, channels]} of any axes and sizes that the patches divide.
+
+    All tokens attend to all, at positions in common time: seconds on the axis "time", whatever the rates, and shares of
+    the whole on others. Every stream may have a time of its own for each of its tokens, and be absent from a clip (a mask
+    that is false throughout): it is seen by no other stream then, and parameters that are its own get no gradient.
+
+    Args:
+        spec: the streams as trained, by name.
+        conditions: conditioners by name; vectors join the time embedding, sequences are attended to.
+        inputs: what the loss shows the network beside x and t; they join the time embedding.
+        width: channels of a token.
+        depth: number of blocks.
+        heads: of the attention.
+        patches: by stream, steps of each of its axes that make one token; 1 by default.
+        mlp_ratio: hidden width of an MLP relative to `width`.
+        checkpoint: recompute the blocks in the backward pass instead of keeping what they made.
+
+    Raises ValueError for a patch or a width that does not fit, and for one stream alone.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, StreamSpec],
+        conditions: Mapping[str, Conditioner],
+        inputs: Sequence[NetworkInput] = (),
+        *,
+        width: Count = 256,
+        depth: Count = 6,
+        heads: Count = 4,
+        patches: dict[str, tuple[Count, ...]] | None = None,
+        mlp_ratio: Positive = 4.0,
+        checkpoint: bool = False,
+    ) -> None:
+        def block(names: Sequence[str], cross: bool) -> StreamBlock:
+            return StreamBlock(names, width, heads, int(width * mlp_ratio), cross)
+
+        shape: Any = {"width": width, "depth": depth, "heads": heads, "patches": patches, "checkpoint": checkpoint}
+        super().__init__(spec, conditions, inputs, block, 6, **shape)
 
 
 def _one(t: Any, name: str) -> Tensor:

@@ -137,6 +137,18 @@ class CommonPositions(nn.Module):
                 self._tables[key] = torch.cat([self._build(name, grid) for name, grid in grids.items()])
         return self._tables[key]
 
+    def seconds(self, grids: Mapping[str, tuple[int, ...]]) -> Tensor:
+        """Of the centre of each token [N], in the order of `forward`; not-a-number where its stream has no time."""
+        parts = []
+        for name, grid in grids.items():
+            at = torch.full(grid, math.nan, device=self.frequencies.device)
+            for i, (axis, p) in enumerate(zip(self.axes[name], self.patches[name], strict=True)):
+                if axis.name == "time":
+                    shape = [grid[i] if j == i else 1 for j in range(len(grid))]
+                    at = ((torch.arange(grid[i], device=at.device) + 0.5) * p / axis.rate).reshape(shape).expand(grid)
+            parts.append(at.reshape(-1))
+        return torch.cat(parts)
+
     def _build(self, stream: str, grid: tuple[int, ...]) -> Rotation:
         angles = []
         bands = dict(zip(self.shares, self.frequencies.float().split(list(self.shares.values())), strict=True))

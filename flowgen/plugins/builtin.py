@@ -155,6 +155,12 @@ def flowgen_components() -> list[Component]:
             "attention among the tokens of several streams",
         ),
         Component(
+            "network",
+            "exchange-transformer",
+            "flowgen.nn:ExchangeTransformer",
+            "a transformer for each stream, with an exchange between them",
+        ),
+        Component(
             "network", "lora", "flowgen.runs.adapted:lora", "a trained network, frozen, with low-rank corrections"
         ),
         Component("network", "mlp", "flowgen.nn:MLP", "linear layers, for states without axes"),

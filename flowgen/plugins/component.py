@@ -139,7 +139,7 @@ KINDS = {
             "a measure of generated clips",
             "flowgen.media.interfaces:Metric",
             ("modality", "dataset", "encoder"),
-            _abilities("Resampled", "Graded", "Judging"),
+            _abilities("Resampled", "Graded", "Judging", "DrawsFound"),
         ),
         Kind(
             "logger",

@@ -19,7 +19,7 @@ from flowgen.errors import UsageError
 from flowgen.evaluation import readings
 from flowgen.files import read_json, write_json
 from flowgen.media.clip import Clip
-from flowgen.media.interfaces import Dataset, Modality
+from flowgen.media.interfaces import Dataset, DrawsFound, Modality
 from flowgen.runs.generator import Generator
 from flowgen.runs.requests import request_like
 from flowgen.runs.run import Run
@@ -39,7 +39,7 @@ class Shown:
     file: str
     media_type: str
     picture: str | None
-    """An image of it, where the medium itself cannot be seen."""
+    """An image of it, where the medium itself cannot be seen, or with what a metric found in it."""
     asked: dict[str, str]
     found: dict[str, str]
 
@@ -94,8 +94,9 @@ def make_showcase(
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in real]
     made = generator.sample(request_like(real, asked, seed=seed), on_step=on_step)
     kept = generator.reconstruct(real)
-    writer = _Writer(modality, folder, generator.describe(run=str(run.folder), seed=seed))
     metrics = generator.experiment.metrics if generator.config.eval.metrics else []
+    drawing = next((metric for _, metric in metrics if isinstance(metric, DrawsFound)), None)
+    writer = _Writer(modality, folder, generator.describe(run=str(run.folder), seed=seed), drawing)
     if together:
         generated = [writer.write(made, "generated", {}, {})]
         pairs = [(writer.write(real, "real", {}, {}), writer.write(kept, "round-trip", {}, {}))]
@@ -151,18 +152,25 @@ def _rank(order: Sequence[str], value: Any) -> tuple[int, str]:
 class _Writer:
     """Writes media files and pictures of one modality into one folder."""
 
-    def __init__(self, modality: Modality, folder: Path, metadata: Mapping[str, Any]) -> None:
-        self.modality, self.folder, self.metadata = modality, folder, metadata
+    def __init__(
+        self, modality: Modality, folder: Path, metadata: Mapping[str, Any], drawing: DrawsFound | None
+    ) -> None:
+        self.modality, self.folder, self.metadata, self.drawing = modality, folder, metadata, drawing
         self.suffix, self.media_type = next(iter(modality.formats.items()))
 
     def write(self, clips: Sequence[Clip], name: str, asked: dict[str, str], found: dict[str, str]) -> Shown:
         file = name + self.suffix
         self.modality.write(clips, self.folder / file, {**self.metadata, "conditions": asked})
-        picture = None
-        if self.media_type.partition("/")[0] not in ("video", "image"):
-            picture = f"{name}.png"
-            self.modality.sheet(clips, self.folder / picture)
-        return Shown(file, self.media_type, picture, asked, found)
+        return Shown(file, self.media_type, self._picture(clips, f"{name}.png"), asked, found)
+
+    def _picture(self, clips: Sequence[Clip], name: str) -> str | None:
+        if self.drawing is not None and len(clips) == 1:
+            self.drawing.draw(clips[0], self.folder / name)
+        elif self.media_type.partition("/")[0] not in ("video", "image"):
+            self.modality.sheet(clips, self.folder / name)
+        else:
+            return None
+        return name
 
     def sheet(self, clips: Sequence[Clip], name: str) -> str:
         file = f"{name}-sheet.png"

@@ -39,6 +39,24 @@ def flowgen_components() -> list[Component]:
         ),
         Component(
             "metric",
+            "av-align",
+            "flowgen_av.alignment:AVAlign",
+            "do peaks of motion and onsets of sound coincide?",
+        ),
+        Component(
+            "metric",
+            "retrieval",
+            "flowgen_av.retrieval:Retrieval",
+            "does a judge of real pairs find the sound of a picture among others?",
+        ),
+        Component(
+            "metric",
+            "stream-distribution",
+            "flowgen_av.distribution:StreamDistribution",
+            "distance of one stream to the distribution of real ones",
+        ),
+        Component(
+            "metric",
             "bounce-agreement",
             "flowgen_av.synchrony:BounceAgreement",
             "are the asked ball and material seen and heard?",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from flowgen.core.random import seed_of
 from flowgen.core.ranges import Count, Share
@@ -15,8 +16,11 @@ from flowgen.errors import UsageError
 from flowgen.evaluation.features import FromFeatures
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Better
-from flowgen_av.events import rises
+from flowgen_av.events import onsets, rises
 from flowgen_av.modality import AudioVideo
+
+_MOST = 48
+"""Events of a clip that are kept."""
 
 Region = tuple[Share, Share, Share, Share]
 
@@ -104,6 +108,78 @@ class OnsetTest:
         drawn = torch.stack([each[rows, torch.randperm(n, generator=rng)].mean() for _ in range(self.pairings)])
         reached = int((drawn >= each.diagonal().mean() - 1e-12).sum())
         return {"p_value": (1 + reached) / (1 + self.pairings)}
+
+
+class AVAlign(FromFeatures):
+    """Intersection over union of the peaks of motion and of the onsets of sound (AV-Align; Yariv et al. 2024, sec. 4.1).
+
+    A peak of one belongs to one of the other within `frames` frames. Motion is the mean length of the optical flow between
+    frames (Lucas and Kanade 1981 in windows; the paper's is Farneback's), so that figures of other programs are near, not
+    equal: hold `av_align` against the same of real clips. `shuffled`: of each picture with the sound of the next clip.
+
+    Args:
+        frames: within which a peak and an onset belong together.
+    """
+
+    better: ClassVar[Mapping[str, Better]] = {"av_align": "higher"}
+
+    def __init__(self, modality: AudioVideo, frames: Count = 1) -> None:
+        self.modality, self.frames = modality, frames
+
+    def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Seconds of peaks and of onsets [N, ...], filled with not-a-number; of clips that have both."""
+        seen, heard = [], []
+        for clip in clips:
+            picture, sound = (self.modality.stream_of(clip, name) for name in ("picture", "sound"))
+            if picture is None or sound is None:
+                continue
+            frames: Any = picture.data
+            wave: Any = sound.data
+            seen.append(torch.tensor(motion_peaks(frames, self.modality.fps), dtype=torch.float64))
+            heard.append(torch.tensor(onsets(wave, self.modality.sample_rate), dtype=torch.float64))
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {
+            name: pad(
+                [F.pad(e, (0, _MOST - len(e)), value=math.nan) if len(e) <= _MOST else e[:_MOST] for e in events],
+                batch_first=True,
+            )
+            if events
+            else torch.zeros(0, _MOST)
+            for name, events in (("seen", seen), ("heard", heard))
+        }
+
+    def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+        seen, heard = found["seen"], found["heard"]
+        if not len(seen):
+            return {}
+        out = {"av_align": self._aligned(seen, heard)}
+        return out | ({"shuffled": self._aligned(seen, heard.roll(1, 0))} if len(seen) > 1 else {})
+
+    def _aligned(self, seen: Tensor, heard: Tensor) -> float:
+        near = (seen[:, :, None] - heard[:, None, :]).abs() <= self.frames / self.modality.fps + 1e-9
+        both = (near.any(2).sum(1) + near.any(1).sum(1)) / 2
+        all_of = (~seen.isnan()).sum(1) + (~heard.isnan()).sum(1) - both
+        return float((both / all_of.clamp(min=1)).mean())
+
+
+def motion_peaks(frames: Tensor, fps: float) -> list[float]:
+    """Seconds at which the optical flow of a picture [T, H, W, C] is longer, in the mean, than before and after."""
+    light = frames.float().mean(-1)[:, None] / 255
+    if len(light) < 4:
+        return []
+    down, right = torch.gradient((light[1:] + light[:-1]) / 2, dim=(2, 3))
+    later = light.diff(dim=0)
+
+    def near(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
+
+    yy, xx, xy = near(down**2) + 1e-4, near(right**2) + 1e-4, near(down * right)
+    yt, xt = near(down * later), near(right * later)
+    flow = torch.stack([xy * xt - xx * yt, xy * yt - yy * xt]) / (xx * yy - xy**2)
+    length = flow.norm(dim=0).flatten(1).mean(1)
+    middle = length[1:-1]
+    peaks = (middle > length[:-2]) & (middle >= length[2:]) & (middle > length.mean())
+    return ((peaks.nonzero()[:, 0] + 1.5) / fps).tolist()
 
 
 def correlations(found: Mapping[str, Tensor]) -> Tensor:

@@ -137,8 +137,18 @@ class AudioVideo:
         enlarge = self.picture.enlargement(clip.data["picture"])
         write_frames(clip.data["picture"].cpu(), self.fps, Path(path), metadata, enlarge=enlarge, sound=sound)
 
-    def sheet(self, clips: Sequence[Clip], path: Path, captions: Sequence[str] = ()) -> None:
-        """One PNG: of every clip a strip of frames above the wave of its sound, on one axis of seconds."""
+    def sheet(
+        self,
+        clips: Sequence[Clip],
+        path: Path,
+        captions: Sequence[str] = (),
+        *,
+        events: Sequence[Mapping[str, Sequence[float]]] = (),
+    ) -> None:
+        """One PNG: of every clip a strip of frames above the wave of its sound, on one axis of seconds.
+
+        events: of each clip, the seconds of events to mark, by stream.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 1.7 * len(clips) + 0.2), layout="constrained", dpi=100)
@@ -154,6 +164,10 @@ class AudioVideo:
                 wave: Any = sound.data
                 time = torch.arange(wave.shape[-1]) / self.sample_rate
                 below.plot(time.numpy(), wave.mean(0).numpy(), linewidth=0.5)
+            for name, axis, colour in (("picture", above, "tab:orange"), ("sound", below, "tab:red")):
+                for at in events[i].get(name, ()) if i < len(events) else ():
+                    axis.axvline(at, color=colour, linewidth=1.2)
+            above.set(xlim=(0, seconds))
             above.set_axis_off()
             below.set(xlim=(0, seconds), ylim=(-1, 1))
             below.tick_params(labelsize=6)

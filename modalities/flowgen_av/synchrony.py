@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -39,13 +40,21 @@ class EventSynchrony(FromFeatures):
         self.modality, self.radius = modality, dataset.radius
 
     def features(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        seen, heard = [], []
-        for clip in clips:
-            picture, sound = (self.modality.stream_of(clip, name) for name in ("picture", "sound"))
-            seen.append([] if picture is None else impacts(picture.data, self.modality.fps, self.radius))  # type: ignore[arg-type]
-            heard.append([] if sound is None else onsets(sound.data, self.modality.sample_rate))  # type: ignore[arg-type]
+        seen, heard = ([self.events(clip)[name] for clip in clips] for name in ("picture", "sound"))
         length = [self.modality.seconds(clip) for clip in clips]
         return {"seen": _padded(seen), "heard": _padded(heard), "seconds": torch.tensor(length, dtype=torch.float64)}
+
+    def events(self, clip: Clip) -> dict[str, list[float]]:
+        """Seconds of the impacts that are seen (`picture`) and of the onsets that are heard (`sound`)."""
+        picture, sound = (self.modality.stream_of(clip, name) for name in ("picture", "sound"))
+        return {
+            "picture": [] if picture is None else impacts(picture.data, self.modality.fps, self.radius),  # type: ignore[arg-type]
+            "sound": [] if sound is None else onsets(sound.data, self.modality.sample_rate),  # type: ignore[arg-type]
+        }
+
+    def draw(self, clip: Clip, path: Path) -> None:
+        """The frames and the sound of a clip under each other, with both kinds of events marked."""
+        self.modality.sheet([clip], path, events=[self.events(clip)])
 
     def figures(self, found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
         seen, heard, seconds = found["seen"], found["heard"], found["seconds"]

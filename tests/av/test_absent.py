@@ -23,6 +23,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.exact]
 
 ROOT = Path(__file__).parents[1]
 STAGES, RANKS, STEPS, BATCH = (0, 1, 2, 3), (1, 2), 3, 4
+KINDS = {
+    "never": "stream-transformer",
+    "uneven": "stream-transformer",
+    "never exchanged": "exchange-transformer",
+}
 MEDIUM = {"fps": 8, "frames": 8, "height": 12, "width": 12, "sample_rate": 4000}
 CONFIG = {
     "name": "tiny",
@@ -71,18 +76,21 @@ def runs(tmp_path_factory):
     # the first half of the rows is that of the first rank
     uneven = seed_where(0.5, lambda steps: all(any(s[:2]) != any(s[2:]) for s in steps[:2]))
     jobs = {ranks: [] for ranks in RANKS}
-    for ranks, stage, (name, seed, share) in product(RANKS, STAGES, [("never", never, 0.85), ("uneven", uneven, 0.5)]):
+    for ranks, stage, name in product(RANKS, STAGES, KINDS):
+        seed, share = (uneven, 0.5) if name == "uneven" else (never, 0.85)
         config = copy.deepcopy(CONFIG)
         config["run"] = str(root / f"{name}-{ranks}-{stage}")
+        config["network"]["type"] = KINDS[name]
         config["data"] = {"type": "bouncing-sounds", "radius": 1.5, "no_picture": share}
         zero = {"stage": stage, "stage3_param_persistence_threshold": 0}
         config["deepspeed"] = {"zero_optimization": zero}
         config["train"] = {**TRAIN, "steps": STEPS, "seed": seed}
         jobs[ranks].append({"train": config})
-    start = copy.deepcopy(jobs[1][0])  # what a network begins as
-    start["train"]["run"] = str(root / "start")
-    start["train"]["train"] |= {"steps": 1, "optimizer": {"lr": 1e-30, "weight_decay": 0.0}}
-    jobs[1].append(start)
+    for job, name in zip(jobs[1][: len(KINDS)], KINDS, strict=True):  # what a network begins as
+        start = copy.deepcopy(job)
+        start["train"]["run"] = str(root / f"start-{name}")
+        start["train"]["train"] |= {"steps": 1, "optimizer": {"lr": 1e-30, "weight_decay": 0.0}}
+        jobs[1].append(start)
     for ranks, own in jobs.items():
         path = root / f"jobs-{ranks}.json"
         path.write_text(json.dumps(own))
@@ -100,9 +108,9 @@ def weights(folder):
     return load_file(path)
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [*product(RANKS, STAGES)])
-def test_parameters_of_a_stream_that_no_clip_has_do_not_move(runs, ranks, stage):
-    begun, trained = weights(runs / "start"), weights(runs / f"never-{ranks}-{stage}")
+@pytest.mark.parametrize(("ranks", "stage", "name"), [*product(RANKS, STAGES, ("never", "never exchanged"))])
+def test_parameters_of_a_stream_that_no_clip_has_do_not_move(runs, ranks, stage, name):
+    begun, trained = weights(runs / f"start-{name}"), weights(runs / f"{name}-{ranks}-{stage}")
     own = [name for name in begun if "picture" in name]
     assert len(own) > 8
     moved = [name for name in own if not torch.equal(begun[name], trained[name])]
@@ -119,5 +127,5 @@ def test_ranks_of_which_one_lacks_a_stream_train_as_one(runs, stage):
     torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-5)
-    begun = weights(runs / "start")
+    begun = weights(runs / "start-uneven")
     assert any(not torch.equal(begun[name], value) for name, value in weights(one).items() if "picture" in name)

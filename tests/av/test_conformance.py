@@ -22,3 +22,7 @@ class TestBouncingSounds(ModalityConformance):
     }
     round_trip_tolerance = 0.6
     batch_tolerance = 1e-3
+
+
+class TestExchange(TestBouncingSounds):
+    network = {**TestBouncingSounds.network, "type": "exchange-transformer", "window_s": 0.5}

@@ -1,4 +1,4 @@
-"""Properties of the transformer over several streams."""
+"""Properties of the networks over several streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowgen.core.flow_map import jvp
 from flowgen.core.interfaces import END_TIME, SECOND_TIME
 from flowgen.media.conditions import ClassCondition, TextCondition, encode_conditions
 from flowgen.media.streams import Axis, StreamSpec
-from flowgen.nn import CommonPositions, StreamTransformer
+from flowgen.nn import CommonPositions, ExchangeTransformer, StreamTransformer
 
 SPEC = {
     "sound": StreamSpec(2, (Axis("time", 8, 4.0),)),
@@ -23,11 +23,21 @@ CONDITIONS = {"kind": ClassCondition(("a", "b")), "text": TextCondition(8)}
 PATCHES = {"sound": (2,), "picture": (1, 2, 2)}
 
 
-def build(**options: Any) -> StreamTransformer:
+@pytest.fixture(params=[StreamTransformer, ExchangeTransformer], autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Each of them in every test."""
+    monkeypatch.setitem(globals(), "Kind", request.param)
+    return request.param
+
+
+Kind: Any = StreamTransformer
+
+
+def build(**options: Any) -> Any:
     """A small network away from its initialisation, in which nothing is zero."""
     options = {"width": 32, "depth": 2, "heads": 2, "patches": PATCHES, **options}
     torch.manual_seed(0)
-    net = StreamTransformer(SPEC, CONDITIONS, options.pop("inputs", ()), **options)
+    net = Kind(SPEC, CONDITIONS, options.pop("inputs", ()), **options)
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in net.parameters():
@@ -52,7 +62,7 @@ def gap(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 def test_a_new_network_says_zero_and_keeps_the_shapes() -> None:
     x, t, cond = given()
-    out = StreamTransformer(SPEC, CONDITIONS, width=32, depth=1, heads=2, patches=PATCHES)(x, t, cond)
+    out = Kind(SPEC, CONDITIONS, width=32, depth=1, heads=2, patches=PATCHES)(x, t, cond)
     assert {n: v.shape for n, v in out.items()} == {n: v.shape for n, v in x.items()}
     assert all(v.count_nonzero() == 0 for v in out.values())
 
@@ -123,7 +133,7 @@ def test_tokens_of_one_moment_have_one_angle() -> None:
 
 def test_a_second_time_comes_in_at_zero_and_is_differentiable() -> None:
     x, t, cond = given()
-    net = StreamTransformer(SPEC, CONDITIONS, [SECOND_TIME], width=32, depth=1, heads=2, patches=PATCHES)
+    net = Kind(SPEC, CONDITIONS, [SECOND_TIME], width=32, depth=1, heads=2, patches=PATCHES)
     torch.nn.init.normal_(net.out["sound"].weight)  # type: ignore[arg-type]
     assert gap(net(x, t, cond), net(x, t, {**cond, END_TIME: 0.5 + t / 2})) == 0
     net = build(inputs=[SECOND_TIME])
@@ -148,11 +158,11 @@ def test_recomputed_blocks_learn_the_same() -> None:
 
 def test_what_it_does_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match="use transformer"):
-        StreamTransformer(SPEC["sound"], {})  # type: ignore[arg-type]
+        Kind(SPEC["sound"], {})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="patches names smell"):
-        StreamTransformer(SPEC, {}, patches={"smell": (1,)})
+        Kind(SPEC, {}, patches={"smell": (1,)})
     with pytest.raises(ValueError, match="which a patch of 3 does not divide"):
-        StreamTransformer(SPEC, {}, patches={"sound": (3,)})
+        Kind(SPEC, {}, patches={"sound": (3,)})
     net, (x, t, cond) = build(), given()
     with pytest.raises(ValueError, match="takes the streams sound, picture, title"):
         net({"sound": x["sound"]}, t, cond)
