@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -20,6 +21,15 @@ from torch import Tensor, nn
 from flowgen.core.tree import left
 from flowgen.errors import UsageError
 from flowgen.media.streams import StreamSpec
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a velocity depends on beside state, time and prompt."""
+
+    spec: StreamSpec
+    table: Tensor | None
+    """Of the scheduler, as `Family.table` made it."""
 
 
 class Family(ABC):
@@ -39,8 +49,12 @@ class Family(ABC):
     """Sampling steps by default of the pipeline."""
     size: ClassVar[tuple[int, int, int]]
     """Frames, height and width by default of the pipeline."""
+    packs: ClassVar[bool] = False
+    """Whether the channels that the transformer takes are those of a patch."""
     multiple: ClassVar[int] = 1
     """What divides height and width, beyond what autoencoder and patches ask for."""
+    steps_multiple: ClassVar[int] = 1
+    """What divides the latent steps after the first."""
 
     @abstractmethod
     def patch(self, config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -52,9 +66,13 @@ class Family(ABC):
 
     @abstractmethod
     def velocity(
-        self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], spec: StreamSpec
+        self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], given: Given
     ) -> Tensor:
         """dx/dt of latents x [B, *axes, C] at times t [B] or [B, *axes]."""
+
+    def table(self, scheduler: Mapping[str, Any]) -> Tensor | None:
+        """What `velocity` wants of the scheduler, by its config; it is kept beside the weights."""
+        return None
 
     def sigmas(self, scheduler: Any, steps: int, positions: int) -> Tensor:
         """Noise levels of the pipeline's sampling, steps + 1 falling from 1 to 0, for latents of so many positions."""
@@ -83,6 +101,15 @@ def every_position(t: Tensor, x: Tensor, patch: tuple[int, ...]) -> Tensor:
         return t
     t = left(t, x[..., 0]).expand(x.shape[:-1])
     return t[(slice(None), *(slice(None, None, p) for p in patch))]
+
+
+def one_time(t: Tensor) -> Tensor:
+    """Times [B]. ValueError: positions have times of their own."""
+    if t.ndim > 1:
+        raise ValueError(
+            "this transformer is told one time for all positions: leave known regions out (known: []), or take LTX-Video"
+        )
+    return t
 
 
 @cache

@@ -59,9 +59,13 @@ class PretrainedModel:
             load_strictly(network, read_weights(folder), folder)
         return nn.Module.train(network)
 
+    @cached_property
+    def scheduler_config(self) -> dict[str, Any]:
+        return read_json(self.folder / "scheduler" / "scheduler_config.json")
+
     def scheduler(self) -> Any:
         """A new scheduler of the pipeline."""
-        config = read_json(self.folder / "scheduler" / "scheduler_config.json")
+        config = self.scheduler_config
         return _diffusers_class(config.get("_class_name"), self.folder / "scheduler").from_config(config)
 
     def text_pipeline(self, dtype: torch.dtype) -> Any:

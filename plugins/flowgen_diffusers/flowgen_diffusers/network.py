@@ -13,6 +13,7 @@ from flowgen.core.interfaces import MASK
 from flowgen.core.tree import State
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
+from flowgen_diffusers.family import Given
 from flowgen_diffusers.model import PretrainedModel
 from flowgen_diffusers.text import PromptCondition
 
@@ -28,6 +29,7 @@ class PretrainedTransformer(nn.Module):
 
     repeated_blocks: tuple[str, ...]
     patch: tuple[int, ...]
+    table: Tensor | None
 
     def __init__(self, spec: StreamSpec, conditions: Mapping[str, Conditioner], *, model: str) -> None:
         super().__init__()
@@ -38,7 +40,10 @@ class PretrainedTransformer(nn.Module):
         self.transformer = self.model.transformer()
         config = self.transformer.config
         self.patch = self.model.family.patch(config)
-        if (channels := config["in_channels"]) != spec.channels * _packed(self.transformer, self.patch):
+        self.register_buffer("table", self.model.family.table(self.model.scheduler_config), persistent=False)
+        if (channels := config["in_channels"]) != spec.channels * (
+            math.prod(self.patch) if self.model.family.packs else 1
+        ):
             raise ValueError(
                 f"the transformer in {self.model.folder} takes latents of {channels} channels, and the encoder gives "
                 f"{spec.channels}; take the autoencoder of the same folder (variants that take pictures as channels are not "
@@ -49,6 +54,11 @@ class PretrainedTransformer(nn.Module):
                 raise ValueError(
                     f"the {axis.name} of the latents is {axis.size}, which must be a multiple of {p}: change the modality's"
                 )
+        if (spec.axes[0].size - 1) % (group := self.model.family.steps_multiple):
+            raise ValueError(
+                f"the {spec.axes[0].name} of the latents is {spec.axes[0].size}, which must be 1 more than a multiple of "
+                f"{group}: change the modality's"
+            )
         self.repeated_blocks = tuple(_repeated(self.transformer))
 
     def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
@@ -57,7 +67,7 @@ class PretrainedTransformer(nn.Module):
             raise ValueError(
                 "a pretrained model takes clips of one length: set data.buckets, or one length for all clips"
             )
-        return self.model.family.velocity(self.transformer, x, t, cond[self.prompt], self.spec)
+        return self.model.family.velocity(self.transformer, x, t, cond[self.prompt], Given(self.spec, self.table))
 
     def sampling_times(self, steps: int, x: State) -> Tensor:
         """The times of the pipeline's own scheduler, float64 [steps + 1], for latents x."""
@@ -82,11 +92,6 @@ def _only_prompt(conditions: Mapping[str, Conditioner], model: PretrainedModel) 
             f"the condition {name!r} embeds prompts for {other.folder}, and the network is of {model.folder}"
         )
     return name
-
-
-def _packed(transformer: nn.Module, patch: tuple[int, ...]) -> int:
-    """Latent positions whose channels the transformer takes together."""
-    return 1 if any(isinstance(m, (nn.Conv2d, nn.Conv3d)) for m in transformer.children()) else math.prod(patch)
 
 
 def _repeated(transformer: nn.Module) -> list[str]:

@@ -46,9 +46,15 @@ class Size:
                 raise UsageError(
                     f"--{name}: the model takes multiples of {pixels}, got {chosen[name]}; nearest: {near}"
                 )
+        group = family.steps_multiple
+        if (after := encoder.spec.shape[0] - 1) % group:
+            near = 1 + max(1, round(after / group)) * group * encoder.time
+            raise UsageError(
+                f"--frames: the model takes 1 + k x {group * encoder.time}, got {chosen['frames']}; nearest: {near}"
+            )
         return cls(
             **chosen,
-            frames_rule=f"1 + k x {encoder.time}",
+            frames_rule=f"1 + k x {group * encoder.time}",
             pixels_rule=f"multiples of {pixels}",
             positions=math.prod(encoder.spec.shape[:-1]),
         )

@@ -20,7 +20,8 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.runs.experiment import Experiment
 from flowgen.weights import read_tensors
 
-SIZE = ("--frames", "5", "--height", "32", "--width", "32", "--fps", "8")
+SIZE = ("--frames", "9", "--height", "32", "--width", "32", "--fps", "8")
+SHIFTS = {"LTXPipeline": 1.9, "WanPipeline": 3.0, "CogVideoXPipeline": 2.79}
 
 
 def flowgen(*arguments):
@@ -40,19 +41,19 @@ def clips(tmp_path_factory):
         rows.writerow(["file", "caption"])
         for i in range(6):
             write_frames(
-                torch.randint(0, 256, (5, 32, 32, 3), generator=g, dtype=torch.uint8), 8.0, folder / f"{i}.mp4", {}
+                torch.randint(0, 256, (9, 32, 32, 3), generator=g, dtype=torch.uint8), 8.0, folder / f"{i}.mp4", {}
             )
             rows.writerow([f"{i}.mp4", f"noise {i}"])
     return folder / "clips.csv"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["LTXPipeline", "WanPipeline"])
+@pytest.mark.parametrize("kind", list(SHIFTS))
 def test_init_train_sample(kind, model, clips, tmp_path):
     config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.mp4"
     flowgen("init", model(kind), "-o", config, *SIZE)
     resolved = load(str(config), []).config
-    assert resolved.shift == pytest.approx(3.0 if kind == "WanPipeline" else 1.9, abs=0.3)
+    assert resolved.shift == pytest.approx(SHIFTS[kind], abs=0.3)
     small = ["train.steps=5", "train.batch_size=2", "data.held_out=0.34", "data.max_bad_share=0.1"]
     quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
     flowgen("train", config, f"run={run}", f"data.manifest={clips}", *small, *quiet)
@@ -67,7 +68,7 @@ def test_init_train_sample(kind, model, clips, tmp_path):
     far = max((trained[f"transformer.{k}"] - v).abs().max() for k, v in before.items())
     assert 0 < far < 1e-3  # five steps from the pretrained weights, at a rate of 1e-5
     flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
-    assert len(Video(fps=8, frames=5).read(out).data) == 5
+    assert len(Video(fps=8, frames=9).read(out).data) == 9
 
 
 def test_init_says_what_the_model_takes(model, tmp_path):
@@ -79,6 +80,22 @@ def test_init_says_what_the_model_takes(model, tmp_path):
     (tmp_path / "b.yaml").touch()
     with pytest.raises(UsageError, match="exists"):
         flowgen("init", folder, "-o", tmp_path / "b.yaml")
+
+
+def test_cogvideox_takes_an_even_number_of_latent_steps_after_the_first(model, tmp_path):
+    folder = tmp_path / "cogvideox"
+    shutil.copytree(model("CogVideoXPipeline"), folder)
+    size = ("--height", 32, "--width", 32)
+    with pytest.raises(UsageError, match="--frames: the model takes 1 \\+ k x 8, got 13; nearest: 17"):
+        flowgen("init", folder, "-o", tmp_path / "a.yaml", "--frames", 13, *size)
+    flowgen("init", folder, "-o", tmp_path / "a.yaml", "--frames", 9, *size)
+    config = load(str(tmp_path / "a.yaml"), ["data.manifest=none.csv", "modality.frames=13"]).config
+    with pytest.raises((UsageError, ValueError), match="1 more than a multiple of 2"):
+        Experiment(config).network  # noqa: B018
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    (folder / "transformer" / "config.json").write_text(json.dumps({**config, "patch_size_t": 2}))
+    with pytest.raises(ValueError, match=r"CogVideoX 1\.5"):
+        PretrainedModel(str(folder)).transformer()
 
 
 def test_other_folders_are_refused_in_one_sentence(model, tmp_path):
@@ -168,5 +185,5 @@ def test_blocks_and_patches_are_declared(model):
 def test_every_pipeline_of_a_family_is_one_of_diffusers():
     import diffusers
 
-    assert {"LTXPipeline", "WanPipeline"} <= families().keys()
+    assert families().keys() >= SHIFTS.keys()
     assert all(hasattr(diffusers, name) for name in families())

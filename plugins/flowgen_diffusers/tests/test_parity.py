@@ -1,5 +1,6 @@
 """The proof: from the same noise, steps and guidance flowgen samples what the pipeline of diffusers samples."""
 
+import json
 import shutil
 
 import diffusers
@@ -11,6 +12,7 @@ from flowgen_diffusers.model import PretrainedModel
 from flowgen.config import Config
 from flowgen.core.guidance import CFG
 from flowgen.core.sampler import sample
+from flowgen.errors import FlowgenError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
 from flowgen.media.regions import KnownFlow
@@ -21,6 +23,7 @@ PROMPT, NEGATIVE = "a red fox in the snow", "blurry"
 SIZES = {
     "LTXPipeline": {"fps": 25, "frames": 9, "height": 32, "width": 32},
     "WanPipeline": {"fps": 16, "frames": 9, "height": 32, "width": 32},
+    "CogVideoXPipeline": {"fps": 8, "frames": 9, "height": 32, "width": 48},
 }
 STEPS, SCALE = 4, 3.0
 
@@ -64,6 +67,8 @@ def latents_of(made, *, seed=0, negative=NEGATIVE):
 
 def noise_for(pipe, noise):
     """Noise in the layout that the pipeline takes."""
+    if kind_of(pipe) == "CogVideoXPipeline":
+        return rearrange(noise, "b t h w c -> b t c h w")
     noise = rearrange(noise, "b t h w c -> b c t h w")
     return pipe._pack_latents(noise, 1, 1) if hasattr(pipe, "_pack_latents") else noise
 
@@ -72,7 +77,12 @@ def unpacked(pipe, latents, like):
     if latents.ndim == 3:
         _, t, h, w, _ = like.shape
         latents = pipe._unpack_latents(latents, t, h, w, 1, 1)
-    return rearrange(latents, "b c t h w -> b t h w c")
+    axes = "b t c h w" if kind_of(pipe) == "CogVideoXPipeline" else "b c t h w"
+    return rearrange(latents, f"{axes} -> b t h w c")
+
+
+def kind_of(pipe):
+    return type(pipe).__name__
 
 
 def asked(pipe, noise, kind, **more):
@@ -110,8 +120,9 @@ def test_latents_and_clips_are_those_of_the_pipeline(kind, model, capsys):
     ours = rearrange((ours[0] / 2 + 0.5).clamp(0, 1), "c t h w -> t h w c")
     assert (ours - torch.as_tensor(shown)).abs().max() < 1e-3
     assert (clip.data.float() / 255 - torch.as_tensor(shown)).abs().max() < 0.5 / 255 + 1e-3
+    apart = f"latents {(latents - theirs).abs().max():.1e}, frames {(ours - torch.as_tensor(shown)).abs().max():.1e}"
     with capsys.disabled():
-        print(f"\n{kind}: latents {(latents - theirs).abs().max():.1e}, moved {moved:.2f}, std {theirs.std():.2f}")
+        print(f"\n{kind}: {apart}, moved {moved:.2f}, std {theirs.std():.2f}")
 
 
 def _raw(encoder, latents):
@@ -176,3 +187,52 @@ def test_unipc_of_published_wan_models_gives_its_times_and_shift(model, tmp_path
     assert PretrainedModel(str(folder)).family.shift(PretrainedModel(str(folder)).scheduler(), 1) == 5.0
     latents, _ = latents_of(made)
     assert (latents - made.noise(1, 0)).abs().max() > 0.3
+
+
+def rescheduled(model, folder, **changed):
+    """CogVideoX with another schedule."""
+    shutil.copytree(model("CogVideoXPipeline"), folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    return folder
+
+
+@pytest.mark.parametrize("changed", [{"snr_shift_scale": 1.0}, {"beta_schedule": "linear", "beta_end": 0.02}])
+def test_schedules_of_cogvideox_are_respected(model, tmp_path, changed):
+    kind = "CogVideoXPipeline"
+    folder = rescheduled(model, tmp_path / "a", **changed)
+    made, steps = generator(folder, kind, steps=5), 5
+    latents, _ = latents_of(made)
+    pipe = diffusers.CogVideoXPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    call = asked(pipe, made.noise(1, 0), kind, output_type="latent", num_inference_steps=steps)
+    assert (latents - unpacked(pipe, pipe(**call).frames, latents)).abs().max() < 1e-4
+    plain, _ = latents_of(generator(model(kind), kind, steps=5))
+    assert (latents - plain).abs().max() > 1e-2
+
+
+def test_the_times_between_the_indices_of_cogvideox_are_between(model):
+    from flowgen_diffusers.families.cogvideox import CogVideoX, _index
+
+    scheduler = PretrainedModel(str(model("CogVideoXPipeline"))).scheduler()
+    square = scheduler.alphas_cumprod
+    own = square.sqrt() / (square.sqrt() + (1 - square).sqrt())
+    table = CogVideoX().table(scheduler.config)
+    assert torch.allclose(table.flip(0), own, atol=1e-6)
+    assert _index(table, torch.tensor([0.0, 1.0])).tolist() == [999, 0]
+    between = _index(table, (own[400:402].mean() + own[399:401].mean())[None] / 2)
+    assert between.item() == pytest.approx(400, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"rescale_betas_zero_snr": False}, "does not go from pure noise to data"),
+        ({"timestep_spacing": "leading"}, "timestep_spacing: trailing"),
+        ({"prediction_type": "epsilon"}, "v_prediction alone"),
+    ],
+)
+def test_schedules_that_cannot_be_repeated_are_refused(model, tmp_path, changed, said):
+    folder = rescheduled(model, tmp_path / "a", **changed)
+    with pytest.raises((FlowgenError, ValueError), match=said):
+        generator(folder, "CogVideoXPipeline").sample([{"caption": PROMPT}], seed=0)

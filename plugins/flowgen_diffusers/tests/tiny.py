@@ -16,7 +16,7 @@ def pipeline(folder: Path, kind: str) -> Path:
     """A pipeline of this class."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = {"LTXPipeline": _ltx, "WanPipeline": _wan}[kind](folder / "parts")
+        made = MAKERS[kind](folder / "parts")
         for parameter in made.transformer.parameters():  # layers that start at zero would hide what goes wrong
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     made.save_pretrained(folder)
@@ -77,3 +77,36 @@ def _wan(parts: Path) -> Any:
         transformer=transformer,
         **_t5(parts / "t5", "UMT5"),
     )
+
+
+def _cogvideox(parts: Path) -> Any:
+    transformer = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=16,
+        text_embed_dim=16,
+        num_layers=2,
+        sample_width=8,
+        sample_height=6,
+        sample_frames=9,
+        max_text_seq_length=226,
+        use_rotary_positional_embeddings=True,
+    )
+    scheduler = diffusers.CogVideoXDDIMScheduler(
+        prediction_type="v_prediction",
+        clip_sample=False,
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=3.0,
+    )
+    vae = diffusers.AutoencoderKLCogVideoX.from_pretrained(autoencoder(parts / "vae", "AutoencoderKLCogVideoX"))
+    return diffusers.CogVideoXPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **_t5(parts / "t5"))
+
+
+MAKERS = {
+    "LTXPipeline": _ltx,
+    "WanPipeline": _wan,
+    "CogVideoXPipeline": _cogvideox,
+}
