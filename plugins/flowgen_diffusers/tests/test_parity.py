@@ -23,6 +23,7 @@ PROMPT, NEGATIVE = "a red fox in the snow", "blurry"
 SIZES = {
     "LTXPipeline": {"fps": 25, "frames": 9, "height": 32, "width": 32},
     "WanPipeline": {"fps": 16, "frames": 9, "height": 32, "width": 32},
+    "MochiPipeline": {"fps": 30, "frames": 13, "height": 32, "width": 48},
     "CogVideoXPipeline": {"fps": 8, "frames": 9, "height": 32, "width": 48},
 }
 STEPS, SCALE = 4, 3.0
@@ -123,6 +124,18 @@ def test_latents_and_clips_are_those_of_the_pipeline(kind, model, capsys):
     apart = f"latents {(latents - theirs).abs().max():.1e}, frames {(ours - torch.as_tensor(shown)).abs().max():.1e}"
     with capsys.disabled():
         print(f"\n{kind}: {apart}, moved {moved:.2f}, std {theirs.std():.2f}")
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_guidance_goes_from_the_empty_prompt_as_in_the_pipeline(kind, model):
+    folder = model(kind)
+    made = generator(folder, kind, steps=2)
+    pipe = getattr(diffusers, kind).from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    call = asked(pipe, made.noise(1, 0), kind, output_type="latent", num_inference_steps=2)
+    latents, _ = latents_of(made, negative=None)
+    theirs = unpacked(pipe, pipe(**call | {"negative_prompt": ""}).frames, latents)
+    assert (latents - theirs).abs().max() < 1e-4
 
 
 def _raw(encoder, latents):

@@ -105,8 +105,28 @@ def _cogvideox(parts: Path) -> Any:
     return diffusers.CogVideoXPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **_t5(parts / "t5"))
 
 
+def _mochi(parts: Path) -> Any:
+    transformer = diffusers.MochiTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=2,
+        pooled_projection_dim=16,
+        text_embed_dim=16,
+        time_embed_dim=16,
+        max_sequence_length=256,
+    )
+    return diffusers.MochiPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        vae=diffusers.AutoencoderKLMochi.from_pretrained(autoencoder(parts / "vae", "AutoencoderKLMochi")),
+        transformer=transformer,
+        force_zeros_for_empty_prompt=True,
+        **_t5(parts / "t5"),
+    )
+
+
 MAKERS = {
     "LTXPipeline": _ltx,
     "WanPipeline": _wan,
     "CogVideoXPipeline": _cogvideox,
+    "MochiPipeline": _mochi,
 }
