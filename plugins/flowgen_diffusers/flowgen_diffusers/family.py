@@ -30,6 +30,8 @@ class Given:
     spec: StreamSpec
     table: Tensor | None
     """Of the scheduler, as `Family.table` made it."""
+    guidance: float | None
+    """The scale that the transformer is told, where it has learned guidance."""
 
 
 class Family(ABC):
@@ -45,6 +47,8 @@ class Family(ABC):
     """Frames a second that the published models make."""
     guidance: ClassVar[float]
     """The scale of classifier-free guidance by default of the pipeline."""
+    learned_guidance: ClassVar[float | None] = None
+    """The scale that the transformer is told by default of the pipeline, where it has learned guidance (is distilled)."""
     steps: ClassVar[int] = 50
     """Sampling steps by default of the pipeline."""
     size: ClassVar[tuple[int, int, int]]

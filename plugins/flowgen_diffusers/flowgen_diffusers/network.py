@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowgen.core.interfaces import MASK
+from flowgen.core.ranges import NonNegative
 from flowgen.core.tree import State
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
@@ -25,18 +26,32 @@ class PretrainedTransformer(nn.Module):
 
     Args:
         model: the folder of the pipeline, or its id in the hub cache (see `flowgen.media.pretrained`); nothing is downloaded.
+        guidance: the scale that a transformer with learned guidance (HunyuanVideo) is told; by default that of the pipeline.
     """
 
     repeated_blocks: tuple[str, ...]
     patch: tuple[int, ...]
     table: Tensor | None
 
-    def __init__(self, spec: StreamSpec, conditions: Mapping[str, Conditioner], *, model: str) -> None:
+    def __init__(
+        self,
+        spec: StreamSpec,
+        conditions: Mapping[str, Conditioner],
+        *,
+        model: str,
+        guidance: NonNegative | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(spec, StreamSpec):
             raise ValueError(f"a pretrained model of diffusers has one stream; the latents have {', '.join(spec)}")
         self.spec, self.model = spec, PretrainedModel(model)
         self.prompt = _only_prompt(conditions, self.model)
+        if guidance is not None and self.model.family.learned_guidance is None:
+            raise ValueError(
+                f"network.guidance: {self.model.index['_class_name']} is told no scale; leave it out, and set "
+                f"sample.guidance"
+            )
+        self.guidance = self.model.family.learned_guidance if guidance is None else guidance
         self.transformer = self.model.transformer()
         config = self.transformer.config
         self.patch = self.model.family.patch(config)
@@ -67,7 +82,8 @@ class PretrainedTransformer(nn.Module):
             raise ValueError(
                 "a pretrained model takes clips of one length: set data.buckets, or one length for all clips"
             )
-        return self.model.family.velocity(self.transformer, x, t, cond[self.prompt], Given(self.spec, self.table))
+        given = Given(self.spec, self.table, self.guidance)
+        return self.model.family.velocity(self.transformer, x, t, cond[self.prompt], given)
 
     def sampling_times(self, steps: int, x: State) -> Tensor:
         """The times of the pipeline's own scheduler, float64 [steps + 1], for latents x."""

@@ -65,6 +65,7 @@ def fine_tuning_config(model: PretrainedModel, size: Size, name: str) -> str:
     family, scheduler = model.family, model.scheduler()
     solver = "unipc" if "UniPC" in type(scheduler).__name__ else "euler"
     folder = json.dumps(model.name)
+    told = "" if family.learned_guidance is None else f", guidance: {family.learned_guidance:g}"
     return f"""\
 # Fine-tuning of {model.index["_class_name"]} in {model.name}, written by flowgen init.
 name: {re.sub("[^A-Za-z0-9_.+-]", "-", name).lstrip(".") or "mine"}
@@ -76,7 +77,7 @@ modality: {{type: video, fps: {size.fps:g}, frames: {size.frames}, height: {size
 data: {{type: video-manifest, manifest: FILL-IN.csv}}
 
 encoder: {{type: video-autoencoder, model: {json.dumps(f"{model.name}/vae")}, precision: bfloat16}}
-network: {{type: diffusers, model: {folder}}}
+network: {{type: diffusers, model: {folder}{told}}}
 conditions:
   caption: {{type: diffusers-text, model: {folder}, max_tokens: {family.max_tokens}, precision: bfloat16}}
 

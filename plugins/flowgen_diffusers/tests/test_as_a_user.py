@@ -21,7 +21,13 @@ from flowgen.runs.experiment import Experiment
 from flowgen.weights import read_tensors
 
 SIZE = ("--height", "32", "--width", "32", "--fps", "8")
-SHIFTS = {"LTXPipeline": 1.9, "WanPipeline": 3.0, "CogVideoXPipeline": 2.79, "MochiPipeline": 1.0}
+SHIFTS = {
+    "LTXPipeline": 1.9,
+    "WanPipeline": 3.0,
+    "CogVideoXPipeline": 2.79,
+    "MochiPipeline": 1.0,
+    "HunyuanVideoPipeline": 7.0,
+}
 
 
 def flowgen(*arguments):

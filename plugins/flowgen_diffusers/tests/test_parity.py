@@ -24,19 +24,20 @@ SIZES = {
     "LTXPipeline": {"fps": 25, "frames": 9, "height": 32, "width": 32},
     "WanPipeline": {"fps": 16, "frames": 9, "height": 32, "width": 32},
     "MochiPipeline": {"fps": 30, "frames": 13, "height": 32, "width": 48},
+    "HunyuanVideoPipeline": {"fps": 24, "frames": 9, "height": 32, "width": 48},
     "CogVideoXPipeline": {"fps": 8, "frames": 9, "height": 32, "width": 48},
 }
 STEPS, SCALE = 4, 3.0
 
 
-def generator(folder, kind, **sample):
+def generator(folder, kind, told=None, **sample):
     config = Config.model_validate(
         {
             "name": "parity",
             "modality": {"type": "video", **SIZES[kind]},
             "data": {"type": "video-folder", "folder": "nowhere"},
             "encoder": {"type": "video-autoencoder", "model": f"{folder}/vae"},
-            "network": {"type": "diffusers", "model": str(folder)},
+            "network": {"type": "diffusers", "model": str(folder), "guidance": told},
             "conditions": {"caption": {"type": "diffusers-text", "model": str(folder)}},
             "train": {"steps": 1},
             "sample": {
@@ -96,7 +97,7 @@ def asked(pipe, noise, kind, **more):
         "height": size["height"],
         "width": size["width"],
         "num_inference_steps": STEPS,
-        "guidance_scale": SCALE,
+        **({"true_cfg_scale": SCALE} if kind.startswith("Hunyuan") else {"guidance_scale": SCALE}),
         "latents": noise_for(pipe, noise),
         **rate,
         **more,
@@ -249,3 +250,18 @@ def test_schedules_that_cannot_be_repeated_are_refused(model, tmp_path, changed,
     folder = rescheduled(model, tmp_path / "a", **changed)
     with pytest.raises((FlowgenError, ValueError), match=said):
         generator(folder, "CogVideoXPipeline").sample([{"caption": PROMPT}], seed=0)
+
+
+def test_the_guidance_that_hunyuan_video_has_learned_is_told(model):
+    kind = "HunyuanVideoPipeline"
+    folder = model(kind)
+    made = generator(folder, kind, told=1.5, guidance=None)
+    pipe = diffusers.HunyuanVideoPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    call = asked(pipe, made.noise(1, 0), kind, output_type="latent", guidance_scale=1.5, true_cfg_scale=1.0)
+    latents, _ = latents_of(made, negative=None)
+    assert (latents - unpacked(pipe, pipe(**call).frames, latents)).abs().max() < 1e-4
+    plain, _ = latents_of(generator(folder, kind, guidance=None), negative=None)
+    assert (latents - plain).abs().max() > 1e-3
+    with pytest.raises((FlowgenError, ValueError), match=r"network\.guidance: LTXPipeline is told no scale"):
+        generator(model("LTXPipeline"), "LTXPipeline", told=3.0)

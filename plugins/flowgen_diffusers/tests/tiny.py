@@ -124,9 +124,62 @@ def _mochi(parts: Path) -> Any:
     )
 
 
+def _hunyuan_video(parts: Path) -> Any:
+    transformer = diffusers.HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=16,
+        pooled_projection_dim=16,
+        rope_axes_dim=(4, 4, 4),
+    )
+    tokens = {"tokenizer": _words(parts / "words"), "tokenizer_2": _words(parts / "words")}
+    size = {
+        "vocab_size": len(tokens["tokenizer"]),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+    }
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    return diffusers.HunyuanVideoPipeline(
+        text_encoder=transformers.LlamaModel(transformers.LlamaConfig(**size, **ends, num_hidden_layers=3)).eval(),
+        text_encoder_2=transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**size, **ends, num_hidden_layers=1)
+        ).eval(),
+        **tokens,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+        vae=diffusers.AutoencoderKLHunyuanVideo.from_pretrained(
+            autoencoder(parts / "vae", "AutoencoderKLHunyuanVideo")
+        ),
+        transformer=transformer,
+    )
+
+
+def _words(folder: Path) -> Any:
+    """A tokenizer of words: the template around a prompt has fewer of them than the letters that are cut off as it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    known = ("a", "an", "and", "blurry", "eot_id", "fox", "in", "noise", "of", "red", "snow", "the", "video")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *known]
+    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokens.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="[PAD]", unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]"
+    )
+    made.save_pretrained(folder)
+    return made
+
+
 MAKERS = {
     "LTXPipeline": _ltx,
     "WanPipeline": _wan,
     "CogVideoXPipeline": _cogvideox,
     "MochiPipeline": _mochi,
+    "HunyuanVideoPipeline": _hunyuan_video,
 }
