@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -39,12 +39,13 @@ class Family(ABC):
 
     pipelines: ClassVar[tuple[str, ...]]
     """The classes of `_class_name` in model_index.json that it covers."""
+    medium: ClassVar[Literal["video", "sound"]] = "video"
     tokenizer: ClassVar[str] = "tokenizer"
     """The component that counts the tokens of a prompt."""
     max_tokens: ClassVar[int]
     """Of a prompt, by default of the pipeline."""
     fps: ClassVar[float]
-    """Frames a second that the published models make."""
+    """Frames a second that the published models make, of video."""
     guidance: ClassVar[float]
     """The scale of classifier-free guidance by default of the pipeline."""
     learned_guidance: ClassVar[float | None] = None
@@ -52,7 +53,9 @@ class Family(ABC):
     steps: ClassVar[int] = 50
     """Sampling steps by default of the pipeline."""
     size: ClassVar[tuple[int, int, int]]
-    """Frames, height and width by default of the pipeline."""
+    """Frames, height and width by default of the pipeline, of video."""
+    same_times: ClassVar[Mapping[str, str]] = {}
+    """Classes of schedulers, to ones that have the same noise levels and need no further library."""
     packs: ClassVar[bool] = False
     """Whether the channels that the transformer takes are those of a patch."""
     multiple: ClassVar[int] = 1
@@ -67,6 +70,14 @@ class Family(ABC):
     @abstractmethod
     def embed(self, pipeline: Any, prompt: str, max_tokens: int) -> dict[str, Tensor]:
         """A prompt as the transformer takes it, without batch dimension: `states` [max_tokens, D], and what else it wants."""
+
+    def seconds(self, transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> float | None:
+        """The length of sound that the model makes, by configs; None: it is told none."""
+        return None
+
+    def timed(self, pipeline: Any, states: Mapping[str, Tensor], seconds: float) -> dict[str, Tensor]:
+        """The embedding of a prompt, for a clip of so many seconds."""
+        raise NotImplementedError
 
     @abstractmethod
     def velocity(
@@ -85,6 +96,10 @@ class Family(ABC):
         else:
             scheduler.set_timesteps(steps)
         return scheduler.sigmas
+
+    def solver(self, scheduler: Any) -> str:
+        """The solver that repeats the scheduler, by name."""
+        return "unipc" if "UniPC" in type(scheduler).__name__ else "euler"
 
     def shift(self, scheduler: Any, positions: int) -> float:
         """The shift of the times k (see `flowgen.core.times.shift`) by which the scheduler was made, for training."""
@@ -114,6 +129,20 @@ def one_time(t: Tensor) -> Tensor:
             "this transformer is told one time for all positions: leave known regions out (known: []), or take LTX-Video"
         )
     return t
+
+
+def scaled(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A state on straight lines as one that preserves variance, and alpha and sigma there (alpha^2 + sigma^2 = 1).
+
+    Of alpha x1 + sigma x0 the state t x1 + (1 - t) x0 with t = alpha/(alpha + sigma) is a multiple.
+    """
+    size = left((t * t + (1 - t) ** 2).sqrt(), x)
+    return x / size, left(t, x) / size, left(1 - t, x) / size
+
+
+def velocity_of_v(v: Tensor, seen: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """x1 - x0, from v = alpha x0 - sigma x1 and what `scaled` made of the state."""
+    return (alpha - sigma) * seen - (alpha + sigma) * v
 
 
 @cache

@@ -86,11 +86,13 @@ class PretrainedTransformer(nn.Module):
         return self.model.family.velocity(self.transformer, x, t, cond[self.prompt], given)
 
     def sampling_times(self, steps: int, x: State) -> Tensor:
-        """The times of the pipeline's own scheduler, float64 [steps + 1], for latents x."""
+        """The times of the pipeline's own scheduler, float64 [steps + 1], for latents x. Some begin after t = 0."""
         assert isinstance(x, Tensor)
         sigmas = self.model.family.sigmas(self.model.scheduler(), steps, math.prod(x.shape[1:-1]))
         times = 1 - torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
-        times[0], times[-1] = 0.0, 1.0  # some schedulers leave a millionth, to keep logarithms finite
+        times[-1] = 1.0
+        if times[0] < 1e-4:  # some schedulers leave a millionth, to keep logarithms finite
+            times[0] = 0.0
         return times
 
 
@@ -111,10 +113,10 @@ def _only_prompt(conditions: Mapping[str, Conditioner], model: PretrainedModel) 
 
 
 def _repeated(transformer: nn.Module) -> list[str]:
-    """The module lists of blocks that diffusers declares as alike."""
+    """The module lists of blocks that diffusers declares as alike; where it declares none, those of one class at the top."""
     alike = set(transformer._repeated_blocks or transformer._no_split_modules or ())
-    return [
-        f"transformer.{name}"
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) and {type(m).__name__ for m in module} <= alike
-    ]
+    lists = {name: list(m) for name, m in transformer.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    kinds = {name: {type(m).__name__ for m in blocks} for name, blocks in lists.items()}
+    if not alike:
+        return [f"transformer.{name}" for name, kind in kinds.items() if "." not in name and len(kind) == 1]
+    return [f"transformer.{name}" for name, kind in kinds.items() if kind <= alike]

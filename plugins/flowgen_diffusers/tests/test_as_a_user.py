@@ -8,6 +8,8 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from flowgen_audio.media import write_samples
+from flowgen_audio.modality import Audio
 from flowgen_diffusers.family import families
 from flowgen_diffusers.model import PretrainedModel
 from flowgen_diffusers.text import PromptCondition
@@ -78,6 +80,40 @@ def test_init_train_sample(kind, model, clips, tmp_path):
     assert 0 < far < 1e-3  # five steps from the pretrained weights, at a rate of 1e-5
     flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
     assert len(Video(fps=8).read(out).data) == FRAMES.get(kind, 9)
+
+
+@pytest.mark.slow
+def test_init_train_sample_of_sound(model, tmp_path):
+    config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.wav"
+    folder = model("StableAudioPipeline")
+    flowgen("init", folder, "-o", config, "--seconds", 0.025)
+    text = config.read_text()
+    assert "At most 0.0348299 s" in text
+    assert "solver: dpm++sde" in text
+    g = torch.Generator().manual_seed(0)
+    with (tmp_path / "clips.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "caption"])
+        for i in range(6):
+            write_samples(0.2 * torch.randn(2, 2000, generator=g), 44100, tmp_path / f"{i}.wav", {})
+            rows.writerow([f"{i}.wav", f"noise {i}"])
+    small = ["train.steps=5", "train.batch_size=2", "data.held_out=0.34", "data.min_duration_s=0.01"]
+    quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
+    flowgen("train", config, f"run={run}", f"data.manifest={tmp_path / 'clips.csv'}", *small, *quiet)
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    trained = read_tensors(checkpoint / "network.safetensors")
+    before = PretrainedModel(str(folder)).transformer().state_dict()
+    assert {k.removeprefix("transformer.") for k in trained} == before.keys()
+    far = max((trained[f"transformer.{k}"] - v).abs().max() for k, v in before.items())
+    assert 0 < far < 1e-3
+    flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
+    assert Audio(44100, 2).read(out).data.shape == (2, round(0.025 * 44100))
+    with pytest.raises(UsageError, match=r"--frames: .* makes sound: set --seconds"):
+        flowgen("init", folder, "-o", tmp_path / "b.yaml", "--frames", 9)
+    with pytest.raises(UsageError, match=r"--seconds: the model makes 0\.0348299 at most, got 1"):
+        flowgen("init", folder, "-o", tmp_path / "b.yaml", "--seconds", 1)
+    with pytest.raises(UsageError, match="makes video: set --frames"):
+        flowgen("init", model("LTXPipeline"), "-o", tmp_path / "b.yaml", "--seconds", 1)
 
 
 def test_init_says_what_the_model_takes(model, tmp_path):
@@ -194,5 +230,5 @@ def test_blocks_and_patches_are_declared(model):
 def test_every_pipeline_of_a_family_is_one_of_diffusers():
     import diffusers
 
-    assert families().keys() >= SHIFTS.keys()
+    assert families().keys() >= {*SHIFTS, "StableAudioPipeline"}
     assert all(hasattr(diffusers, name) for name in families())

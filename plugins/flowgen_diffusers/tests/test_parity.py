@@ -2,17 +2,22 @@
 
 import json
 import shutil
+import sys
+from typing import ClassVar
 
 import diffusers
 import pytest
 import torch
 from einops import rearrange
 from flowgen_diffusers.model import PretrainedModel
+from flowgen_diffusers.text import PromptCondition
+from tiny import cosine_scheduler
 
 from flowgen.config import Config
 from flowgen.core.guidance import CFG
+from flowgen.core.rows import Rows
 from flowgen.core.sampler import sample
-from flowgen.errors import FlowgenError
+from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
 from flowgen.media.regions import KnownFlow
@@ -265,3 +270,104 @@ def test_the_guidance_that_hunyuan_video_has_learned_is_told(model):
     assert (latents - plain).abs().max() > 1e-3
     with pytest.raises((FlowgenError, ValueError), match=r"network\.guidance: LTXPipeline is told no scale"):
         generator(model("LTXPipeline"), "LTXPipeline", told=3.0)
+
+
+# Stable Audio: sound, and a scheduler that draws noise in every step. Both sides are given the noise that flowgen draws.
+
+SOUND, SECONDS = "StableAudioPipeline", 24 * 64 / 44100
+
+
+def sound(folder, seconds, **sample):
+    condition = {"type": "diffusers-text", "model": str(folder), "seconds": seconds}
+    values = {
+        "name": "parity",
+        "modality": {"type": "audio", "sample_rate": 44100, "channels": 2, "duration_s": SECONDS},
+        "data": {"type": "audio-folder", "folder": "nowhere"},
+        "encoder": {"type": "audio-autoencoder", "model": f"{folder}/vae", "normalise": False},
+        "network": {"type": "diffusers", "model": str(folder)},
+        "conditions": {"caption": condition},
+        "train": {"steps": 1},
+        "sample": {
+            "steps": STEPS,
+            "solver": "dpm++sde",
+            "grid": "model",
+            "guidance": {"type": "cfg", "scale": SCALE, "start": 0.0},
+            **sample,
+        },
+    }
+    experiment = Experiment(Config.model_validate(values))
+    return Generator(experiment, experiment.network.eval(), torch.device("cpu"))
+
+
+class Drawn:
+    """The noise of flowgen's solver, in the place of that of torchsde."""
+
+    kept: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self, *_, **__):
+        self.left = [*self.kept]
+
+    def __call__(self, *_):
+        return self.left.pop(0) if self.left else torch.zeros(1, 4, 24)  # the last step has none
+
+
+def stable_audio(folder, monkeypatch):
+    scheduler = cosine_scheduler()
+    monkeypatch.setattr(sys.modules[type(scheduler).__module__], "BrownianTreeNoiseSampler", Drawn)
+    monkeypatch.setattr(Drawn, "kept", [])
+    noise = Rows.noise
+
+    def keep(rows, label):
+        drawn = noise(rows, label)
+        if label.startswith("solver"):
+            Drawn.kept.append(rearrange(drawn, "b t c -> b c t"))
+        return drawn
+
+    monkeypatch.setattr(Rows, "noise", keep)
+    pipe = diffusers.StableAudioPipeline.from_pretrained(folder, scheduler=None)
+    pipe.register_modules(scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("steps", [STEPS, 16])
+def test_sound_is_that_of_the_pipeline(model, monkeypatch, capsys, steps):
+    seconds = 0.75 * SECONDS
+    made = sound(model(SOUND), seconds, steps=steps)
+    pipe = stable_audio(model(SOUND), monkeypatch)
+    latents, (clip,) = latents_of(made)
+    noise = made.noise(1, 0)
+    call = {
+        "prompt": PROMPT,
+        "negative_prompt": NEGATIVE,
+        "num_inference_steps": steps,
+        "guidance_scale": SCALE,
+        "audio_end_in_s": seconds,
+        "latents": rearrange(noise, "b t c -> b c t"),
+    }
+    theirs = rearrange(pipe(**call, output_type="latent").audios, "b c t -> b t c")
+    assert len(Drawn.kept) == steps - 1
+    moved, apart = (latents - noise).abs().max(), (latents - theirs).abs().max()
+    assert moved > 0.3
+    assert apart < 1e-4
+    heard = pipe(**call, output_type="pt").audios[0]
+    ours = clip.data[:, : heard.shape[-1]]
+    assert (ours - heard.clamp(-1, 1)).abs().max() < 1e-3
+    with capsys.disabled():
+        print(f"\n{SOUND}, {steps} steps: latents {apart:.1e}, sound {(ours - heard.clamp(-1, 1)).abs().max():.1e}")
+
+
+def test_sound_is_guided_from_no_prompt_and_is_told_its_length(model, monkeypatch):
+    made = sound(model(SOUND), None)
+    pipe = stable_audio(model(SOUND), monkeypatch)
+    latents, _ = latents_of(made, negative=None)
+    call = {"prompt": PROMPT, "num_inference_steps": STEPS, "guidance_scale": SCALE, "output_type": "latent"}
+    theirs = pipe(**call, latents=rearrange(made.noise(1, 0), "b t c -> b c t")).audios
+    assert (latents - rearrange(theirs, "b c t -> b t c")).abs().max() < 1e-4
+    shorter, _ = latents_of(sound(model(SOUND), 0.5 * SECONDS), negative=None)
+    assert (shorter - latents).abs().max() > 1e-4
+    with pytest.raises(UsageError, match=r"seconds=1 of .* which makes 0\.0348"):
+        latents_of(sound(model(SOUND), 1.0))
+    condition = PromptCondition(str(model("LTXPipeline")), seconds=1.0)
+    with pytest.raises(UsageError, match="it is told no length"):
+        condition.encode("a fox")

@@ -159,6 +159,44 @@ def _hunyuan_video(parts: Path) -> Any:
     )
 
 
+def _stable_audio(parts: Path) -> Any:
+    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+
+    transformer = diffusers.StableAudioDiTModel(
+        sample_size=24,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        num_key_value_attention_heads=2,
+        out_channels=4,
+        cross_attention_dim=16,
+        time_proj_dim=16,
+        global_states_input_dim=32,
+        cross_attention_input_dim=16,
+    )
+    text = _t5(parts / "t5")
+    text["tokenizer"].model_max_length = 128
+    return diffusers.StableAudioPipeline(
+        vae=diffusers.AutoencoderOobleck.from_pretrained(autoencoder(parts / "vae", "AutoencoderOobleck")),
+        projection_model=StableAudioProjectionModel(16, 16, min_value=0, max_value=1),
+        transformer=transformer,
+        scheduler=cosine_scheduler(),
+        **text,
+    )
+
+
+def cosine_scheduler() -> Any:
+    """The scheduler of Stable Audio. Its library of noise is not installed: a test draws from noise of its own."""
+    import sys
+    from types import ModuleType
+
+    sys.modules.setdefault("torchsde", ModuleType("torchsde"))
+    from diffusers.schedulers.scheduling_cosine_dpmsolver_multistep import CosineDPMSolverMultistepScheduler
+
+    return CosineDPMSolverMultistepScheduler()
+
+
 def _words(folder: Path) -> Any:
     """A tokenizer of words: the template around a prompt has fewer of them than the letters that are cut off as it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -182,4 +220,5 @@ MAKERS = {
     "CogVideoXPipeline": _cogvideox,
     "MochiPipeline": _mochi,
     "HunyuanVideoPipeline": _hunyuan_video,
+    "StableAudioPipeline": _stable_audio,
 }

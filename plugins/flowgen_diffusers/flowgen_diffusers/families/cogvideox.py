@@ -1,8 +1,7 @@
 """CogVideoX (Zhipu), text to video: a diffusion model on a table of betas that predicts v, read as a velocity of straight lines.
 
-Of a variance preserving state a x1 + s x0 (a^2 + s^2 = 1) the state t x1 + (1 - t) x0 with t = a/(a + s) is a multiple, so the
-network is shown x divided by sqrt(t^2 + (1 - t)^2), and its v = a x0 - s x1 is x1 - x0 = (a - s) x - (a + s) v. The path needs
-no signal at t = 0, which is the zero terminal SNR of the published models (Lin et al. 2023); a step of DDIM is one of Euler.
+The network is shown the state that preserves variance (see `family.scaled`). Straight lines need no signal at t = 0, which is
+the zero terminal SNR of the published models (Lin et al. 2023); a step of DDIM is one of Euler.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from flowgen.core.betas import Betas
-from flowgen.core.tree import left
-from flowgen_diffusers.family import Family, Given, one_time
+from flowgen_diffusers.family import Family, Given, one_time, scaled, velocity_of_v
 
 
 class CogVideoX(Family):
@@ -40,16 +38,15 @@ class CogVideoX(Family):
         self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], given: Given
     ) -> Tensor:
         assert given.table is not None
-        size = left((t * t + (1 - t) ** 2).sqrt(), x)
-        seen, alpha, sigma = x / size, left(t, x) / size, left(1 - t, x) / size
+        seen, alpha, sigma = scaled(x, one_time(t))
         v = transformer(
             hidden_states=rearrange(seen, "b t h w c -> b t c h w"),
             encoder_hidden_states=prompt["states"],
-            timestep=_index(given.table, one_time(t)),
+            timestep=_index(given.table, t),
             image_rotary_emb=_rotary(transformer.config, x.shape[1:-1], x.device),
             return_dict=False,
         )[0]
-        return (alpha - sigma) * seen - (alpha + sigma) * rearrange(v, "b t c h w -> b t h w c")
+        return velocity_of_v(rearrange(v, "b t c h w -> b t h w c"), seen, alpha, sigma)
 
     def table(self, scheduler: Mapping[str, Any]) -> Tensor:
         """The times [N] of the indices N - 1 to 0, which rise."""
