@@ -39,13 +39,13 @@ class Family(ABC):
 
     pipelines: ClassVar[tuple[str, ...]]
     """The classes of `_class_name` in model_index.json that it covers."""
-    medium: ClassVar[Literal["video", "sound"]] = "video"
+    medium: ClassVar[Literal["video", "picture", "sound"]] = "video"
     tokenizer: ClassVar[str] = "tokenizer"
     """The component that counts the tokens of a prompt."""
     max_tokens: ClassVar[int]
     """Of a prompt, by default of the pipeline."""
     fps: ClassVar[float]
-    """Frames a second that the published models make, of video."""
+    """Frames a second that the published models make, of video; 1 of pictures."""
     guidance: ClassVar[float]
     """The scale of classifier-free guidance by default of the pipeline."""
     learned_guidance: ClassVar[float | None] = None
@@ -53,7 +53,7 @@ class Family(ABC):
     steps: ClassVar[int] = 50
     """Sampling steps by default of the pipeline."""
     size: ClassVar[tuple[int, int, int]]
-    """Frames, height and width by default of the pipeline, of video."""
+    """Frames, height and width by default of the pipeline; of pictures 1 frame."""
     same_times: ClassVar[Mapping[str, str]] = {}
     """Classes of schedulers, to ones that have the same noise levels and need no further library."""
     packs: ClassVar[bool] = False

@@ -69,6 +69,8 @@ class PretrainedTransformer(nn.Module):
                 raise ValueError(
                     f"the {axis.name} of the latents is {axis.size}, which must be a multiple of {p}: change the modality's"
                 )
+        if self.model.family.medium == "picture" and spec.axes[0].size != 1:
+            raise ValueError(f"{self.model.index['_class_name']} makes pictures: set modality.frames=1")
         if (spec.axes[0].size - 1) % (group := self.model.family.steps_multiple):
             raise ValueError(
                 f"the {spec.axes[0].name} of the latents is {spec.axes[0].size}, which must be 1 more than a multiple of "

@@ -36,7 +36,7 @@ def start_of(model: PretrainedModel, seconds: float | None = None, **size: float
             raise UsageError(f"--{given[0]}: {model.name} makes sound: set --seconds")
         return _sound(model, seconds)
     if seconds is not None:
-        raise UsageError(f"--seconds: {model.name} makes video: set --frames")
+        raise UsageError(f"--seconds: {model.name} makes {model.family.medium}s: leave it out")
     return _video(model, size)
 
 
@@ -63,8 +63,12 @@ def _video(model: PretrainedModel, size: dict[str, float | None]) -> Start:
     family = model.family
     default = dict(zip(("frames", "height", "width"), family.size, strict=True))
     chosen: dict[str, Any] = {**default, "fps": family.fps, **{k: v for k, v in size.items() if v is not None}}
+    picture = family.medium == "picture"
+    if picture and chosen["frames"] != 1:
+        raise UsageError(f"--frames: {model.name} makes pictures: leave it out")
     modality = build("modality", {"type": "video", **chosen})
-    encoder = build("encoder", {"type": "video-autoencoder", "model": f"{model.name}/vae"}, modality=modality)
+    kind = "image-autoencoder" if picture else "video-autoencoder"
+    encoder = build("encoder", {"type": kind, "model": f"{model.name}/vae"}, modality=modality)
     patch = family.patch(model.config("transformer"))
     pixels = math.lcm(encoder.space * patch[1], encoder.space * patch[2], family.multiple)
     for name in ("height", "width"):
@@ -77,12 +81,13 @@ def _video(model: PretrainedModel, size: dict[str, float | None]) -> Start:
         raise UsageError(
             f"--frames: the model takes 1 + k x {group * encoder.time}, got {chosen['frames']}; nearest: {near}"
         )
+    frames = "A picture is a clip of one frame." if picture else f"Frames: 1 + k x {group * encoder.time}."
     return Start(
-        rules=f"Frames: 1 + k x {group * encoder.time}. Height and width: multiples of {pixels}.",
+        rules=f"{frames} Height and width: multiples of {pixels}.",
         modality=f"{{type: video, fps: {chosen['fps']:g}, frames: {chosen['frames']}, height: {chosen['height']}, "
         f"width: {chosen['width']}}}",
-        data="{type: video-manifest, manifest: FILL-IN.csv}",
-        encoder=f"{{type: video-autoencoder, model: {json.dumps(f'{model.name}/vae')}, precision: bfloat16}}",
+        data=f"{{type: video-manifest, manifest: FILL-IN.csv{', tolerance: 0' if picture else ''}}}",
+        encoder=f"{{type: {kind}, model: {json.dumps(f'{model.name}/vae')}, precision: bfloat16}}",
         positions=math.prod(encoder.spec.shape[:-1]),
     )
 

@@ -15,6 +15,7 @@ from flowgen_diffusers.model import PretrainedModel
 from flowgen_diffusers.text import PromptCondition
 from flowgen_video.modality import Video
 from flowgen_video.writing import write_frames
+from PIL import Image
 
 from flowgen.cli import cli
 from flowgen.config import Config, load
@@ -112,8 +113,33 @@ def test_init_train_sample_of_sound(model, tmp_path):
         flowgen("init", folder, "-o", tmp_path / "b.yaml", "--frames", 9)
     with pytest.raises(UsageError, match=r"--seconds: the model makes 0\.0348299 at most, got 1"):
         flowgen("init", folder, "-o", tmp_path / "b.yaml", "--seconds", 1)
-    with pytest.raises(UsageError, match="makes video: set --frames"):
+    with pytest.raises(UsageError, match="makes videos: leave it out"):
         flowgen("init", model("LTXPipeline"), "-o", tmp_path / "b.yaml", "--seconds", 1)
+
+
+@pytest.mark.slow
+def test_init_train_sample_of_pictures(model, tmp_path):
+    config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.zip"
+    folder = model("FluxPipeline")
+    flowgen("init", folder, "-o", config, "--height", 32, "--width", 48)
+    text = config.read_text()
+    assert "A picture is a clip of one frame. Height and width: multiples of 8." in text
+    assert "guidance: 3.5" in text
+    g = torch.Generator().manual_seed(0)
+    with (tmp_path / "pictures.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "caption"])
+        for i in range(6):
+            picture = torch.randint(0, 256, (32, 48, 3), generator=g, dtype=torch.uint8)
+            Image.fromarray(picture.numpy()).save(tmp_path / f"{i}.png")
+            rows.writerow([f"{i}.png", f"noise {i}"])
+    small = ["train.steps=5", "train.batch_size=2", "data.held_out=0.34"]
+    quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
+    flowgen("train", config, f"run={run}", f"data.manifest={tmp_path / 'pictures.csv'}", *small, *quiet)
+    flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
+    assert Video(fps=1, height=32, width=48).read(out).data.shape == (1, 32, 48, 3)
+    with pytest.raises(UsageError, match=r"--frames: .* makes pictures: leave it out"):
+        flowgen("init", folder, "-o", tmp_path / "b.yaml", "--frames", 9)
 
 
 def test_init_says_what_the_model_takes(model, tmp_path):
@@ -230,5 +256,5 @@ def test_blocks_and_patches_are_declared(model):
 def test_every_pipeline_of_a_family_is_one_of_diffusers():
     import diffusers
 
-    assert families().keys() >= {*SHIFTS, "StableAudioPipeline"}
+    assert families().keys() >= {*SHIFTS, "StableAudioPipeline", "FluxPipeline"}
     assert all(hasattr(diffusers, name) for name in families())

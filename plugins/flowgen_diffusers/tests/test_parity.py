@@ -35,13 +35,16 @@ SIZES = {
 STEPS, SCALE = 4, 3.0
 
 
+PICTURES = {"FluxPipeline": {"fps": 1, "frames": 1, "height": 32, "width": 48}}
+
+
 def generator(folder, kind, told=None, **sample):
     config = Config.model_validate(
         {
             "name": "parity",
-            "modality": {"type": "video", **SIZES[kind]},
+            "modality": {"type": "video", **(SIZES | PICTURES)[kind]},
             "data": {"type": "video-folder", "folder": "nowhere"},
-            "encoder": {"type": "video-autoencoder", "model": f"{folder}/vae"},
+            "encoder": {"type": f"{'image' if kind in PICTURES else 'video'}-autoencoder", "model": f"{folder}/vae"},
             "network": {"type": "diffusers", "model": str(folder), "guidance": told},
             "conditions": {"caption": {"type": "diffusers-text", "model": str(folder)}},
             "train": {"steps": 1},
@@ -371,3 +374,51 @@ def test_sound_is_guided_from_no_prompt_and_is_told_its_length(model, monkeypatc
     condition = PromptCondition(str(model("LTXPipeline")), seconds=1.0)
     with pytest.raises(UsageError, match="it is told no length"):
         condition.encode("a fox")
+
+
+def picture_call(made, pipe, kind, **more):
+    size = PICTURES[kind]
+    noise = rearrange(made.noise(1, 0), "b 1 h w c -> b c h w")
+    return {
+        "prompt": PROMPT,
+        "height": size["height"],
+        "width": size["width"],
+        "num_inference_steps": STEPS,
+        "latents": pipe._pack_latents(noise, *noise.shape),
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "scale", "negative", "shift"),
+    [(None, SCALE, NEGATIVE, True), (None, SCALE, "", True), (1.5, 1.0, None, True), (None, SCALE, NEGATIVE, False)],
+)
+def test_pictures_are_those_of_the_pipeline(model, tmp_path, capsys, told, scale, negative, shift):
+    kind = "FluxPipeline"
+    folder = shutil.copytree(model(kind), tmp_path / "flux")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dynamic_shifting": shift, "shift": 2.0}))
+    made = generator(folder, kind, told=told, guidance={"type": "cfg", "scale": scale, "start": 0.0})
+    pipe = diffusers.FluxPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    latents, (clip,) = latents_of(made, negative=negative)
+    call = picture_call(made, pipe, kind, negative_prompt=negative, true_cfg_scale=scale, guidance_scale=told or 3.5)
+    theirs = pipe._unpack_latents(pipe(**call, output_type="latent").images, 32, 48, pipe.vae_scale_factor)
+    apart = (latents - rearrange(theirs, "b c h w -> b 1 h w c")).abs().max()
+    assert (latents - made.noise(1, 0)).abs().max() > 0.3
+    assert apart < 1e-4
+    shown = pipe(**call, output_type="np").images[0]
+    ours = made.encoder.autoencoder.decode(_raw(made.encoder, latents)[:, :, 0])
+    ours = rearrange((ours[0] / 2 + 0.5).clamp(0, 1), "c h w -> h w c")
+    assert (ours - torch.as_tensor(shown)).abs().max() < 1e-3
+    assert (clip.data[0].float() / 255 - torch.as_tensor(shown)).abs().max() < 0.5 / 255 + 1e-3
+    with capsys.disabled():
+        print(f"\n{kind}: latents {apart:.1e}, picture {(ours - torch.as_tensor(shown)).abs().max():.1e}")
+
+
+def test_what_makes_pictures_has_one_frame(model):
+    kind = "FluxPipeline"
+    config = generator(model(kind), kind).config.model_dump()
+    config["modality"] = {"type": "video", **PICTURES[kind], "frames": 2}
+    with pytest.raises((UsageError, ValueError), match=r"modality\.frames=1"):
+        Experiment(Config.model_validate(config)).network  # noqa: B018

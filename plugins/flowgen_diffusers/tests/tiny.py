@@ -197,6 +197,33 @@ def cosine_scheduler() -> Any:
     return CosineDPMSolverMultistepScheduler()
 
 
+def _flux(parts: Path) -> Any:
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=12,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 4),
+    )
+    words, letters = _words(parts / "words"), _t5(parts / "t5")
+    words.model_max_length = 77
+    size = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    clip = transformers.CLIPTextConfig(**size, num_hidden_layers=1, bos_token_id=2, eos_token_id=3, pad_token_id=0)
+    return diffusers.FluxPipeline(
+        text_encoder=transformers.CLIPTextModel(clip).eval(),
+        tokenizer=words,
+        text_encoder_2=letters["text_encoder"],
+        tokenizer_2=letters["tokenizer"],
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_image_seq_len=300),
+        vae=diffusers.AutoencoderKL.from_pretrained(autoencoder(parts / "vae", "AutoencoderKL")),
+        transformer=transformer,
+    )
+
+
 def _words(folder: Path) -> Any:
     """A tokenizer of words: the template around a prompt has fewer of them than the letters that are cut off as it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -221,4 +248,5 @@ MAKERS = {
     "MochiPipeline": _mochi,
     "HunyuanVideoPipeline": _hunyuan_video,
     "StableAudioPipeline": _stable_audio,
+    "FluxPipeline": _flux,
 }
