@@ -35,7 +35,8 @@ SIZES = {
 STEPS, SCALE = 4, 3.0
 
 
-PICTURES = {"FluxPipeline": {"fps": 1, "frames": 1, "height": 32, "width": 48}}
+_PICTURE = {"fps": 1, "frames": 1, "height": 32, "width": 48}
+PICTURES = {"FluxPipeline": _PICTURE, "StableDiffusion3Pipeline": _PICTURE}
 
 
 def generator(folder, kind, told=None, **sample):
@@ -376,44 +377,43 @@ def test_sound_is_guided_from_no_prompt_and_is_told_its_length(model, monkeypatc
         condition.encode("a fox")
 
 
-def picture_call(made, pipe, kind, **more):
-    size = PICTURES[kind]
-    noise = rearrange(made.noise(1, 0), "b 1 h w c -> b c h w")
-    return {
-        "prompt": PROMPT,
-        "height": size["height"],
-        "width": size["width"],
-        "num_inference_steps": STEPS,
-        "latents": pipe._pack_latents(noise, *noise.shape),
-        **more,
-    }
-
-
+@pytest.mark.parametrize("kind", list(PICTURES))
 @pytest.mark.parametrize(
     ("told", "scale", "negative", "shift"),
     [(None, SCALE, NEGATIVE, True), (None, SCALE, "", True), (1.5, 1.0, None, True), (None, SCALE, NEGATIVE, False)],
 )
-def test_pictures_are_those_of_the_pipeline(model, tmp_path, capsys, told, scale, negative, shift):
-    kind = "FluxPipeline"
-    folder = shutil.copytree(model(kind), tmp_path / "flux")
+def test_pictures_are_those_of_the_pipeline(kind, model, tmp_path, capsys, told, scale, negative, shift):
+    folder, flux = shutil.copytree(model(kind), tmp_path / "copy"), kind == "FluxPipeline"
     file = folder / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dynamic_shifting": shift, "shift": 2.0}))
-    made = generator(folder, kind, told=told, guidance={"type": "cfg", "scale": scale, "start": 0.0})
-    pipe = diffusers.FluxPipeline.from_pretrained(folder)
+    schedule = {"use_dynamic_shifting": shift, "max_image_seq_len": 300, "shift": 2.0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | schedule))
+    made = generator(folder, kind, told if flux else None, guidance={"type": "cfg", "scale": scale, "start": 0.0})
+    pipe = getattr(diffusers, kind).from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     latents, (clip,) = latents_of(made, negative=negative)
-    call = picture_call(made, pipe, kind, negative_prompt=negative, true_cfg_scale=scale, guidance_scale=told or 3.5)
-    theirs = pipe._unpack_latents(pipe(**call, output_type="latent").images, 32, 48, pipe.vae_scale_factor)
+    noise = made.noise(1, 0)
+    start = rearrange(noise, "b 1 h w c -> b c h w")
+    call = {
+        "prompt": PROMPT,
+        "negative_prompt": negative,
+        "height": 32,
+        "width": 48,
+        "num_inference_steps": STEPS,
+        "latents": pipe._pack_latents(start, *start.shape) if flux else start,
+        **({"true_cfg_scale": scale, "guidance_scale": told or 3.5} if flux else {"guidance_scale": scale}),
+    }
+    theirs = pipe(**call, output_type="latent").images
+    theirs = pipe._unpack_latents(theirs, 32, 48, pipe.vae_scale_factor) if flux else theirs
     apart = (latents - rearrange(theirs, "b c h w -> b 1 h w c")).abs().max()
-    assert (latents - made.noise(1, 0)).abs().max() > 0.3
+    assert (latents - noise).abs().max() > 0.3
     assert apart < 1e-4
-    shown = pipe(**call, output_type="np").images[0]
+    shown = torch.as_tensor(pipe(**call, output_type="np").images[0])
     ours = made.encoder.autoencoder.decode(_raw(made.encoder, latents)[:, :, 0])
     ours = rearrange((ours[0] / 2 + 0.5).clamp(0, 1), "c h w -> h w c")
-    assert (ours - torch.as_tensor(shown)).abs().max() < 1e-3
-    assert (clip.data[0].float() / 255 - torch.as_tensor(shown)).abs().max() < 0.5 / 255 + 1e-3
+    assert (ours - shown).abs().max() < 1e-3
+    assert (clip.data[0].float() / 255 - shown).abs().max() < 0.5 / 255 + 1e-3
     with capsys.disabled():
-        print(f"\n{kind}: latents {apart:.1e}, picture {(ours - torch.as_tensor(shown)).abs().max():.1e}")
+        print(f"\n{kind}: latents {apart:.1e}, picture {(ours - shown).abs().max():.1e}")
 
 
 def test_what_makes_pictures_has_one_frame(model):

@@ -224,6 +224,39 @@ def _flux(parts: Path) -> Any:
     )
 
 
+def _stable_diffusion_3(parts: Path) -> Any:
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=12,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=24,
+        pooled_projection_dim=16,
+        out_channels=4,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    words, letters = _words(parts / "words"), _t5(parts / "t5")
+    words.model_max_length = 77
+    size = {"vocab_size": len(words), "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    clip = transformers.CLIPTextConfig(**size, **ends, num_hidden_layers=2, projection_dim=8)
+    return diffusers.StableDiffusion3Pipeline(
+        text_encoder=transformers.CLIPTextModelWithProjection(clip).eval(),
+        tokenizer=words,
+        text_encoder_2=transformers.CLIPTextModelWithProjection(clip).eval(),
+        tokenizer_2=words,
+        text_encoder_3=letters["text_encoder"],
+        tokenizer_3=letters["tokenizer"],
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=diffusers.AutoencoderKL.from_pretrained(autoencoder(parts / "vae", "AutoencoderKL")),
+        transformer=transformer,
+    )
+
+
 def _words(folder: Path) -> Any:
     """A tokenizer of words: the template around a prompt has fewer of them than the letters that are cut off as it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -249,4 +282,5 @@ MAKERS = {
     "HunyuanVideoPipeline": _hunyuan_video,
     "StableAudioPipeline": _stable_audio,
     "FluxPipeline": _flux,
+    "StableDiffusion3Pipeline": _stable_diffusion_3,
 }
