@@ -12,7 +12,7 @@ def flowgen_components() -> list[Component]:
             "network",
             "diffusers",
             "flowgen_diffusers.network:PretrainedTransformer",
-            "the transformer of a pretrained pipeline of diffusers (LTX-Video, Wan, CogVideoX, Mochi, HunyuanVideo, Stable Audio, FLUX, SD 3)",
+            "the transformer of a pretrained pipeline of diffusers (LTX-Video, Wan, FLUX.1, Stable Audio, ...)",
         ),
         Component(
             "conditioner",
