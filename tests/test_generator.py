@@ -16,6 +16,7 @@ from flowgen.core.solvers.jumps import FlowMapSolver
 from flowgen.core.solvers.ode import Euler, Heun
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.clip import Clip
+from flowgen.media.encoder import Latents
 from flowgen.runs.generator import Generator
 from flowgen.runs.idle import warn_idle_guidance
 
@@ -78,6 +79,14 @@ def test_every_setting_of_a_sample_changes_it(folder, override):
     plain = torch.stack([c.data for c in Generator.load(folder).sample(asked)])
     changed = torch.stack([c.data for c in Generator.load(folder, overrides=[override]).sample(asked)])
     assert not torch.allclose(plain, changed, atol=1e-4)
+
+
+def test_sampling_that_begins_after_zero_begins_with_as_much_noise_as_there_is_then(folder):
+    made = Generator.load(folder, overrides=["sample.grid=[0.5, 0.50001]", "sample.guidance=null"])
+    asked = [value(folder)] * 64
+    clips = torch.stack([c.data for c in made.sample(asked)])
+    half = made.encoder.decode(Latents(made.noise(64, 0) / 2))
+    assert torch.allclose(clips, torch.stack([c.data for c in half]), atol=1e-2)
 
 
 def test_a_grid_of_the_model_is_for_networks_that_have_one(folder):

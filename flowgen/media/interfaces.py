@@ -505,7 +505,7 @@ class OwnTimes(Protocol):
     """`sample.grid: model`: it is sampled at times of its own, as a pretrained model is at those of its scheduler."""
 
     def sampling_times(self, steps: int, x: State) -> Tensor:
-        """steps + 1 increasing times from 0 to 1, float64 on the CPU, for latents like x."""
+        """steps + 1 increasing times to 1, from 0 or from where its noise begins, float64 on the CPU, for latents like x."""
 
 
 # Abilities of a logger

@@ -119,7 +119,6 @@ def _batch(
     """The state at t = 1 of one batch."""
     n, guided = len(batch.rows), around.guided
     x0 = source_latents(generator.encoder, around.sources, n) if around.sources else batch.noise("sample")
-    x = prior(generator.path(settings), x0)
 
     def show(t: float, x: State) -> None:
         if watch.on_state is not None:
@@ -137,7 +136,8 @@ def _batch(
         return batch.noise(f"solver {float(t)!r}")
 
     with generator.refusals():
-        grid = generator.grid(settings, x)
+        grid = generator.grid(settings, x0)
+        x = prior(generator.path(settings), x0, float(grid[0]))
         replaced = () if guided is not None else around.given
         flow, kept = sampled_flow(generator, settings, grid, null, replaced, x, x0, batch.rows)
         solver = build("solver", settings.solver)

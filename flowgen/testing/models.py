@@ -159,6 +159,12 @@ def autoencoder(folder: Path, kind: str = "AutoencoderKLWan") -> Path:
             "norm_num_groups": 4,
             "latent_channels": 4,
         },
+        "AutoencoderKLMochi": {
+            "encoder_block_out_channels": (32, 32, 32, 32),
+            "decoder_block_out_channels": (32, 32, 32, 32),
+            "layers_per_block": (1, 1, 1, 1, 1),
+            "latent_channels": 12,
+        },
         "AutoencoderOobleck": {
             "encoder_hidden_size": 8,
             "downsampling_ratios": [2, 4, 8],

@@ -22,18 +22,28 @@ from flowgen_audio.vocos import Vocos, load_vocos, read_settings, vocos_files
 class WaveformAutoencoder(AudioEncoder):
     """Waveforms through a pretrained autoencoder (AutoencoderOobleck of `diffusers`, as in Stable Audio; extra: latent).
 
-    Latents are means of the posterior, then normalised by statistics of the data set as in every encoder of sound.
+    Latents are means of the posterior, then normalised by statistics of the data set as in every encoder of sound, unless
+    that is left out.
 
     Args:
         model: its folder, or id in the hub cache (see `flowgen.media.pretrained`); nothing is downloaded.
         precision: of its weights.
         multiple: the patch of the network.
+        normalise: false: latents as the autoencoder gives them, as pretrained generators take them.
     """
 
     context = 4
     """Convolutions reach further than a latent step; what is given is kept this far from a cut."""
 
-    def __init__(self, modality: Audio, model: str, precision: Precision = "float32", multiple: Count = 1) -> None:
+    def __init__(
+        self,
+        modality: Audio,
+        model: str,
+        precision: Precision = "float32",
+        multiple: Count = 1,
+        normalise: bool = True,
+    ) -> None:
+        self.normalise = normalise
         self._autoencoder = Diffused(model, precision)
         autoencoder, name = self._autoencoder, self._autoencoder.config["_class_name"]
         if autoencoder.convolution_axes != 1:
@@ -53,6 +63,10 @@ class WaveformAutoencoder(AudioEncoder):
     def identity(self) -> str:
         key = f"{super().identity}{self._autoencoder.precision}{self._autoencoder.identity}"
         return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def fit(self, clips: Sequence[Clip]) -> None:
+        if self.normalise:
+            super().fit(clips)
 
     def features(self, samples: Tensor) -> Tensor:
         with torch.no_grad():

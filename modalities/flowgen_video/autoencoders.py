@@ -40,7 +40,8 @@ class FrozenAutoencoder(Encoder):
                 f"encoder.model: {name} in {model} convolves over {self.autoencoder.convolution_axes} axes, not "
                 f"{self.convolution_axes}; it is for encoder.type: {self.other}"
             )
-        channels = self.autoencoder.option("in_channels", default=3)
+        # what it gives, for some make features of the frames before they take them in
+        channels = self.autoencoder.option("out_channels", "in_channels", default=3)
         if modality.channels != channels:
             raise UsageError(
                 f"modality.channels: {name} in {model} takes frames of {channels} channels, got {modality.channels}"

@@ -149,6 +149,17 @@ def test_an_autoencoder_takes_its_own_sound_alone(oobleck: Path, tmp_path: Path)
         WaveformAutoencoder(STEREO, str(autoencoder(tmp_path / "kl", "AutoencoderKL")))
 
 
+def test_latents_of_pretrained_generators_are_as_the_autoencoder_gives_them(oobleck: Path) -> None:
+    plain = WaveformAutoencoder(STEREO, str(oobleck), normalise=False)
+    plain.fit(clips(plain))
+    x = plain.encode(clips(plain)).x
+    usual = WaveformAutoencoder(STEREO, str(oobleck))
+    assert torch.equal(x, usual.encode(clips(usual)).x)  # type: ignore[arg-type]
+    usual.fit(clips(usual))
+    assert not torch.allclose(x, usual.encode(clips(usual)).x, atol=1e-2)  # type: ignore[arg-type]
+    assert plain.identity != usual.identity
+
+
 def test_an_autoencoder_is_loaded_strictly_and_told_apart(oobleck: Path, tmp_path: Path) -> None:
     a = WaveformAutoencoder(STEREO, str(oobleck))
     low = WaveformAutoencoder(STEREO, str(oobleck), precision="bfloat16")

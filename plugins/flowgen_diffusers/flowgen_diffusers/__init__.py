@@ -12,7 +12,7 @@ def flowgen_components() -> list[Component]:
             "network",
             "diffusers",
             "flowgen_diffusers.network:PretrainedTransformer",
-            "the transformer of a pretrained pipeline of diffusers (LTX-Video, Wan)",
+            "the transformer of a pretrained pipeline of diffusers (LTX-Video, Wan, FLUX.1, Stable Audio, ...)",
         ),
         Component(
             "conditioner",

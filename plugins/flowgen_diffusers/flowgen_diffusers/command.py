@@ -16,8 +16,15 @@ from flowgen.cli.options import File, Number
 @click.option("--height", type=click.IntRange(1, 100_000), help="Pixels.")
 @click.option("--width", type=click.IntRange(1, 100_000), help="Pixels.")
 @click.option("--fps", type=Number(min=0), help="Frames a second.")
+@click.option("--seconds", type=Number(min=0), help="Of sound; by default all that the model makes.")
 def init(
-    model: str, output: Path, frames: int | None, height: int | None, width: int | None, fps: float | None
+    model: str,
+    output: Path,
+    frames: int | None,
+    height: int | None,
+    width: int | None,
+    fps: float | None,
+    seconds: float | None,
 ) -> None:
     """Write a config that fine-tunes a pretrained model of diffusers.
 
@@ -32,13 +39,13 @@ def init(
     from flowgen.errors import UsageError
     from flowgen.files import replacing
     from flowgen_diffusers.model import PretrainedModel
-    from flowgen_diffusers.starting import Size, fine_tuning_config
+    from flowgen_diffusers.starting import fine_tuning_config, start_of
 
     if output.exists():
         raise UsageError(f"{output} exists; give another name")
     pretrained = PretrainedModel(model)
-    size = Size.of(pretrained, frames=frames, height=height, width=width, fps=fps)
-    text = fine_tuning_config(pretrained, size, output.stem)
+    start = start_of(pretrained, seconds, frames=frames, height=height, width=width, fps=fps)
+    text = fine_tuning_config(pretrained, start, output.stem)
     with replacing(output) as part:
         part.write_text(text)
     click.echo(f"{output}: fine-tunes {pretrained.index['_class_name']}; fill in its data section", err=True)

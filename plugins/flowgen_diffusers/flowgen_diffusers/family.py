@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,25 +23,45 @@ from flowgen.errors import UsageError
 from flowgen.media.streams import StreamSpec
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a velocity depends on beside state, time and prompt."""
+
+    spec: StreamSpec
+    table: Tensor | None
+    """Of the scheduler, as `Family.table` made it."""
+    guidance: float | None
+    """The scale that the transformer is told, where it has learned guidance."""
+
+
 class Family(ABC):
     """A family, one module of `flowgen_diffusers.families` with one subclass of this."""
 
     pipelines: ClassVar[tuple[str, ...]]
     """The classes of `_class_name` in model_index.json that it covers."""
+    medium: ClassVar[Literal["video", "picture", "sound"]] = "video"
     tokenizer: ClassVar[str] = "tokenizer"
     """The component that counts the tokens of a prompt."""
     max_tokens: ClassVar[int]
     """Of a prompt, by default of the pipeline."""
     fps: ClassVar[float]
-    """Frames a second that the published models make."""
+    """Frames a second that the published models make, of video; 1 of pictures."""
     guidance: ClassVar[float]
     """The scale of classifier-free guidance by default of the pipeline."""
+    learned_guidance: ClassVar[float | None] = None
+    """The scale that the transformer is told by default of the pipeline, where it has learned guidance (is distilled)."""
     steps: ClassVar[int] = 50
     """Sampling steps by default of the pipeline."""
     size: ClassVar[tuple[int, int, int]]
-    """Frames, height and width by default of the pipeline."""
+    """Frames, height and width by default of the pipeline; of pictures 1 frame."""
+    same_times: ClassVar[Mapping[str, str]] = {}
+    """Classes of schedulers, to ones that have the same noise levels and need no further library."""
+    packs: ClassVar[bool] = False
+    """Whether the channels that the transformer takes are those of a patch."""
     multiple: ClassVar[int] = 1
     """What divides height and width, beyond what autoencoder and patches ask for."""
+    steps_multiple: ClassVar[int] = 1
+    """What divides the latent steps after the first."""
 
     @abstractmethod
     def patch(self, config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -50,11 +71,23 @@ class Family(ABC):
     def embed(self, pipeline: Any, prompt: str, max_tokens: int) -> dict[str, Tensor]:
         """A prompt as the transformer takes it, without batch dimension: `states` [max_tokens, D], and what else it wants."""
 
+    def seconds(self, transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> float | None:
+        """The length of sound that the model makes, by configs; None: it is told none."""
+        return None
+
+    def timed(self, pipeline: Any, states: Mapping[str, Tensor], seconds: float) -> dict[str, Tensor]:
+        """The embedding of a prompt, for a clip of so many seconds."""
+        raise NotImplementedError
+
     @abstractmethod
     def velocity(
-        self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], spec: StreamSpec
+        self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], given: Given
     ) -> Tensor:
         """dx/dt of latents x [B, *axes, C] at times t [B] or [B, *axes]."""
+
+    def table(self, scheduler: Mapping[str, Any]) -> Tensor | None:
+        """What `velocity` wants of the scheduler, by its config; it is kept beside the weights."""
+        return None
 
     def sigmas(self, scheduler: Any, steps: int, positions: int) -> Tensor:
         """Noise levels of the pipeline's sampling, steps + 1 falling from 1 to 0, for latents of so many positions."""
@@ -63,6 +96,10 @@ class Family(ABC):
         else:
             scheduler.set_timesteps(steps)
         return scheduler.sigmas
+
+    def solver(self, scheduler: Any) -> str:
+        """The solver that repeats the scheduler, by name."""
+        return "unipc" if "UniPC" in type(scheduler).__name__ else "euler"
 
     def shift(self, scheduler: Any, positions: int) -> float:
         """The shift of the times k (see `flowgen.core.times.shift`) by which the scheduler was made, for training."""
@@ -83,6 +120,29 @@ def every_position(t: Tensor, x: Tensor, patch: tuple[int, ...]) -> Tensor:
         return t
     t = left(t, x[..., 0]).expand(x.shape[:-1])
     return t[(slice(None), *(slice(None, None, p) for p in patch))]
+
+
+def one_time(t: Tensor) -> Tensor:
+    """Times [B]. ValueError: positions have times of their own."""
+    if t.ndim > 1:
+        raise ValueError(
+            "this transformer is told one time for all positions: leave known regions out (known: []), or take LTX-Video"
+        )
+    return t
+
+
+def scaled(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A state on straight lines as one that preserves variance, and alpha and sigma there (alpha^2 + sigma^2 = 1).
+
+    Of alpha x1 + sigma x0 the state t x1 + (1 - t) x0 with t = alpha/(alpha + sigma) is a multiple.
+    """
+    size = left((t * t + (1 - t) ** 2).sqrt(), x)
+    return x / size, left(t, x) / size, left(1 - t, x) / size
+
+
+def velocity_of_v(v: Tensor, seen: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """x1 - x0, from v = alpha x0 - sigma x1 and what `scaled` made of the state."""
+    return (alpha - sigma) * seen - (alpha + sigma) * v
 
 
 @cache

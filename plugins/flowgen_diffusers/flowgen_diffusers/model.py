@@ -59,21 +59,34 @@ class PretrainedModel:
             load_strictly(network, read_weights(folder), folder)
         return nn.Module.train(network)
 
+    @cached_property
+    def scheduler_config(self) -> dict[str, Any]:
+        return read_json(self.folder / "scheduler" / "scheduler_config.json")
+
     def scheduler(self) -> Any:
         """A new scheduler of the pipeline."""
-        config = read_json(self.folder / "scheduler" / "scheduler_config.json")
-        return _diffusers_class(config.get("_class_name"), self.folder / "scheduler").from_config(config)
+        config = self.scheduler_config
+        name = config.get("_class_name")
+        return _diffusers_class(self.family.same_times.get(name, name), self.folder / "scheduler").from_config(config)
+
+    def seconds(self) -> float | None:
+        """The length of sound that it makes; None: it is told none."""
+        return self.family.seconds(self.config("transformer"), self.config("vae"))
 
     def text_pipeline(self, dtype: torch.dtype) -> Any:
         """The pipeline with what reads prompts alone. FlowgenError: it cannot be loaded."""
-        without: dict[str, Any] = dict.fromkeys({"transformer", "transformer_2", "vae"} & self.index.keys())
+        without: dict[str, Any] = dict.fromkeys({"transformer_2", "vae", "scheduler"} & self.index.keys())
+        with torch.device("meta"):  # some pipelines read its config when they are made
+            without["transformer"] = self.transformer()
         try:
-            return self.pipeline_class.from_pretrained(
+            pipeline = self.pipeline_class.from_pretrained(
                 str(self.folder), dtype=dtype, local_files_only=True, use_safetensors=True, **without
             )
         except (OSError, ValueError, ImportError) as error:
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FlowgenError(f"cannot load the text encoder of {self.folder}: {line}") from error
+        pipeline.register_modules(transformer=None)
+        return pipeline
 
 
 def _pretended(tensor: torch.Tensor) -> bool:

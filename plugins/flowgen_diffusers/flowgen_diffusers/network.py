@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from flowgen.core.interfaces import MASK
+from flowgen.core.ranges import NonNegative
 from flowgen.core.tree import State
 from flowgen.media.conditions import Conditioner
 from flowgen.media.streams import StreamSpec
+from flowgen_diffusers.family import Given
 from flowgen_diffusers.model import PretrainedModel
 from flowgen_diffusers.text import PromptCondition
 
@@ -24,21 +26,39 @@ class PretrainedTransformer(nn.Module):
 
     Args:
         model: the folder of the pipeline, or its id in the hub cache (see `flowgen.media.pretrained`); nothing is downloaded.
+        guidance: the scale that a transformer with learned guidance (HunyuanVideo) is told; by default that of the pipeline.
     """
 
     repeated_blocks: tuple[str, ...]
     patch: tuple[int, ...]
+    table: Tensor | None
 
-    def __init__(self, spec: StreamSpec, conditions: Mapping[str, Conditioner], *, model: str) -> None:
+    def __init__(
+        self,
+        spec: StreamSpec,
+        conditions: Mapping[str, Conditioner],
+        *,
+        model: str,
+        guidance: NonNegative | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(spec, StreamSpec):
             raise ValueError(f"a pretrained model of diffusers has one stream; the latents have {', '.join(spec)}")
         self.spec, self.model = spec, PretrainedModel(model)
         self.prompt = _only_prompt(conditions, self.model)
+        if guidance is not None and self.model.family.learned_guidance is None:
+            raise ValueError(
+                f"network.guidance: {self.model.index['_class_name']} is told no scale; leave it out, and set "
+                f"sample.guidance"
+            )
+        self.guidance = self.model.family.learned_guidance if guidance is None else guidance
         self.transformer = self.model.transformer()
         config = self.transformer.config
         self.patch = self.model.family.patch(config)
-        if (channels := config["in_channels"]) != spec.channels * _packed(self.transformer, self.patch):
+        self.register_buffer("table", self.model.family.table(self.model.scheduler_config), persistent=False)
+        if (channels := config["in_channels"]) != spec.channels * (
+            math.prod(self.patch) if self.model.family.packs else 1
+        ):
             raise ValueError(
                 f"the transformer in {self.model.folder} takes latents of {channels} channels, and the encoder gives "
                 f"{spec.channels}; take the autoencoder of the same folder (variants that take pictures as channels are not "
@@ -49,6 +69,13 @@ class PretrainedTransformer(nn.Module):
                 raise ValueError(
                     f"the {axis.name} of the latents is {axis.size}, which must be a multiple of {p}: change the modality's"
                 )
+        if self.model.family.medium == "picture" and spec.axes[0].size != 1:
+            raise ValueError(f"{self.model.index['_class_name']} makes pictures: set modality.frames=1")
+        if (spec.axes[0].size - 1) % (group := self.model.family.steps_multiple):
+            raise ValueError(
+                f"the {spec.axes[0].name} of the latents is {spec.axes[0].size}, which must be 1 more than a multiple of "
+                f"{group}: change the modality's"
+            )
         self.repeated_blocks = tuple(_repeated(self.transformer))
 
     def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
@@ -57,14 +84,17 @@ class PretrainedTransformer(nn.Module):
             raise ValueError(
                 "a pretrained model takes clips of one length: set data.buckets, or one length for all clips"
             )
-        return self.model.family.velocity(self.transformer, x, t, cond[self.prompt], self.spec)
+        given = Given(self.spec, self.table, self.guidance)
+        return self.model.family.velocity(self.transformer, x, t, cond[self.prompt], given)
 
     def sampling_times(self, steps: int, x: State) -> Tensor:
-        """The times of the pipeline's own scheduler, float64 [steps + 1], for latents x."""
+        """The times of the pipeline's own scheduler, float64 [steps + 1], for latents x. Some begin after t = 0."""
         assert isinstance(x, Tensor)
         sigmas = self.model.family.sigmas(self.model.scheduler(), steps, math.prod(x.shape[1:-1]))
         times = 1 - torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
-        times[0], times[-1] = 0.0, 1.0  # some schedulers leave a millionth, to keep logarithms finite
+        times[-1] = 1.0
+        if times[0] < 1e-4:  # some schedulers leave a millionth, to keep logarithms finite
+            times[0] = 0.0
         return times
 
 
@@ -84,16 +114,11 @@ def _only_prompt(conditions: Mapping[str, Conditioner], model: PretrainedModel) 
     return name
 
 
-def _packed(transformer: nn.Module, patch: tuple[int, ...]) -> int:
-    """Latent positions whose channels the transformer takes together."""
-    return 1 if any(isinstance(m, (nn.Conv2d, nn.Conv3d)) for m in transformer.children()) else math.prod(patch)
-
-
 def _repeated(transformer: nn.Module) -> list[str]:
-    """The module lists of blocks that diffusers declares as alike."""
+    """The module lists of blocks that diffusers declares as alike; where it declares none, those of one class at the top."""
     alike = set(transformer._repeated_blocks or transformer._no_split_modules or ())
-    return [
-        f"transformer.{name}"
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) and {type(m).__name__ for m in module} <= alike
-    ]
+    lists = {name: list(m) for name, m in transformer.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    kinds = {name: {type(m).__name__ for m in blocks} for name, blocks in lists.items()}
+    if not alike:
+        return [f"transformer.{name}" for name, kind in kinds.items() if "." not in name and len(kind) == 1]
+    return [f"transformer.{name}" for name, kind in kinds.items() if kind <= alike]

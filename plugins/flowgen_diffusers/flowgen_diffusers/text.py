@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgen.core.ranges import Count, NonNegative
+from flowgen.core.ranges import Count, NonNegative, Positive
 from flowgen.core.tree import leaves, tree_map
 from flowgen.device import default_device
 from flowgen.errors import FlowgenError, UsageError
@@ -28,6 +28,7 @@ class PromptCondition:
         model: the folder of the pipeline, or its id in the hub cache (see `flowgen.media.pretrained`); nothing is downloaded.
         max_tokens: room for the tokens of a prompt; by default as many as the pipeline gives them.
         truncate: cut a longer prompt off, which otherwise is refused.
+        seconds: the length of sound that the model is told; by default all that it makes.
         precision: of the text encoder.
         cache_mb: memory for embeddings of prompts met before, the oldest leaving first.
         identity: a hash of the text encoder's files. Written into the config of a run when it is trained; another text
@@ -39,6 +40,7 @@ class PromptCondition:
     model: str
     max_tokens: Count | None = None
     truncate: bool = False
+    seconds: Positive | None = None
     precision: Precision = "float32"
     cache_mb: NonNegative = 1024.0
     identity: str | None = None
@@ -52,7 +54,7 @@ class PromptCondition:
         return self.max_tokens or PretrainedModel(self.model).family.max_tokens
 
     def encode(self, value: Any) -> dict[str, Tensor]:
-        return _opened(self).embed(str(value), self.room, self.truncate)
+        return _opened(self).embed(str(value), self.room, self.truncate, self.seconds)
 
     def null(self) -> dict[str, Tensor]:
         return self.encode("")
@@ -82,7 +84,7 @@ class _Prompts:
 
     def __init__(self, model: PretrainedModel, precision: Precision, cache_mb: float) -> None:
         self.model, self.precision = model, precision
-        self.kept: Kept[tuple[str, int], dict[str, Tensor]] = Kept(cache_mb * 1e6)
+        self.kept: Kept[tuple[str, int, float | None], dict[str, Tensor]] = Kept(cache_mb * 1e6)
 
     @cached_property
     def pipeline(self) -> Any:
@@ -92,9 +94,14 @@ class _Prompts:
                 part.eval().requires_grad_(False)
         return pipeline.to(default_device())
 
-    def embed(self, prompt: str, room: int, truncate: bool) -> dict[str, Tensor]:
+    def embed(self, prompt: str, room: int, truncate: bool, seconds: float | None) -> dict[str, Tensor]:
         """The embedding, on the CPU. A prompt is read by itself, so that it is the same in every batch and on every rank."""
-        if (known := self.kept.get((prompt, room))) is not None:
+        longest = self.model.seconds()
+        if seconds is not None and seconds > (longest or 0):
+            most = "and it is told no length: leave it out" if longest is None else f"which makes {longest:g} at most"
+            raise UsageError(f"conditions: seconds={seconds:g} of {self.model.name}, {most}")
+        told = longest if seconds is None else seconds
+        if (known := self.kept.get((prompt, room, told))) is not None:
             return known
         tokens = len(self.pipeline.components[self.model.family.tokenizer](prompt)["input_ids"])
         if tokens > room and not truncate:
@@ -104,8 +111,10 @@ class _Prompts:
             )
         with torch.inference_mode():
             states = self.model.family.embed(self.pipeline, prompt, room)
+            if told is not None:
+                states = self.model.family.timed(self.pipeline, states, told)
         states = tree_map(_plain, states)
-        self.kept.put((prompt, room), states, sum(v.nbytes for v in leaves(states)))
+        self.kept.put((prompt, room, told), states, sum(v.nbytes for v in leaves(states)))
         return states
 
 
@@ -128,5 +137,5 @@ def _prompts(folder: str, precision: Precision, cache_mb: float) -> _Prompts:
 
 def _files(folder: Path) -> list[Path]:
     """What decides the embedding of a prompt."""
-    parts = [*folder.glob("text_encoder*"), *folder.glob("tokenizer*")]
+    parts = [part for kind in ("text_encoder", "tokenizer", "projection_model") for part in folder.glob(f"{kind}*")]
     return [file for part in sorted(parts) for file in sorted(part.iterdir()) if file.is_file()]

@@ -8,11 +8,14 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from flowgen_audio.media import write_samples
+from flowgen_audio.modality import Audio
 from flowgen_diffusers.family import families
 from flowgen_diffusers.model import PretrainedModel
 from flowgen_diffusers.text import PromptCondition
 from flowgen_video.modality import Video
 from flowgen_video.writing import write_frames
+from PIL import Image
 
 from flowgen.cli import cli
 from flowgen.config import Config, load
@@ -20,7 +23,14 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.runs.experiment import Experiment
 from flowgen.weights import read_tensors
 
-SIZE = ("--frames", "5", "--height", "32", "--width", "32", "--fps", "8")
+SIZE = ("--height", "32", "--width", "32", "--fps", "8")
+SHIFTS = {
+    "LTXPipeline": 1.9,
+    "WanPipeline": 3.0,
+    "CogVideoXPipeline": 2.79,
+    "MochiPipeline": 1.0,
+    "HunyuanVideoPipeline": 7.0,
+}
 
 
 def flowgen(*arguments):
@@ -29,6 +39,9 @@ def flowgen(*arguments):
         raise done.exception
     assert done.exit_code == 0, done.output
     return done.output
+
+
+FRAMES = {"MochiPipeline": 7}  # 9 of the others
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +53,19 @@ def clips(tmp_path_factory):
         rows.writerow(["file", "caption"])
         for i in range(6):
             write_frames(
-                torch.randint(0, 256, (5, 32, 32, 3), generator=g, dtype=torch.uint8), 8.0, folder / f"{i}.mp4", {}
+                torch.randint(0, 256, (9, 32, 32, 3), generator=g, dtype=torch.uint8), 8.0, folder / f"{i}.mp4", {}
             )
             rows.writerow([f"{i}.mp4", f"noise {i}"])
     return folder / "clips.csv"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["LTXPipeline", "WanPipeline"])
+@pytest.mark.parametrize("kind", list(SHIFTS))
 def test_init_train_sample(kind, model, clips, tmp_path):
     config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.mp4"
-    flowgen("init", model(kind), "-o", config, *SIZE)
+    flowgen("init", model(kind), "-o", config, "--frames", FRAMES.get(kind, 9), *SIZE)
     resolved = load(str(config), []).config
-    assert resolved.shift == pytest.approx(3.0 if kind == "WanPipeline" else 1.9, abs=0.3)
+    assert resolved.shift == pytest.approx(SHIFTS[kind], abs=0.3)
     small = ["train.steps=5", "train.batch_size=2", "data.held_out=0.34", "data.max_bad_share=0.1"]
     quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
     flowgen("train", config, f"run={run}", f"data.manifest={clips}", *small, *quiet)
@@ -67,7 +80,67 @@ def test_init_train_sample(kind, model, clips, tmp_path):
     far = max((trained[f"transformer.{k}"] - v).abs().max() for k, v in before.items())
     assert 0 < far < 1e-3  # five steps from the pretrained weights, at a rate of 1e-5
     flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
-    assert len(Video(fps=8, frames=5).read(out).data) == 5
+    assert len(Video(fps=8).read(out).data) == FRAMES.get(kind, 9)
+
+
+@pytest.mark.slow
+def test_init_train_sample_of_sound(model, tmp_path):
+    config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.wav"
+    folder = model("StableAudioPipeline")
+    flowgen("init", folder, "-o", config, "--seconds", 0.025)
+    text = config.read_text()
+    assert "At most 0.0348299 s" in text
+    assert "solver: dpm++sde" in text
+    g = torch.Generator().manual_seed(0)
+    with (tmp_path / "clips.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "caption"])
+        for i in range(6):
+            write_samples(0.2 * torch.randn(2, 2000, generator=g), 44100, tmp_path / f"{i}.wav", {})
+            rows.writerow([f"{i}.wav", f"noise {i}"])
+    small = ["train.steps=5", "train.batch_size=2", "data.held_out=0.34", "data.min_duration_s=0.01"]
+    quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
+    flowgen("train", config, f"run={run}", f"data.manifest={tmp_path / 'clips.csv'}", *small, *quiet)
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    trained = read_tensors(checkpoint / "network.safetensors")
+    before = PretrainedModel(str(folder)).transformer().state_dict()
+    assert {k.removeprefix("transformer.") for k in trained} == before.keys()
+    far = max((trained[f"transformer.{k}"] - v).abs().max() for k, v in before.items())
+    assert 0 < far < 1e-3
+    flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
+    assert Audio(44100, 2).read(out).data.shape == (2, round(0.025 * 44100))
+    with pytest.raises(UsageError, match=r"--frames: .* makes sound: set --seconds"):
+        flowgen("init", folder, "-o", tmp_path / "b.yaml", "--frames", 9)
+    with pytest.raises(UsageError, match=r"--seconds: the model makes 0\.0348299 at most, got 1"):
+        flowgen("init", folder, "-o", tmp_path / "b.yaml", "--seconds", 1)
+    with pytest.raises(UsageError, match="makes videos: leave it out"):
+        flowgen("init", model("LTXPipeline"), "-o", tmp_path / "b.yaml", "--seconds", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["FluxPipeline", "StableDiffusion3Pipeline"])
+def test_init_train_sample_of_pictures(kind, model, tmp_path):
+    config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.zip"
+    folder = model(kind)
+    flowgen("init", folder, "-o", config, "--height", 32, "--width", 48)
+    text = config.read_text()
+    assert "A picture is a clip of one frame. Height and width: multiples of 8." in text
+    assert ("guidance: 3.5" in text) == (kind == "FluxPipeline")
+    g = torch.Generator().manual_seed(0)
+    with (tmp_path / "pictures.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "caption"])
+        for i in range(6):
+            picture = torch.randint(0, 256, (32, 48, 3), generator=g, dtype=torch.uint8)
+            Image.fromarray(picture.numpy()).save(tmp_path / f"{i}.png")
+            rows.writerow([f"{i}.png", f"noise {i}"])
+    small = ["train.steps=5", "train.batch_size=2", "data.held_out=0.34"]
+    quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
+    flowgen("train", config, f"run={run}", f"data.manifest={tmp_path / 'pictures.csv'}", *small, *quiet)
+    flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
+    assert Video(fps=1, height=32, width=48).read(out).data.shape == (1, 32, 48, 3)
+    with pytest.raises(UsageError, match=r"--frames: .* makes pictures: leave it out"):
+        flowgen("init", folder, "-o", tmp_path / "b.yaml", "--frames", 9)
 
 
 def test_init_says_what_the_model_takes(model, tmp_path):
@@ -79,6 +152,22 @@ def test_init_says_what_the_model_takes(model, tmp_path):
     (tmp_path / "b.yaml").touch()
     with pytest.raises(UsageError, match="exists"):
         flowgen("init", folder, "-o", tmp_path / "b.yaml")
+
+
+def test_cogvideox_takes_an_even_number_of_latent_steps_after_the_first(model, tmp_path):
+    folder = tmp_path / "cogvideox"
+    shutil.copytree(model("CogVideoXPipeline"), folder)
+    size = ("--height", 32, "--width", 32)
+    with pytest.raises(UsageError, match="--frames: the model takes 1 \\+ k x 8, got 13; nearest: 17"):
+        flowgen("init", folder, "-o", tmp_path / "a.yaml", "--frames", 13, *size)
+    flowgen("init", folder, "-o", tmp_path / "a.yaml", "--frames", 9, *size)
+    config = load(str(tmp_path / "a.yaml"), ["data.manifest=none.csv", "modality.frames=13"]).config
+    with pytest.raises((UsageError, ValueError), match="1 more than a multiple of 2"):
+        Experiment(config).network  # noqa: B018
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    (folder / "transformer" / "config.json").write_text(json.dumps({**config, "patch_size_t": 2}))
+    with pytest.raises(ValueError, match=r"CogVideoX 1\.5"):
+        PretrainedModel(str(folder)).transformer()
 
 
 def test_other_folders_are_refused_in_one_sentence(model, tmp_path):
@@ -168,5 +257,5 @@ def test_blocks_and_patches_are_declared(model):
 def test_every_pipeline_of_a_family_is_one_of_diffusers():
     import diffusers
 
-    assert {"LTXPipeline", "WanPipeline"} <= families().keys()
+    assert families().keys() >= {*SHIFTS, "StableAudioPipeline", "FluxPipeline", "StableDiffusion3Pipeline"}
     assert all(hasattr(diffusers, name) for name in families())

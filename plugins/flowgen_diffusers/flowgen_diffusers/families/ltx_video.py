@@ -8,8 +8,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from flowgen.media.streams import StreamSpec
-from flowgen_diffusers.family import Family, every_position, spans, timesteps
+from flowgen_diffusers.family import Family, Given, every_position, spans, timesteps
 
 
 class LTXVideo(Family):
@@ -18,6 +17,7 @@ class LTXVideo(Family):
     fps = 25.0
     guidance = 3.0
     size = 161, 512, 704
+    packs = True
     multiple = 32
 
     def patch(self, config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -30,7 +30,7 @@ class LTXVideo(Family):
         return {"states": states[0], "mask": mask[0]}
 
     def velocity(
-        self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], spec: StreamSpec
+        self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], given: Given
     ) -> Tensor:
         patch = dict(zip("pqr", self.patch(transformer.config), strict=True))
         sizes = {axis: n // p for axis, n, p in zip("thw", x.shape[1:-1], patch.values(), strict=True)}
@@ -42,7 +42,7 @@ class LTXVideo(Family):
             num_frames=sizes["t"],
             height=sizes["h"],
             width=sizes["w"],
-            rope_interpolation_scale=spans(spec),
+            rope_interpolation_scale=spans(given.spec),
             return_dict=False,
         )[0]
         return -rearrange(said, "b (t h w) (c p q r) -> b (t p) (h q) (w r) c", **patch, **sizes)

@@ -8,8 +8,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from flowgen.media.streams import StreamSpec
-from flowgen_diffusers.family import Family, every_position, timesteps
+from flowgen_diffusers.family import Family, Given, every_position, timesteps
 
 
 class Wan(Family):
@@ -27,7 +26,7 @@ class Wan(Family):
         return {"states": states[0]}
 
     def velocity(
-        self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], spec: StreamSpec
+        self, transformer: nn.Module, x: Tensor, t: Tensor, prompt: Mapping[str, Tensor], given: Given
     ) -> Tensor:
         if t.ndim > 1:
             t = every_position(t, x, self.patch(transformer.config)).flatten(1)
