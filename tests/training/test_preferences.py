@@ -25,6 +25,18 @@ from tests.untrained import DIGITS, NOTES, untrained
 
 PAIRS = 12
 AUDIO = Audio(sample_rate=8000, duration_s=0.5)
+BOUNCING = """
+name: bouncing-sounds
+modality: {type: av, fps: 8, frames: 8, height: 16, width: 16, channels: 3, sample_rate: 8000}
+data: bouncing-sounds
+encoder: {type: streams, encoders: {picture: pixels, sound: {type: mel, bands: 16, window: 256, hop: 125, iterations: 2, multiple: 4}}}
+network: {type: stream-transformer, width: 32, depth: 1, heads: 2, patches: {picture: [1, 16, 16], sound: [4]}}
+shift: {picture: 4, sound: 2}
+loss: {type: flow-matching, weights: {picture: 4, sound: 1}}
+train: {steps: 2, batch_size: 4}
+sample: {steps: 2}
+"""
+RUNS = {"audio": NOTES, "video": DIGITS, "av": BOUNCING}
 CONFIG = """
 extends: {base}/config.yaml
 name: preferred
@@ -57,11 +69,11 @@ def voted(base: Path, folder: Path) -> Ballot:
     return ballot
 
 
-@pytest.fixture(scope="module", params=["audio", "video"])
+@pytest.fixture(scope="module", params=list(RUNS))
 def vote(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run, and the table of a vote on its clips."""
     folder = tmp_path_factory.mktemp(request.param)
-    base = untrained(folder, NOTES if request.param == "audio" else DIGITS, folder / "base")
+    base = untrained(folder, RUNS[request.param], folder / "base")
     return base, voted(base, folder).table
 
 
