@@ -11,7 +11,7 @@ from torch import nn
 from flowgen.core.couplings import OptimalTransport
 from flowgen.core.flow import NetworkFlow, Shifted
 from flowgen.core.interfaces import MASK, REJECTED, LossWithPairs, LossWithTeacher
-from flowgen.core.losses import FlowDPO
+from flowgen.core.losses import EDM, FlowDPO
 from flowgen.core.paths import Cosine, Linear
 from flowgen.core.random import Randomness
 from flowgen.core.tree import left, tree_map
@@ -189,8 +189,7 @@ def test_given_positions_are_shown_and_carry_no_loss(predicts):
     won, lost = clips()
     known = torch.arange(5).expand(B, 5) < 2
     network, shown = moved(torch.where(torch.arange(5) < 2, 7.0, 0.3)[:, None])
-    loss = FlowDPO("run", BETA, predicts=predicts)
-    loss = loss.with_teacher(NetworkFlow(lambda x, t, cond: 0.5 * x, Linear(), "data"), {})
+    loss = loss_of(predicts)
     found = loss(network, won, pair(lost), Randomness(0, 0, B), known)
     for (x, t, _), x1 in zip(shown, (won, lost), strict=True):
         assert torch.equal(x[known], x1[known])
@@ -253,3 +252,7 @@ def test_what_it_does_not_take_is_refused():
         loss_of()(reference, won, {}, Randomness(0, 0, B))
     with pytest.raises(ValueError, match="was trained on the path Cosine"):
         FlowDPO("run").with_teacher(NetworkFlow(reference, Cosine()), {})
+    with pytest.raises(ValueError, match="the reference predicts data, and this velocity"):
+        FlowDPO("run").with_teacher(NetworkFlow(reference, Linear(), "data"), {})
+    with pytest.raises(ValueError, match="edm preconditions it"):
+        FlowDPO("run").with_teacher(EDM().flow(reference), {})

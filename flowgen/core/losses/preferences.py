@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowgen.core.couplings import Independent
-from flowgen.core.flow import Shifted, check_output
+from flowgen.core.flow import NetworkFlow, Shifted, check_output
 from flowgen.core.interfaces import MASK, REJECTED, Cond, Coupling, Flow, LossOutput, Paths, Prediction, Times
 from flowgen.core.losses.base import check_named, draw, output, valid_in
+from flowgen.core.losses.edm import Preconditioned
 from flowgen.core.losses.matching import FlowMatching
-from flowgen.core.losses.spans import unmoved, unpadded
+from flowgen.core.losses.spans import unpadded
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import Count, NonNegative, Positive
@@ -47,8 +48,8 @@ class FlowDPO:
         cap: a pair with a larger margin is settled and pulls no more.
         max_drift: a pair at which the network has drifted further than this from the reference pulls no more.
         drift_weight: of the drift in the loss.
-        predicts: what the network says; that of the run, where its weights are the start.
-        max_ratio: of velocity to what is predicted, see `FlowMatching`.
+        predicts: what the network says; that of the run.
+        max_ratio: the most that an error of what is predicted is multiplied by to be one of the velocity.
         weights, noise_levels: of several streams, see `FlowMatching`.
     """
 
@@ -99,12 +100,19 @@ class FlowDPO:
         return self.matching.streams_named()
 
     def with_teacher(self, flow: Flow, null: Cond) -> FlowDPO:
-        """The loss with its reference. ValueError: that was trained on another path."""
+        """The loss with its reference. ValueError: its network predicts something else, or that on another path."""
         own = flow.flow if isinstance(flow, Shifted) else flow  # asked at the times of each stream, not by a clock
+        if isinstance(own, NetworkFlow) and isinstance(own.network, Preconditioned):
+            raise ValueError("flow-dpo wants a run whose network makes its prediction itself, and edm preconditions it")
         theirs, ours = alike(own.path, self.path)
         if theirs != ours:
             raise ValueError(
                 f"the reference was trained on the path {own.path}, and this is on {self.path}; take its own"
+            )
+        theirs, ours = alike(own.predicts, self.predicts)
+        if theirs != ours:
+            raise ValueError(
+                f"the reference predicts {own.predicts}, and this {self.predicts}; give the loss its predicts"
             )
         other = replace(self)
         object.__setattr__(other, "reference", own)
@@ -166,7 +174,7 @@ class FlowDPO:
             xt = interpolate(self.path, x1, x0, times)
         xt = unpadded(xt, cond.get(MASK))
         with torch.no_grad():
-            theirs = unmoved(reference(xt, times, cond).read(self.predicts), known)
+            theirs = reference(xt, times, cond).read(self.predicts)
         ours = network(xt, times, cond)
         check_output(ours, xt)
         counts = valid_in(cond, known, x1)
