@@ -33,6 +33,8 @@ MASK = "mask"
 """The reserved key under which a mask of valid positions travels with the conditions."""
 SOURCE = "source"
 """The reserved key under which the source of each clip travels with the conditions, for the coupling `given-pairs`."""
+REJECTED = "rejected"
+"""The reserved key under which the rejected clip of each pair travels with the conditions: {"x": states [B, ...], MASK: mask}."""
 END_TIME = "end_time"
 """The reserved key under which the time s of a flow map travels with the conditions: [B], or left-aligned with the state."""
 
@@ -239,6 +241,14 @@ class LossWithTeacher(Protocol):
 
     def with_teacher(self, flow: Flow, null: Cond) -> Loss:
         """The loss that asks `flow`. `null`: null conditions [1, ...] by name, for guidance of the teacher."""
+
+
+@runtime_checkable
+class LossWithPairs(Protocol):
+    """A loss of pairs, of which x1 is what was preferred: each training clip comes with a rejected one (`Clip.rejected`)."""
+
+    def rejected(self, cond: Cond) -> tuple[State, State | None]:
+        """The states [B, ...] of the rejected clips and which positions are real, by `cond[REJECTED]`. ValueError: none there."""
 
 
 @runtime_checkable

@@ -23,8 +23,11 @@ class Clip:
     """The items that could not be decoded, and why, whose place it takes."""
     start: Clip | State | None = None
     """What its flow starts from, for the coupling `given-pairs`: a clip, or the noise of its latents [*axes, C] itself."""
+    rejected: Clip | None = None
+    """The clip that it was preferred to, for losses of pairs."""
 
     def pin_memory(self) -> Clip:
         """The same in page-locked memory, from where an accelerator copies it while the host goes on (torch's loader asks)."""
         start = self.start.pin_memory() if isinstance(self.start, Clip) else tree_map(pin, self.start)
-        return replace(self, data=tree_map(pin, self.data), start=start)
+        rejected = None if self.rejected is None else self.rejected.pin_memory()
+        return replace(self, data=tree_map(pin, self.data), start=start, rejected=rejected)

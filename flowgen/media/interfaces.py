@@ -331,10 +331,10 @@ class Bucketed(Protocol):
 
 @runtime_checkable
 class FullSize(Protocol):
-    """Where the clips of a bucket have its size, metrics compare with clips of the modality's own size."""
+    """Where clips of a bucket have its size, or are no recordings, metrics compare with real clips of the modality's own size."""
 
     def full_size(self) -> Dataset:
-        """The clips that fill the modality's own size."""
+        """The real clips that fill the modality's own size."""
 
 
 @runtime_checkable

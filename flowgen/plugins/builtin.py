@@ -69,6 +69,12 @@ def flowgen_components() -> list[Component]:
             "flowgen.core.losses:TrajectoryDistillation",
             "jumps along the trajectories of a trained run",
         ),
+        Component(
+            "loss",
+            "flow-dpo",
+            "flowgen.core.losses:FlowDPO",
+            "preferences between two clips, near the run it starts from",
+        ),
         Component("loss", "likelihood", "flowgen.core.losses:Likelihood", "maximum likelihood through the ODE"),
         Component("bottleneck", "plain", "flowgen.core.bottlenecks:Plain", "features as they are, with noise"),
         Component("bottleneck", "kl", "flowgen.core.bottlenecks:KL", "a posterior held near the standard normal"),
@@ -143,6 +149,12 @@ def flowgen_components() -> list[Component]:
         Component("dataset", "reflow", "flowgen.runs.pairs:Reflow", "noise, each with what a trained run makes of it"),
         Component(
             "dataset", "pairs", "flowgen.runs.pairs:Pairs", "clips of one data set that start from those of another"
+        ),
+        Component(
+            "dataset",
+            "preferences",
+            "flowgen.runs.preferences:Preferences",
+            "pairs of clips, of which one was preferred",
         ),
         Component(
             "encoder", "trained", "flowgen.runs.trained:TrainedEncoder", "latents of an autoencoder trained here"

@@ -120,7 +120,10 @@ KINDS = {
             "flowgen.core.interfaces:Loss",
             ("path", "times", "coupling", "shift", "modality"),
             (
-                *(f"flowgen.core.interfaces:LossWith{what}" for what in ("Inputs", "Teacher", "Average", "Groups")),
+                *(
+                    f"flowgen.core.interfaces:LossWith{what}"
+                    for what in ("Inputs", "Teacher", "Pairs", "Average", "Groups")
+                ),
                 "flowgen.core.interfaces:ReconstructionLoss",
             ),
         ),

@@ -55,7 +55,10 @@ def taught(loss: Loss, experiment: Experiment, device: torch.device) -> Loss:
             f"give both the same conditions"
         )
     null = tree_map(lambda v: v.to(device), null_conditions(experiment.conditioners, 1))
-    return loss.with_teacher(found.experiment.flow(Frozen(found.network)), null)
+    try:
+        return loss.with_teacher(found.experiment.flow(Frozen(found.network)), null)
+    except ValueError as error:
+        raise UsageError(f"loss.teacher: {error}") from error
 
 
 def _conditions(experiment: Experiment) -> dict[str, Any]:

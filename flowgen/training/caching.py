@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowgen.config import Config
-from flowgen.core.interfaces import SourceCoupling
+from flowgen.core.interfaces import LossWithPairs, SourceCoupling
 from flowgen.core.random import seed_of
 from flowgen.core.tree import first_leaf, leaves, tree_map
 from flowgen.data.latents import (
@@ -168,6 +168,10 @@ def load_statistics(encoder: Encoder, folder: Path) -> None:
 
 
 def _refuse(experiment: Experiment) -> None:
+    if isinstance(experiment.loss, LossWithPairs):
+        raise UsageError(
+            f"a latent cache holds single clips, not pairs: train the loss {experiment.config.loss.type} without train.cache"
+        )
     if isinstance(experiment.coupling, SourceCoupling):
         raise UsageError(
             "a latent cache holds clips, not what their flows start from: train the coupling "

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flowgen.config import ComponentConfig, Config
-from flowgen.core.interfaces import LossWithAverage, LossWithTeacher
+from flowgen.core.interfaces import REJECTED, LossWithAverage, LossWithPairs, LossWithTeacher
 from flowgen.core.tree import leaves, tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.conditions import null_conditions
@@ -174,6 +174,8 @@ def trace(experiment: Experiment, micro: int, measure: Callable[..., _Found]) ->
         def inputs() -> tuple[Any, ...]:
             x1 = tree_map(lambda stream: torch.zeros(micro, *stream.shape), spec)
             cond = tree_map(lambda v: torch.zeros(v.shape, dtype=v.dtype), null)
+            if isinstance(loss, LossWithPairs):
+                cond[REJECTED] = {"x": tree_map(torch.zeros_like, x1)}
             known = tree_map(lambda x: torch.zeros(x.shape[:-1], dtype=torch.bool), x1) if config.known else None
             return x1, cond, Shapes(config.train.seed, 0, micro), known
 

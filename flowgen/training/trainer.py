@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from flowgen.config import Config, Resolved
-from flowgen.core.interfaces import Loss, LossWithAverage, StartsFromData
+from flowgen.core.interfaces import Loss, LossWithAverage, LossWithTeacher, StartsFromData
 from flowgen.core.tree import State
 from flowgen.data.latents import LatentCache
 from flowgen.data.loader import Split, batches
@@ -255,6 +255,10 @@ def _fitted_encoder(
             encoder.fit(clips)
         else:
             load_statistics(encoder, cache.folder)
+        if source is None and isinstance(experiment.loss, LossWithTeacher):
+            source = Source(
+                Path(experiment.loss.teacher)
+            )  # the run is refused behind another encoder than its teacher's
         kept = "" if source is None else source.load_encoder(encoder, experiment.config)
         if kept:
             heading("encoder", kept)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from flowgen.core.interfaces import MASK, SOURCE
+from flowgen.core.interfaces import MASK, REJECTED, SOURCE, LossWithPairs
 from flowgen.core.random import Randomness, seed_of
 from flowgen.core.tree import tree_map
 from flowgen.data.balance import balanced
@@ -20,9 +20,11 @@ from flowgen.device import CPU, send
 from flowgen.errors import UsageError
 from flowgen.media.clip import Clip
 from flowgen.media.conditions import encode_conditions
+from flowgen.media.encoder import Latents
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.runs.given import source_states
+from flowgen.runs.preferences import rejected_clips
 from flowgen.runs.requests import request_like
 
 _VALIDATION_BATCH = 32
@@ -76,6 +78,7 @@ class Validator:
         if self.generator.experiment.reconstructs:
             return self._validate_once()
         sums = dict.fromkeys(quantiles, 0.0)
+        parts: dict[str, float] = {}
         for start in range(0, len(self.held_out), _VALIDATION_BATCH):
             clips = self.held_out[start : start + _VALIDATION_BATCH]
             x1, cond = batch_tensors(self.generator, clips)
@@ -84,8 +87,11 @@ class Validator:
             for q in quantiles:
                 output = self.generator.loss(self.generator.network, x1, cond, random.at_quantile(q))
                 sums[q] += float(output.total.sum())
+                for name, each in output.parts.items():
+                    parts[name] = parts.get(name, 0.0) + float(each.nansum()) / len(quantiles)
         losses = {f"validation/loss_at_{q:g}": total / len(self.held_out) for q, total in sums.items()}
-        return {"validation/loss": sum(losses.values()) / len(losses), **losses}
+        losses |= {f"validation/loss/{name}": total / len(self.held_out) for name, total in parts.items()}
+        return {"validation/loss": sum(sums.values()) / len(sums) / len(self.held_out), **losses}
 
     def _validate_once(self) -> dict[str, float]:
         sums: dict[str, float] = {}
@@ -142,17 +148,31 @@ def batch_tensors(generator: Generator, clips: Sequence[Clip] | Sequence[Encoded
     if isinstance(clips[0], Encoded):
         return _stored(generator, cast("Sequence[Encoded]", clips))
     clips = cast("Sequence[Clip]", clips)
+    lost = rejected_clips(clips) if isinstance(generator.loss, LossWithPairs) else []
     with torch.no_grad():
-        latents = generator.encoder.encode(clips)
+        latents = generator.encoder.encode([*clips, *lost])
+    beside, latents = _halves(latents) if lost else (None, latents)
     names = generator.conditioners
     cond = encode_conditions(names, [{k: c.conditions.get(k) for k in names} for c in clips])
     cond = tree_map(lambda v: send(v, generator.device), cond)
     if latents.mask is not None:
         cond[MASK] = latents.mask
+    if beside is not None:
+        cond[REJECTED] = {"x": beside.x} | ({} if beside.mask is None else {MASK: beside.mask})
     if generator.pairs is not None:
         with torch.no_grad():
             cond[SOURCE] = source_states(generator.encoder, clips, generator.pairs, latents.x)
     return latents.x, cond
+
+
+def _halves(both: Latents) -> tuple[Latents, Latents]:
+    """Latents of pairs, coded together so that they are of one length: the rejected ones, and the preferred."""
+
+    def half(part: Any, i: int) -> Any:
+        return None if part is None else tree_map(lambda v: v.chunk(2)[i], part)
+
+    second, first = (Latents(half(both.x, i), half(both.mask, i)) for i in (1, 0))
+    return second, first
 
 
 def _stored(generator: Generator, clips: Sequence[Encoded]) -> tuple[Any, dict[str, Any]]:

@@ -25,6 +25,7 @@ NAMED = {
     "autoguidance": None,  # wants a trained run
     "distill": None,  # likewise
     "distill-trajectories": None,
+    "flow-dpo": None,  # wants pairs, too: tests/core/test_preferences.py
     "consistency": None,  # jumps to the data and is no flow between: test_flow_map_losses.py
 }
 

@@ -40,6 +40,7 @@ OPTIONS = {
     "affine": {"alpha": "tests.core.test_registry_core:alpha", "sigma": "tests.core.test_registry_core:sigma"},
     "distill": {"teacher": "run"},
     "distill-trajectories": {"teacher": "run"},
+    "flow-dpo": {"teacher": "run"},
     "multi-cfg": {"scales": {"modes": 2.0}},
     "audio-reference": {"sample_rate": 8000},
 }

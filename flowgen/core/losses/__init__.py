@@ -7,6 +7,7 @@ from flowgen.core.losses.edm import EDM, Preconditioned
 from flowgen.core.losses.flow_map import FlowMapMatching
 from flowgen.core.losses.likelihood import Likelihood
 from flowgen.core.losses.matching import FlowMatching
+from flowgen.core.losses.preferences import FlowDPO
 from flowgen.core.losses.presets import ddpm, rectified_flow, score_matching
 from flowgen.core.losses.uncertainty import Uncertainty
 
@@ -14,6 +15,7 @@ __all__ = [
     "Consistency",
     "Distillation",
     "EDM",
+    "FlowDPO",
     "FlowMapMatching",
     "FlowMatching",
     "Likelihood",

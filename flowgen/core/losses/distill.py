@@ -29,7 +29,7 @@ from flowgen.core.interfaces import (
     Times,
 )
 from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, valid_in
-from flowgen.core.losses.spans import along_end, held, span, unmoved
+from flowgen.core.losses.spans import along_end, held, span, unmoved, unpadded
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import Count, Positive, Real, Share
@@ -165,7 +165,7 @@ class Distillation(_Student):
 
         said, slope = along_end(at, t, s, None if self.derivative == "jvp" else self.epsilon)
         with torch.no_grad():
-            landed = _real(tree_map(self._landed, x, said, begin, there), cond.get(MASK))
+            landed = unpadded(tree_map(self._landed, x, said, begin, there), cond.get(MASK))
             target = self._teacher(landed, there, cond, self._scale_at(s, scale)).read(self.predicts)
             target = unmoved(target, known)  # given positions stand still, where a velocity may be infinite
         met = tree_map(lambda f, df, t, s: lincomb((1.0, f), (self._reach(t, s, f), df)), said, slope, begin, there)
@@ -258,11 +258,6 @@ class _AtScale:
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         return self.teacher(x, t, cond or {}, self.scale(torch.as_tensor(first_leaf(t))))
-
-
-def _real(x: State, mask: State | None) -> State:
-    """A state that is 0 where its positions are padding, which the teacher is not to see."""
-    return x if mask is None else tree_map(lambda x, m: torch.where(left(m, x), x, 0.0), x, mask)
 
 
 def _rest(t: Tensor) -> Tensor:

@@ -105,20 +105,30 @@ class FlowMatching:
         prediction = network(xt, times, cond)
         check_output(prediction, xt)
         weights = valid_in(cond, known, x1)
+        each = self.errors(prediction, target, t, weights)
+        if pair_weight is not None:
+            each = tree_map(lambda e: e * pair_weight, each)
+        return output(each, t, weights, self.weights)
+
+    def errors(self, prediction: State, target: State, t: Any, counts: Any) -> Any:
+        """The loss of each sample [B], a leaf for each stream: what a network says at times t beside the target of `pair`.
+
+        counts: the positions that count, see `flowgen.core.losses.base.valid`.
+        """
 
         def leaf(
-            target: Tensor, predicted: Tensor, weight: Tensor | None, path: Path, t: Tensor, predicts: Prediction
+            predicted: Tensor, target: Tensor, weight: Tensor | None, path: Path, t: Tensor, predicts: Prediction
         ) -> Tensor:
             c = path(t)
-            if predicts == "score":  # measured as noise, x0 = -sigma score: regular up to the data
-                predicted = -left(c.sigma, predicted) * predicted.float()
-            each = mean_error(predicted, target, weight, self._ratio(c, predicts), self.huber)
+            each = mean_error(_compared(predicted, c, predicts), target, weight, self._ratio(c, predicts), self.huber)
             w = self._weight(c, t, predicts)
-            each = each if w is None else each * w
-            return each if pair_weight is None else each * pair_weight
+            return each if w is None else each * w
 
-        each = tree_map(leaf, target, prediction, weights, self.path, t, self.predicts)
-        return output(each, t, weights, self.weights)
+        return tree_map(leaf, prediction, target, counts, self.path, t, self.predicts)
+
+    def compared(self, prediction: State, t: Any) -> State:
+        """What a network says at times t in the terms of the target of `pair`: a score as noise, all else as it is."""
+        return tree_map(lambda v, path, t, kind: _compared(v, path(t), kind), prediction, self.path, t, self.predicts)
 
     def flow(self, network: Callable[..., State]) -> Flow:
         """The flow of `network`, bound to the path and prediction it is trained on."""
@@ -184,3 +194,8 @@ class FlowMatching:
                 return torch.minimum(a2, self.snr_cap * s2) / (a2 + s2).square()
             case _:
                 return (self.snr_cap * s2 / a2).clamp(max=1.0)
+
+
+def _compared(predicted: Tensor, c: Coefficients, predicts: Prediction) -> Tensor:
+    """A score is measured as noise, x0 = -sigma score: regular up to the data."""
+    return -left(c.sigma, predicted) * predicted.float() if predicts == "score" else predicted

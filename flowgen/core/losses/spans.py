@@ -53,6 +53,11 @@ def unmoved(v: State, known: State | None) -> State:
     return v if known is None else tree_map(lambda v, k: torch.where(left(k, v), 0.0, v), v, known)
 
 
+def unpadded(x: State, mask: State | None) -> State:
+    """A state that is 0 where its positions are padding, which another run is not to see."""
+    return x if mask is None else tree_map(lambda x, m: torch.where(left(m, x), x, 0.0), x, mask)
+
+
 def distance(t: Any, s: Any) -> Any:
     """s - t, of times or trees of them."""
     return tree_map(lambda s, t: s - t, s, t)

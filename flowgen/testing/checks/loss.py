@@ -12,6 +12,7 @@ from flowgen.core.flow_map import MapFlow
 from flowgen.core.interfaces import (
     END_TIME,
     MASK,
+    REJECTED,
     SOURCE,
     Flow,
     Loss,
@@ -19,6 +20,7 @@ from flowgen.core.interfaces import (
     LossWithAverage,
     LossWithGroups,
     LossWithInputs,
+    LossWithPairs,
     LossWithTeacher,
     SourceCoupling,
 )
@@ -101,6 +103,8 @@ def _call(loss: Loss, network: Net, x1: Tensor, random: Randomness, cond: Any = 
 
 def _with_source(loss: Loss, cond: dict[str, Any], x1: Tensor) -> dict[str, Any]:
     coupling = vars(loss).get("coupling")
+    if isinstance(loss, LossWithPairs):
+        cond = {**cond, REJECTED: {"x": -x1, MASK: cond.get(MASK)}}
     return {**cond, SOURCE: normal(*x1.shape, seed=9).to(x1)} if isinstance(coupling, SourceCoupling) else cond
 
 
@@ -111,6 +115,8 @@ def _at_times(loss: Loss) -> bool:
 
 
 def _regresses(loss: Loss) -> None:
+    if isinstance(loss, LossWithPairs):
+        raise NotApplicable("it compares two clips: it does not regress on a field")
     if not _at_times(loss):
         raise NotApplicable("it is taken at no times: it does not regress on a field")
 
@@ -226,6 +232,8 @@ def loss_is_zero_at_the_exact_field(p: Part) -> str | None:
 )
 def loss_leads_to_the_exact_field(p: Part) -> str | None:
     loss = _ready(p)
+    if isinstance(loss, LossWithPairs):
+        raise NotApplicable("it compares two clips: where it leads depends on the pairs")
     number = _NUMBER // 4 if _is_map(loss) else _NUMBER  # an exact map is found by bisection
     x1 = SMOOTH.sample(number, generator("conformance", "loss")).float()
     if isinstance(vars(loss).get("coupling"), SourceCoupling):
