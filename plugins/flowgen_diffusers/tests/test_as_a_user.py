@@ -109,6 +109,10 @@ def test_init_train_sample_of_sound(model, tmp_path):
     assert 0 < far < 1e-3
     flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
     assert Audio(44100, 2).read(out).data.shape == (2, round(0.025 * 44100))
+    flowgen("init", folder, "-o", tmp_path / "whole.yaml")
+    whole = yaml.safe_load((tmp_path / "whole.yaml").read_text())
+    assert round(whole["modality"]["duration_s"] * 44100) == 24 * 64
+    assert "seconds" not in whole["conditions"]["caption"]
     with pytest.raises(UsageError, match=r"--frames: .* makes sound: set --seconds"):
         flowgen("init", folder, "-o", tmp_path / "b.yaml", "--frames", 9)
     with pytest.raises(UsageError, match=r"--seconds: the model makes 0\.0348299 at most, got 1"):
