@@ -46,7 +46,8 @@ def _sound(model: PretrainedModel, seconds: float | None) -> Start:
     if seconds is not None and seconds > longest:
         raise UsageError(f"--seconds: the model makes {longest:g} at most, got {seconds:g}")
     told = longest if seconds is None else seconds
-    size = {"sample_rate": vae["sampling_rate"], "channels": vae["audio_channels"], "duration_s": round(told, 6)}
+    duration = math.floor(told * 1e6) / 1e6  # never more than the model makes
+    size = {"sample_rate": vae["sampling_rate"], "channels": vae["audio_channels"], "duration_s": duration}
     modality = build("modality", {"type": "audio", **size})
     encoder = build("encoder", {"type": "audio-autoencoder", "model": f"{model.name}/vae"}, modality=modality)
     return Start(
@@ -55,7 +56,7 @@ def _sound(model: PretrainedModel, seconds: float | None) -> Start:
         data="{type: audio-manifest, manifest: FILL-IN.csv, pad: true}",
         encoder=f"{{type: audio-autoencoder, model: {json.dumps(f'{model.name}/vae')}, normalise: false}}",
         positions=math.prod(encoder.spec.shape[:-1]),
-        condition=f", seconds: {size['duration_s']}",
+        condition="" if seconds is None else f", seconds: {duration}",
     )
 
 

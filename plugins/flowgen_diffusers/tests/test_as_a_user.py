@@ -84,6 +84,27 @@ def test_init_train_sample(kind, model, clips, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_of_the_image_to_video_pipeline_is_trained_and_sampled_from_a_picture(model, clips, tmp_path):
+    folder, config, run = tmp_path / "ltx", tmp_path / "my.yaml", tmp_path / "run"
+    shutil.copytree(model("LTXPipeline"), folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "LTXImageToVideoPipeline"}))
+    flowgen("init", folder, "-o", config, "--frames", 9, *SIZE)
+    small = ["train.steps=2", "train.batch_size=2", "data.held_out=0.34", "data.max_bad_share=0.1"]
+    quiet = ["train.preview.every=0", "train.validation.every=0", "loggers=[jsonl]"]
+    first = "known=[{type: prefix, probability: 0.5, low: 0.01, high: 0.02}]"
+    flowgen("train", config, f"run={run}", f"data.manifest={clips}", *small, *quiet, first)
+    picture = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    Image.fromarray(picture.numpy()).save(tmp_path / "first.png")
+    made = [tmp_path / "a.zip", tmp_path / "b.zip"]
+    flowgen("sample", run, "--prompt", "a fox", "--steps", 2, "--first", tmp_path / "first.png", "-o", made[0])
+    flowgen("sample", run, "--prompt", "a fox", "--steps", 2, "-o", made[1])
+    given, free = (Video(fps=8).read(path).data for path in made)
+    assert given.shape == free.shape == (9, 32, 32, 3)
+    assert not torch.equal(given, free)
+
+
+@pytest.mark.slow
 def test_init_train_sample_of_sound(model, tmp_path):
     config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.wav"
     folder = model("StableAudioPipeline")
@@ -109,6 +130,10 @@ def test_init_train_sample_of_sound(model, tmp_path):
     assert 0 < far < 1e-3
     flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
     assert Audio(44100, 2).read(out).data.shape == (2, round(0.025 * 44100))
+    flowgen("init", folder, "-o", tmp_path / "whole.yaml")
+    whole = yaml.safe_load((tmp_path / "whole.yaml").read_text())
+    assert round(whole["modality"]["duration_s"] * 44100) == 24 * 64
+    assert "seconds" not in whole["conditions"]["caption"]
     with pytest.raises(UsageError, match=r"--frames: .* makes sound: set --seconds"):
         flowgen("init", folder, "-o", tmp_path / "b.yaml", "--frames", 9)
     with pytest.raises(UsageError, match=r"--seconds: the model makes 0\.0348299 at most, got 1"):
