@@ -159,6 +159,15 @@ class Flow(Protocol):
 
 
 @runtime_checkable
+class Breaks(Protocol):
+    """A flow whose estimates jump at some times: a solver keeps its order where no step goes over one (`sample` sees to it)."""
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """Those times, in [0, 1]."""
+
+
+@runtime_checkable
 class KnowsDensity(Protocol):
     """A flow, or the network of one, that knows its density without an ODE, as a normalising flow does."""
 
