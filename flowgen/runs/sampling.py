@@ -17,7 +17,7 @@ from flowgen.core.inpainting import inpaint
 from flowgen.core.interfaces import MASK, Bridge, HasNoiseLevels
 from flowgen.core.losses.base import level_of
 from flowgen.core.rows import Rows
-from flowgen.core.sampler import prior, sample, with_breaks
+from flowgen.core.sampler import prior, sample
 from flowgen.core.transports import check_motion
 from flowgen.core.tree import State, tree_map
 from flowgen.media.clip import Clip
@@ -142,8 +142,6 @@ def _batch(
         flow, kept = sampled_flow(generator, settings, grid, null, replaced, x, x0, batch.rows)
         solver = build("solver", settings.solver)
         check_motion(generator.experiment.coupling, solver)
-        if settings.grid in ("uniform", "eased", "karras"):  # a grid of given times stays as it is
-            grid = with_breaks(grid, flow, solver)
         show(0.0, x)
         if guided is not None:
             known = place(generator.encoder, around.given, x, batch.rows)
