@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from flowgen.config import build
 from flowgen.config.schema import ComponentConfig, Sample
-from flowgen.core.interfaces import FlowMap
+from flowgen.core.interfaces import FlowMap, Path
 from flowgen.core.rows import Rows
 from flowgen.core.sampler import prior, sample
 from flowgen.core.solvers.fit import Batch, distances, fit_table, fixed_tables, increases
@@ -28,6 +29,9 @@ from flowgen.runs.sampling import sampled_flow
 
 TARGET_STEPS = 64
 _BATCH = 8
+_STARTS = 6
+_SHIFTS = (1.0, 2.0, 3.0, 4.0, 6.0, 12.0)
+_FAMILIES = ("dpm++2m", "adams-moulton")
 LEAST_CLIPS = 4
 
 
@@ -96,20 +100,19 @@ def distill_solver(
                 train.append(_batch(generator, settings, rows, seed))
         tell(f"{sum(_size(b) for b in [*unseen, *held_out, *train])} clips solved at {TARGET_STEPS} steps")
         paths = held_out[0].flow.path
-        fixed = fixed_tables(
-            steps, _grids(generator, settings, held_out[0]), None if isinstance(paths, Mapping) else paths
-        )
-        scores = {name: score for name, table in fixed.items() if (score := _score(table, held_out)) is not None}
-        starts = [name for name in scores if increases(fixed[name])]
-        if not starts:
+        path = None if isinstance(paths, Mapping) else paths
+        fixed = fixed_tables(steps, _grids(generator, settings, held_out[0]), path)
+        scores = _scores(fixed, held_out)
+        if not scores:
             raise UsageError("sample.grid: the velocity of this network cannot be read where its grid begins")
-        best, start = min(scores, key=scores.__getitem__), min(starts, key=scores.__getitem__)
+        best, end = min(scores, key=scores.__getitem__), began + seconds
         tell(f"best fixed solver at {steps} evaluations: {best}, distance {scores[best]:.4g}")
+        start = _start(fixed, scores, train, held_out, end - time.monotonic(), path)
         table = fit_table(
-            fixed[start],
+            start,
             train,
             held_out,
-            seconds=seconds - (time.monotonic() - began),
+            seconds=end - time.monotonic(),
             on_step=lambda table, distance: tell(f"distance {distance:.4g}"),
         )
         of_fixed, of_learned = (distances(one, unseen) for one in (fixed[best], table))
@@ -117,12 +120,47 @@ def distill_solver(
     return LearnedTable.of(table, generator), report
 
 
-def _score(table: NonStationary, batches: Sequence[Batch]) -> float | None:
-    """The mean distance; None where the velocity cannot be read at one of the times (as Heun's method asks at t = 1)."""
-    try:
-        return float(distances(table, batches).mean())
-    except ValueError:
-        return None
+def _scores(tables: Mapping[str, NonStationary], batches: Sequence[Batch]) -> dict[str, float]:
+    """Mean distances, without tables that ask the velocity where it cannot be read (as Heun's method does at t = 1)."""
+    found = {}
+    for name, table in tables.items():
+        try:
+            found[name] = float(distances(table, batches).mean())
+        except ValueError:
+            continue
+    return found
+
+
+def _start(
+    fixed: Mapping[str, NonStationary],
+    scores: Mapping[str, float],
+    train: Sequence[Batch],
+    held_out: Sequence[Batch],
+    seconds: float,
+    path: Path | None,
+) -> NonStationary:
+    """Where the fit begins: of several starts the one that a short fit of few clips brings nearest.
+
+    A guidance with an interval of times makes the distance jump as a time crosses its ends, which no derivative sees; so
+    starts have their times at different places.
+    """
+    one = next(iter(fixed.values()))
+    shifted = {f"{k:g}": partial(_between, one.times[[0, -1]].tolist(), k) for k in _SHIFTS}
+    tables = fixed_tables(one.evaluations, shifted, path, only=_FAMILIES)
+    scores = {**scores, **_scores(tables, held_out[:1])}
+    tables = {**fixed, **tables}
+    starts: dict[str, str] = {}
+    for name in sorted((name for name in scores if increases(tables[name])), key=scores.__getitem__):
+        starts.setdefault(str(tables[name].times.tolist()), name)
+    chosen, each = list(starts.values())[:_STARTS], seconds / 2 / _STARTS
+    if not chosen:
+        raise UsageError("--steps: no solver of this many evaluations can be a start; take another number")
+    fits = [fit_table(tables[name], train[:1], held_out[:1], seconds=each, most_steps=3) for name in chosen]
+    return min(fits, key=lambda table: float(distances(table, held_out).mean()))
+
+
+def _between(ends: Sequence[float], k: float, steps: int) -> Tensor:
+    return ends[0] + (ends[1] - ends[0]) * uniform_grid(steps, k)
 
 
 def _check_flow(generator: Generator) -> None:

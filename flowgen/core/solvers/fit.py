@@ -50,17 +50,22 @@ class Batch:
 
 
 def fixed_tables(
-    evaluations: int, grids: Mapping[str, Callable[[int], Tensor]], path: Path | None = None
+    evaluations: int, grids: Mapping[str, Callable[[int], Tensor]], path: Path | None = None, only: Sequence[str] = ()
 ) -> dict[str, NonStationary]:
     """The tables of the fixed solvers at this number of evaluations, by names such as "unipc, uniform".
 
     Args:
         grids: by name, what makes a grid of so many steps.
+        only: names of `FIXED`; all of them by default.
         path: that of the flow; None where streams have paths of their own, on which solvers of the data have no one table.
     """
     found: dict[str, NonStationary] = {}
     for name, (solver, cost) in FIXED.items():
-        if evaluations % cost or (path is None and isinstance(solver, DPMSolverPP2M | UniPC)):
+        if (
+            (only and name not in only)
+            or evaluations % cost
+            or (path is None and isinstance(solver, DPMSolverPP2M | UniPC))
+        ):
             continue
         for kind, grid in grids.items():
             try:
