@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flowgen.core.estimate import Estimate
 from flowgen.core.paths import Linear
 from flowgen.core.sampler import sample
 from flowgen.core.solvers import AdamsMoulton, DPMSolverPP2M, Euler, EulerMaruyama, NonStationary, UniPC
@@ -32,8 +33,6 @@ def test_a_table_takes_streams():
     table, one = NonStationary.of(DPMSolverPP2M(), uniform_grid(3)), batch(0, 4)
 
     def both(x, t, cond=None):
-        from flowgen.core.estimate import Estimate
-
         said = {name: FLOW(leaf, t).velocity for name, leaf in x.items()}
         return Estimate({"a": Linear(), "b": Linear()}, x, t, "velocity", said)
 
