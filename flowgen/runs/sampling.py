@@ -140,7 +140,7 @@ def _batch(
         x = prior(generator.path(settings), x0, float(grid[0]))
         replaced = () if guided is not None else around.given
         flow, kept = sampled_flow(generator, settings, grid, null, replaced, x, x0, batch.rows)
-        solver = build("solver", settings.solver)
+        solver = generator.solver(settings)
         check_motion(generator.experiment.coupling, solver)
         show(0.0, x)
         if guided is not None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flowgen.config import build
 from flowgen.core.editing import between
 from flowgen.core.rows import Rows
 from flowgen.core.tree import State, leaves, tree_map
@@ -351,7 +350,7 @@ def _interpolate(generator: Generator, request: Interpolate, watch: Watch) -> li
         x, y = (_repeated(generator.encoder.encode([clip]).x, len(part)) for clip in (a, b))
         with generator.refusals():
             grid = generator.grid(settings, x)
-            flow, solver = generator.flow(x), build("solver", settings.solver)
+            flow, solver = generator.flow(x), generator.solver(settings)
             one = tree_map(lambda v: tuple(v.shape[1:]), x)
             noise = _repeated(Rows(0, range(1), [one], generator.device).noise("invert"), len(part))
             x = between(flow, x, y, shares[part.start : part.stop], grid, solver=solver, cond=cond, noise=noise)

@@ -22,5 +22,5 @@ def test_a_name_of_255_bytes_is_written_and_a_longer_one_is_said(tmp_path):
 
 def test_a_folder_of_jobs_that_is_a_file_is_said(tmp_path):
     (tmp_path / "a.wav").write_text("")
-    with pytest.raises(FlowgenError, match="cannot write .*a.wav: File exists"):
+    with pytest.raises(FlowgenError, match=r"cannot write .*a\.wav: File exists"):
         Jobs(tmp_path / "a.wav")
