@@ -112,9 +112,10 @@ def test_jobs_that_are_made_together_are_what_they_are_alone(client, tmp_path):
     ended = [client.wait(i) for i in ids]
     assert len({e["seconds"] for e in ended}) < 12  # some shared a batch
     for i in (5, 11):
-        together = client.fetch(ended[i]["files"][0], tmp_path / f"{i}.wav")
-        alone = client.sample(asked[i], into=tmp_path)[0]
-        np.testing.assert_allclose(samples(together), samples(alone), atol=STEP)
+        together = samples(client.fetch(ended[i]["files"][0], tmp_path / f"{i}.wav"))
+        alone = samples(client.sample(asked[i], into=tmp_path)[0])
+        # another batch size rounds otherwise, which the phase search of the encoder amplifies: to -80 dB
+        assert np.square(together - alone).mean() < 1e-8 * np.square(alone).mean()
 
 
 def test_every_way_of_a_sound(client, tone, tmp_path):
