@@ -18,16 +18,12 @@ from flowgen.core.interfaces import (
     Coupling,
     DrawsPairs,
     LossOutput,
-    Path,
-    Paths,
-    Prediction,
-    Predictions,
     SourceCoupling,
     Times,
 )
 from flowgen.core.random import Randomness
 from flowgen.core.times import Shifts, row_factors, shift
-from flowgen.core.tree import State, alike, first_leaf, leaves, left, tree_map
+from flowgen.core.tree import State, first_leaf, leaves, left, tree_map
 
 NoiseLevels: TypeAlias = Literal["shared", "independent"] | Mapping[str, str]
 """Whether streams are equally noisy in training: one level for all, one for each, or the name of each stream's level."""
@@ -138,19 +134,6 @@ def refuse_bridges(loss: str, coupling: Coupling) -> None:
     if weighted or isinstance(coupling, Bridge):
         what = "weighted pairs" if weighted else "a Brownian bridge"
         raise ValueError(f"{loss} does not take the coupling {type(coupling).__name__} ({what}): train flow-matching")
-
-
-def refuse_infinite(paths: Paths, predicts: Predictions) -> None:
-    """ValueError: velocities of which the mean square is infinite, as dsigma is at t = 1 of `VP` and `Betas`."""
-
-    def leaf(path: Path, predicts: Prediction) -> None:
-        if predicts == "velocity" and not bool(path(torch.ones((), dtype=torch.float64)).dsigma.isfinite()):
-            raise ValueError(
-                f"the velocity of {type(path).__name__} is infinite at t = 1, and so is a loss on it: give predicts=v, noise "
-                "or data, or the path cosine"
-            )
-
-    tree_map(leaf, *alike(paths, predicts))
 
 
 def refuse_by_stream(loss: str, **settings: Any) -> None:

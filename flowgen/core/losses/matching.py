@@ -25,16 +25,7 @@ from flowgen.core.interfaces import (
     Prediction,
     Times,
 )
-from flowgen.core.losses.base import (
-    by_name,
-    check_named,
-    check_streams,
-    draw_weighted,
-    mean_error,
-    output,
-    refuse_infinite,
-    valid_in,
-)
+from flowgen.core.losses.base import by_name, check_named, check_streams, draw_weighted, mean_error, output, valid_in
 from flowgen.core.paths import Linear, interpolate, noised, velocity
 from flowgen.core.random import Randomness
 from flowgen.core.ranges import NonNegative, Positive, Real
@@ -91,7 +82,6 @@ class FlowMatching:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
-        refuse_infinite(self.path, self.predicts)
         if isinstance(self.coupling, Bridge) and (
             {*leaves(self.predicts)} != {"data"} or any(type(path) is not Linear for path in leaves(self.path))
         ):
