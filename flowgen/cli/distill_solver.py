@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from flowgen.cli.options import SEED, File, Number
+from flowgen.cli.options import DEVICE, SEED, WEIGHTS, File, Number
 
 
 @click.command("distill-solver")
@@ -33,10 +33,8 @@ from flowgen.cli.options import SEED, File, Number
     metavar="KEY=VALUE",
     help="Any key of the 'sample' section, as in guidance=null; sample with the same.",
 )
-@click.option(
-    "--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Averaged or last weights."
-)
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one.")
+@WEIGHTS
+@DEVICE
 def distill_solver(
     run: Path,
     steps: int,

@@ -49,6 +49,11 @@ class RunOrServer(File):
 
 SEED = click.IntRange(-(2**63), 2**63 - 1)
 
+WEIGHTS = click.option(
+    "--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Averaged or last weights."
+)
+DEVICE = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one.")
+
 _SAMPLING = (
     click.option("--steps", type=click.IntRange(1, 100_000), help="Solver steps."),
     click.option(
@@ -64,14 +69,8 @@ _SAMPLING = (
         metavar="KEY=VALUE",
         help="Any key of the 'sample' section, as in guidance.start=0.2.",
     ),
-    click.option(
-        "--weights",
-        type=click.Choice(["ema", "raw"]),
-        default="ema",
-        show_default=True,
-        help="Averaged or last weights.",
-    ),
-    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one."),
+    WEIGHTS,
+    DEVICE,
 )
 
 

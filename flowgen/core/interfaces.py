@@ -394,7 +394,7 @@ class StartsFromData(Protocol):
     """A network whose first weights are measured on the data."""
 
     def start_from(self, states: Iterable[State]) -> None:
-        """Set them from states of training clips. Called once, before the first step of a run that starts anew."""
+        """Set them from states of training clips. Called once, before the first step of a run that does not resume."""
 
 
 @runtime_checkable

@@ -138,6 +138,9 @@ def evaluate(
     sets = draw_sets(dataset, config.eval.clips, seed)
     n = len(sets.real)
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in sets.real]
+    straightness = (
+        [straightness_row(generator, asked, seed)] if straight else []
+    )  # what it refuses, before all is sampled
     with _Counter(generator.network) as counter:
         began = time.perf_counter()
         if given:
@@ -156,8 +159,7 @@ def evaluate(
     if continued is not None:
         agreement = compare(generator, generated, sets.real, continued)
         rows += [Row("continuation", name, finite(value), None, None) for name, value in agreement.items()]
-    if straight:
-        rows.append(straightness_row(generator, asked, seed))
+    rows += straightness
     sample = config.sample.model_dump(mode="json")
     settings = {
         "name": config.name,
@@ -193,7 +195,7 @@ def load(path: Path) -> Evaluation:
         return Evaluation.from_json(read_json(path))
     except (UsageError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlowgenError(
-            f"cannot read the evaluation {path}: {error}; write it anew with: flowgen eval RUN"
+            f"cannot read the evaluation {path}: {error}; write it again with: flowgen eval RUN"
         ) from None
 
 

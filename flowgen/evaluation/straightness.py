@@ -14,6 +14,7 @@ from flowgen.errors import UsageError
 from flowgen.evaluation.rows import Row
 from flowgen.media.conditions import encode_conditions
 from flowgen.runs.generator import Generator
+from flowgen.runs.sampling import accurate
 
 STEPS, MOST = 64, 64
 
@@ -28,10 +29,11 @@ def straightness_row(generator: Generator, conditions: Sequence[Mapping[str, Any
     flow = generator.flow(noise)
     if isinstance(flow, FlowMap):
         raise UsageError("--straightness: the run is a flow map, which jumps; measure the run that it was taken from")
-    settings = generator.config.sample.model_copy(update={"steps": STEPS})
+    settings = accurate(generator.config.sample, STEPS)
+    grid = generator.grid(settings, noise)
     cond = generator.on_device(encode_conditions(generator.conditioners, asked))
     with torch.inference_mode():
-        found = straightness(flow, prior(flow.path, noise), generator.grid(settings, noise), cond=cond)
+        found = straightness(flow, prior(flow.path, noise, float(grid[0])), grid, cond=cond)
     value, error = float(found.mean()), float(found.std()) / len(found) ** 0.5 if len(found) > 1 else 0.0
     interval = {"generated": (value - 1.96 * error, value + 1.96 * error)}
     return Row("trajectories", "straightness", value, None, None, intervals=interval)

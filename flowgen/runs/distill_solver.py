@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from flowgen.config import build
-from flowgen.config.schema import ComponentConfig, Sample
+from flowgen.config.schema import Sample
 from flowgen.core.interfaces import FlowMap, Path
 from flowgen.core.rows import Rows
 from flowgen.core.sampler import prior, sample
@@ -25,7 +25,7 @@ from flowgen.errors import UsageError
 from flowgen.media.conditions import encode_conditions
 from flowgen.runs.generator import Generator
 from flowgen.runs.learned import MOST_STEPS, LearnedTable
-from flowgen.runs.sampling import sampled_flow
+from flowgen.runs.sampling import accurate, sampled_flow
 
 TARGET_STEPS = 64
 _BATCH = 8
@@ -88,7 +88,7 @@ def distill_solver(
             f"expected 2 to {MOST_STEPS} --steps and at least {LEAST_CLIPS} --clips, got {steps} and {clips}"
         )
     began, tell = time.monotonic(), on_progress or (lambda text: None)
-    settings = _accurate(generator.config.sample)
+    settings = accurate(generator.config.sample, TARGET_STEPS)
     _check_flow(generator)
     with generator.refusals():
         quarter = clips // 4
@@ -171,17 +171,6 @@ def _check_flow(generator: Generator) -> None:
         raise UsageError(f"{name} is a bridge from clips to clips; a solver is fitted to a run that starts from noise")
     if isinstance(generator.flow(generator.noise(1, 0)), FlowMap):
         raise UsageError(f"{name} is a flow map, which has its own jumps; sample it with --steps 1, 2 or 4")
-
-
-def _accurate(settings: Sample) -> Sample:
-    """The settings of the targets: those of the run at 64 steps; a grid of given times, or a solver with a grid of its own,
-    does not go on to them."""
-    changed: dict[str, Any] = {"steps": TARGET_STEPS}
-    if not isinstance(settings.grid, str):
-        changed["grid"] = "uniform"
-    if settings.solver.type in ("learned", "table"):
-        changed["solver"] = ComponentConfig(type="dpm++2m")
-    return settings.model_copy(update=changed)
 
 
 def _rows(start: int, stop: int) -> list[range]:

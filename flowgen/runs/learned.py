@@ -23,6 +23,7 @@ from flowgen.core.tree import State
 from flowgen.errors import FlowgenError, UsageError, shorten
 from flowgen.files import read_json, write_json
 from flowgen.plugins import registry
+from flowgen.runs.sampling import chain
 
 if TYPE_CHECKING:
     from flowgen.runs.generator import Generator
@@ -108,16 +109,16 @@ class LearnedTable:
             first = error.errors()[0] if isinstance(error, ValidationError) else None
             said = str(error) if first is None else f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise FlowgenError(
-                f"{path} is no learned solver ({shorten(said)}); make it anew with: flowgen distill-solver {folder}"
+                f"{path} is no learned solver ({shorten(said)}); make it again with: flowgen distill-solver {folder}"
             ) from None
 
     def check(self, name: str, generator: Generator, settings: Sample) -> None:
         """UsageError: it was fitted to other weights, another number of steps, another guidance or path."""
-        anew = f"make another with: flowgen distill-solver {generator.folder}"
+        again = f"make another with: flowgen distill-solver {generator.folder}"
         if self.weights != generator.weights_checksum:
             raise UsageError(
                 f"sample.solver: {name!r} was fitted to other weights than those that are sampled (another run, checkpoint, "
-                f"average or adapter); {anew}"
+                f"average or adapter); {again}"
             )
         if settings.steps != self.table.evaluations:
             raise UsageError(
@@ -127,10 +128,10 @@ class LearnedTable:
         if self.guidance != _guidance(settings):
             raise UsageError(
                 f"sample.guidance: {name!r} was fitted under {_said(self.guidance)}, not {_said(_guidance(settings))}; "
-                f"sample with that, or {anew}"
+                f"sample with that, or {again}"
             )
         if self.path != _path(settings):
-            raise UsageError(f"sample.path: {name!r} was fitted on another path; leave sample.path, or {anew}")
+            raise UsageError(f"sample.path: {name!r} was fitted on another path; leave sample.path, or {again}")
 
 
 def learned_table(name: str, generator: Generator, settings: Sample) -> NonStationary:
@@ -173,9 +174,7 @@ def checksum_of(network: nn.Module) -> str:
 
 
 def _guidance(settings: Sample) -> list[dict[str, Any]]:
-    guidance = settings.guidance
-    rules = guidance if isinstance(guidance, list) else [] if guidance is None else [guidance]
-    return [_whole("guidance", rule) for rule in rules]
+    return [_whole("guidance", rule) for rule in chain(settings)]
 
 
 def _path(settings: Sample) -> dict[str, Any] | None:

@@ -220,6 +220,16 @@ def settings_of(generator: Generator, request: SampleRequest) -> Sample:
     return request.settings or generator.config.sample
 
 
+def accurate(settings: Sample, steps: int) -> Sample:
+    """The settings in so many steps; a grid of given times, or a solver with a grid of its own, does not go on to them."""
+    changed: dict[str, Any] = {"steps": steps}
+    if not isinstance(settings.grid, str):
+        changed["grid"] = "uniform"
+    if settings.solver.type in ("learned", "table"):
+        changed["solver"] = ComponentConfig(type="dpm++2m")
+    return settings.model_copy(update=changed)
+
+
 def chain(settings: Sample) -> list[ComponentConfig]:
     """The guidance of a sample, each one wrapped by the next."""
     guidance = settings.guidance
