@@ -123,6 +123,8 @@ class Checkpoints(Section):
     """Write while training goes on, from a copy in the memory of the host."""
     on_damage: Literal["refuse", "previous"] = "refuse"
     """What --resume does with a checkpoint whose files are damaged: refuse, or go on from the one before."""
+    mirror: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.:-]*://.+$")] | None = None
+    """The URL of a folder, as in s3://bucket/runs/mine, that keeps a copy of the run: --resume on an empty machine goes on from it."""
 
 
 class Validation(Section):

@@ -66,7 +66,7 @@ class Remote:
             return False
 
     def is_dir(self) -> bool:
-        return self.known is None and self.suffix == "" and _asked(self.url, lambda fs, path: fs.isdir(path))
+        return self.known is None and self.suffix == "" and asked(self.url, lambda fs, path: fs.isdir(path))
 
     def stat(self) -> Any:
         """Its size, and a time that is another one when it changes. OSError: it cannot be reached."""
@@ -77,9 +77,9 @@ class Remote:
 
     def open(self, mode: str = "rb", buffering: int = -1) -> BinaryIO:
         """The file for reading at any place; whole in memory where its server has no parts of files."""
-        found = _asked(self.url, lambda fs, path: fs.open(path, "rb", block_size=_BLOCK))
+        found = asked(self.url, lambda fs, path: fs.open(path, "rb", block_size=_BLOCK))
         if not found.seekable():
-            with _errors_of(self.url), found:
+            with errors_of(self.url), found:
                 return io.BytesIO(found.read())
         return io.BufferedReader(_Reading(self.url, found), _BLOCK)
 
@@ -88,7 +88,7 @@ class Remote:
             return file.read()
 
     def _info(self) -> dict[str, Any]:
-        return self.known or _asked(self.url, lambda fs, path: fs.info(path))
+        return self.known or asked(self.url, lambda fs, path: fs.info(path))
 
 
 def matching(pattern: str) -> list[Remote]:
@@ -96,13 +96,13 @@ def matching(pattern: str) -> list[Remote]:
     if not glob.has_magic(pattern.partition("?")[0] if "*" not in pattern and "[" not in pattern else pattern):
         found = Remote(pattern)
         return [found] if found.is_file() else []
-    return _asked(pattern, lambda fs, path: [Remote(fs.unstrip_protocol(name)) for name in sorted(fs.glob(path))])
+    return asked(pattern, lambda fs, path: [Remote(fs.unstrip_protocol(name)) for name in sorted(fs.glob(path))])
 
 
 def listed(root: Remote) -> Iterator[tuple[str, Remote]]:
     """Every file below a folder, by its name there. UsageError: there is no such folder."""
     try:
-        found, base, url = _asked(root.url, lambda fs, path: (fs.find(path, detail=True), path, fs.unstrip_protocol))
+        found, base, url = asked(root.url, lambda fs, path: (fs.find(path, detail=True), path, fs.unstrip_protocol))
     except OSError as error:
         raise UsageError(f"{root}: cannot be listed ({error}); give a folder that can be read") from None
     for path, info in sorted(found.items()):
@@ -126,12 +126,12 @@ class _Reading(io.RawIOBase):
         return int(self._file.seek(offset, whence))
 
     def readinto(self, buffer: Any) -> int:
-        with _errors_of(self._url):
+        with errors_of(self._url):
             at = self._file.tell()
             try:
                 found = self._file.read(len(buffer))
             except ValueError:  # its server has no parts of files, and did not say so
-                self._file = io.BytesIO(_asked(self._url, lambda fs, path: fs.cat_file(path)))
+                self._file = io.BytesIO(asked(self._url, lambda fs, path: fs.cat_file(path)))
                 self._file.seek(at)
                 found = self._file.read(len(buffer))
         buffer[: len(found)] = found
@@ -142,18 +142,18 @@ class _Reading(io.RawIOBase):
         super().close()
 
 
-def _asked(url: str, ask: Any) -> Any:
+def asked(url: str, ask: Any) -> Any:
     """What a file system says of a path. OSError: it cannot be reached; FlowgenError: there is no library for it."""
     try:
         from fsspec.core import url_to_fs
     except ImportError:
         raise FlowgenError(f"{url}: reading URLs needs fsspec: pip install 'flowgen[remote]'") from None
-    with _errors_of(url):
+    with errors_of(url):
         return ask(*url_to_fs(url))
 
 
 @contextmanager
-def _errors_of(url: str) -> Iterator[None]:
+def errors_of(url: str) -> Iterator[None]:
     """Every library has errors of its own; here they are OSErrors."""
     try:
         yield

@@ -29,6 +29,7 @@ from flowgen.files import errors_named, write_json
 from flowgen.runs.run import Checkpoint, Run, checksum
 from flowgen.training.ema import Average
 from flowgen.training.internals import fragments, master_shards, optimizer_states, store, whole
+from flowgen.training.mirror import Mirror
 from flowgen.training.ranks import Ranks, agree, share, together
 from flowgen.training.shards import collect, fill
 from flowgen.weights import write_tensors
@@ -70,9 +71,10 @@ class Saver:
         *,
         keep: int,
         background: bool = False,
+        mirror: Mirror | None = None,
     ) -> None:
         self.run, self.engine, self.averages, self.ranks = run, engine, averages, ranks
-        self.keep, self.background = keep, background
+        self.keep, self.background, self.mirror = keep, background, mirror
         self._thread: threading.Thread | None = None
         self._error: FlowgenError | None = None
         self._kept: dict[str, dict[int, Tensor]] = {}
@@ -119,6 +121,13 @@ class Saver:
         self._thread = None
         error, self._error = self._error, None
         agree(self.ranks, error)
+
+    def finish(self) -> None:
+        """Until all is complete, also elsewhere. FlowgenError: it is not."""
+        self.wait()
+        with together(self.ranks):
+            if self.mirror is not None:
+                self.mirror.finish()
 
     def _snapshot(self) -> dict[str, dict[str, Tensor]]:
         """What this rank writes, by file; on the host, and not shared with what training goes on to change."""
@@ -194,6 +203,8 @@ class Saver:
                     aside = old.folder.with_name(_OLD.format(old.folder.name))
                     old.folder.rename(aside)  # whole or gone, for one who reads it now
                     shutil.rmtree(aside)
+            if self.mirror is not None:
+                self.mirror.send()
         except FlowgenError as error:
             self._error = error
             shutil.rmtree(partial, ignore_errors=True)

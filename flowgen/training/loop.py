@@ -38,6 +38,7 @@ from flowgen.training.figures import Figures
 from flowgen.training.guard import Guard
 from flowgen.training.internals import forget_gradients, load_scaler, master_shards, scaler_state, skipped_its_step
 from flowgen.training.loggers import Loggers, keep_steps
+from flowgen.training.mirror import Mirror
 from flowgen.training.optimizers import peak_rate
 from flowgen.training.progress import ProgressDisplay
 from flowgen.training.ranks import Ranks, gather_objects, together
@@ -60,7 +61,14 @@ class Trainer:
     """The loop over steps. Everything random in a step is a function of (seed, step, row of the global batch)."""
 
     def __init__(
-        self, config: Config, run: Run, ranks: Ranks, engine: Any, generator: Generator, console: Console
+        self,
+        config: Config,
+        run: Run,
+        ranks: Ranks,
+        engine: Any,
+        generator: Generator,
+        console: Console,
+        mirror: Mirror | None = None,
     ) -> None:
         self.config, self.run, self.ranks, self.engine, self.console = config, run, ranks, engine, console
         self.generator = generator
@@ -83,7 +91,9 @@ class Trainer:
         self._parts: int | None = None
         self._whole = tree_map(lambda stream: stream.shape, generator.encoder.spec)
         self._guard = Guard(engine.module, ranks)
-        self._saver = Saver(run, engine, self.averages, ranks, keep=saving.keep, background=saving.background)
+        self._saver = Saver(
+            run, engine, self.averages, ranks, keep=saving.keep, background=saving.background, mirror=mirror
+        )
         self._saved: Path | None = None
         null = null_conditions(generator.conditioners, 1)
         self._null = tree_map(lambda v: v.to(ranks.device), null)
@@ -137,7 +147,7 @@ class Trainer:
                 if stop:
                     break
             saved = self._save()
-            self._saver.wait()
+            self._saver.finish()
             finished = self.step >= options.steps
         if self.ranks.first:
             self._print_summary(saved, finished)

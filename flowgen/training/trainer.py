@@ -36,6 +36,7 @@ from flowgen.training.engine import Objective, check_config, share_sequences, st
 from flowgen.training.failures import counted
 from flowgen.training.initial import Source
 from flowgen.training.loop import Result, Trainer
+from flowgen.training.mirror import Mirror
 from flowgen.training.prepare import (
     FIT_CLIPS,
     check_encoder,
@@ -105,6 +106,7 @@ def _train(
     experiment = Experiment(resolved.config.model_copy(update=user)).complete()
     config, dataset = experiment.config, experiment.dataset
     config = with_places(config, dataset)
+    mirror = _mirror(run, config, ranks, resume, heading)
     checkpoint = _checkpoint(run, config, dataset, ranks, resume, ALLOW in allow, heading)
     heading("data", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in dataset.describe().items()))
     shared = config.train.sequence_parallel
@@ -148,7 +150,7 @@ def _train(
     check_buckets(generator, dataset, schedule)
     prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=config.train.compile)
     engine = start_engine(Objective(network, loss), config.train.optimizer, engine_config, config.train.timeout_s)
-    trainer = Trainer(config, run, ranks, engine, generator, console)
+    trainer = Trainer(config, run, ranks, engine, generator, console, mirror)
     trainer.averaged = averaged
     if config.train.validation.every or config.train.preview.every:
         with together(ranks):
@@ -226,6 +228,20 @@ def _checkpoint(
     if "exported" in checkpoint.manifest:
         raise UsageError(f"{run.folder} is an export: weights alone; start from it with --init-from {run.folder}")
     return checkpoint
+
+
+def _mirror(run: Run, config: Config, ranks: Ranks, resume: bool, heading: _Heading) -> Mirror | None:
+    """The copy of the run elsewhere, on the first rank; what it has and this machine lacks is brought here to resume."""
+    mirror = None
+    url = config.train.checkpoint.mirror
+    with together(ranks):
+        if ranks.first and url is not None:
+            mirror = Mirror(url, run)
+            if not resume:
+                mirror.refuse_existing()
+            elif (brought := mirror.fetch()) is not None:
+                heading("mirror", f"{brought} brought from {url}")
+    return mirror
 
 
 def _moved(checkpoint: Checkpoint, engine: Any, ranks: Ranks) -> str:
