@@ -20,6 +20,7 @@ from flowgen.data.order import InBuckets, has_buckets
 from flowgen.errors import UsageError
 from flowgen.media.encoder import Encoder
 from flowgen.media.interfaces import Dataset
+from flowgen.runs.adapted import error_of_base, parameters_of
 from flowgen.runs.checks import check_sampling
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
@@ -144,6 +145,9 @@ def _train(
             write_data(run.folder, dataset)
     if checkpoint is not None:
         load_before(checkpoint, network, loss)
+    with together(ranks):
+        if ranks.first and (error := error_of_base(experiment, network, ranks.device)):
+            heading("base", error)
 
     check_buckets(generator, dataset, schedule)
     prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=config.train.compile)
@@ -189,8 +193,7 @@ def _states(experiment: Experiment) -> Iterator[State]:
 
 
 def _counted(network: nn.Module) -> str:
-    every = sum(p.numel() for p in network.parameters())
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    trained, every = parameters_of(network)
     return f"{every:,} parameters" + (
         f", {trained:,} of them trained ({trained / every:.1%})" if trained < every else ""
     )

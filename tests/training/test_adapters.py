@@ -177,6 +177,73 @@ def test_an_adapter_is_sampled_merged_and_told_from_its_base(base, tmp_path):
         assert int((one.data.int() - third.data.int()).abs().max()) > 1
 
 
+# A base in few bits
+
+
+def bytes_by_precision(base, run):
+    from flowgen.nn.quantised import bytes_of
+
+    return {p: bytes_of(network_of(config(base, run, network={"precision": p}))) for p in ("float32", "int8", "int4")}
+
+
+@pytest.mark.parametrize(("precision", "worst"), [("bfloat16", 1e-2), ("int8", 3e-2), ("int4", 0.3)])
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_quantised_base_is_near_its_base_and_the_trained_parts_are_whole(base, tmp_path, precision, worst, dora):
+    generator = Generator.load(base)
+    network = network_of(config(base, tmp_path / "run", network={"precision": precision, "dora": dora})).eval()
+    with torch.no_grad():
+        true, made = velocity(generator.network, generator), velocity(network, generator)
+    assert 0 < float((made - true).std() / true.std()) < worst
+    trained = {n for n, p in network.named_parameters() if p.requires_grad and ".lora_" not in n}
+    assert trained == {"conditions.embedders.digit.weight"}
+    assert not [n for n in network.state_dict() if "quantised" in n or "scale" in n]
+
+
+def test_fewer_bits_take_fewer_bytes(base, tmp_path):
+    sizes = bytes_by_precision(base, tmp_path / "run")
+    assert sizes["float32"] > 2 * sizes["int8"] > 2 * sizes["int4"]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
+def test_a_run_on_a_quantised_base_tells_its_error_and_merges_into_float32(base, tmp_path, precision):
+    (tmp_path / "lora.yaml").write_text(
+        yaml.safe_dump(config(base, tmp_path / "run", network={"precision": precision}))
+    )
+    told = f"{precision}: output off by"
+    assert told in flowgen("train", tmp_path / "lora.yaml", "--quiet")
+    assert told in flowgen("sample", tmp_path / "run", "-c", "digit=8", "-o", tmp_path / "a.gif")
+    flowgen("export", tmp_path / "run", "-o", tmp_path / "whole", "--merge")
+    from flowgen.runs.adapted import error_of_base, merged
+
+    loaded = Generator.load(tmp_path / "run")
+    with pytest.raises(UsageError, match="precision: float32"):
+        merged(loaded.network)
+    error = error_of_base(loaded.experiment, loaded.network, torch.device("cpu"))
+    off = float(error.split(" off by ")[1].split(" %")[0]) / 100
+    with torch.no_grad():
+        true, made = velocity_of(Generator.load(tmp_path / "whole")), velocity_of(loaded)
+    assert off / 3 < float((made - true).std() / true.std()) < 3 * off
+
+
+def test_a_resumed_run_on_a_quantised_base_is_exact(base, tmp_path):
+    for name in ("whole", "half"):
+        values = config(base, tmp_path / name, network={"precision": "int8"})
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        flowgen("train", tmp_path / f"{name}.yaml", "--quiet")
+    shutil.rmtree(tmp_path / f"half/checkpoints/step-{STEPS:08d}")
+    flowgen("train", tmp_path / "half.yaml", "--quiet", "--resume")
+    for which in ("network", "ema"):
+        for name, value in weights(tmp_path / "half", which).items():
+            assert torch.equal(value, weights(tmp_path / "whole", which)[name])
+
+
+@pytest.mark.slow
+def test_a_quantised_base_trains_alike_on_two_ranks_under_stage_3(base, tmp_path):
+    jobs = [{"train": config(base, tmp_path / f"{s}", s, {"precision": "int8"})} for s in (0, 3)]
+    launch(tmp_path, 2, jobs)
+    torch.testing.assert_close(losses(tmp_path / "0"), losses(tmp_path / "3"), rtol=1e-5, atol=0)
+
+
 def test_another_base_is_refused(base, tmp_path):
     (tmp_path / "lora.yaml").write_text(yaml.safe_dump(config(base, tmp_path / "run")))
     flowgen("train", tmp_path / "lora.yaml", "--quiet")
