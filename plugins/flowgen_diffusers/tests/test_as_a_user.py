@@ -84,6 +84,30 @@ def test_init_train_sample(kind, model, clips, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", list(SHIFTS))
+def test_an_adapter_on_a_base_in_few_bits_is_planned_trained_sampled_and_merged(kind, model, clips, tmp_path):
+    pytest.importorskip("peft")
+    config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.mp4"
+    flowgen("init", model(kind), "-o", config, "--frames", FRAMES.get(kind, 9), *SIZE)
+    values = yaml.safe_load(config.read_text())
+    values["network"] = {"type": "lora", "network": values["network"], "rank": 2, "precision": "int8"}
+    values["run"], values["data"]["manifest"] = str(run), str(clips)
+    config.write_text(yaml.safe_dump(values))
+    small = ["train.steps=2", "train.batch_size=2", "data.held_out=0.34", "data.max_bad_share=0.1"]
+    quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
+    if kind == "MochiPipeline":  # its transformer decides by values, adapter or not
+        for network in (values["network"], values["network"]["network"]):
+            (tmp_path / "one.yaml").write_text(yaml.safe_dump({**values, "network": network}))
+            with pytest.raises(FlowgenError, match="decides by the values"):
+                flowgen("plan", tmp_path / "one.yaml", *small)
+    else:
+        assert "frozen" in flowgen("plan", config, *small)
+    assert "int8: output off by" in flowgen("train", config, *small, *quiet)
+    assert "int8: output off by" in flowgen("sample", run, "--prompt", "a fox", "--steps", 2, "-o", out)
+    flowgen("export", run, "-o", tmp_path / "whole", "--merge")
+
+
+@pytest.mark.slow
 def test_a_folder_of_the_image_to_video_pipeline_is_trained_and_sampled_from_a_picture(model, clips, tmp_path):
     folder, config, run = tmp_path / "ltx", tmp_path / "my.yaml", tmp_path / "run"
     shutil.copytree(model("LTXPipeline"), folder)
