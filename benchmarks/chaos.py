@@ -2,8 +2,9 @@
 
     python benchmarks/chaos.py [--config video/moving-digits] [--faults 25] [--ranks 2] [--seed 0] [--folder runs/chaos] [key=value ...]
 
-Faults come at random moments of training and of saving: SIGKILL to every process, SIGKILL to one rank, SIGTERM to the
-program. After each the run is resumed. Everything lies in one folder, with what was done so far in faults.jsonl: the same
+Faults come at random moments of training and of saving, each kind of `chaos_faults.py` in turn: SIGKILL to all, to one rank, to
+the launcher alone, SIGTERM, a full disk, no more memory, sampling beside; the newest checkpoint deleted or half written, the log
+cut; a port in use. After each the run is resumed. Everything lies in one folder, with what was done so far in faults.jsonl: the same
 command goes on where it was interrupted itself. Ends with a verdict, and exits with 1 where the weights differ.
 
 A checkpoint is saved every 1/20 of the steps; each fault costs a restart and the steps since the last one. With train.steps=300 a
@@ -21,11 +22,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psutil
 import torch
+from chaos_faults import FAULTS, FOLDER, PROCESS, START, Scene, kill_all
 from safetensors.torch import load_file
 
 from flowgen.config import load
@@ -34,9 +35,11 @@ from flowgen.runs.run import Run
 QUIET = ["train.validation.every=0", "train.preview.every=0", "train.schedule.decay=constant"]
 
 
-def start(arguments: list[str], ranks: int, log: Path) -> subprocess.Popen[bytes]:
+def start(
+    arguments: list[str], ranks: int, log: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "flowgen", "train", *arguments, "--quiet", "--resume", "--gpus", str(ranks)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
     with log.open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
 
@@ -60,20 +63,6 @@ def wait_for_moment(process: subprocess.Popen[bytes], folder: Path, steps: int, 
         process.wait(dice.uniform(0, 1.5 * min(step_s, 10.0)))
 
 
-def strike(process: subprocess.Popen[bytes], fault: str, dice: random.Random) -> None:
-    children = psutil.Process(process.pid).children(recursive=True)
-    ranks = [c for c in children if c.is_running() and "RANK" in c.environ()]
-    if fault == "kill all" or not ranks:
-        os.killpg(process.pid, signal.SIGKILL)
-        for child in children:  # the agent starts ranks in sessions of their own
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-    elif fault == "kill one":
-        dice.choice(ranks).kill()
-    else:
-        process.send_signal(signal.SIGTERM)
-
-
 @contextlib.contextmanager
 def reaping(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Where the soak itself is interrupted, no rank stays behind."""
@@ -81,7 +70,7 @@ def reaping(process: subprocess.Popen[bytes]) -> Iterator[None]:
         yield
     except BaseException:
         if process.poll() is None:
-            strike(process, "kill all", random.Random())
+            kill_all(Scene(process, Path(), random.Random()))
             process.wait()
         raise
 
@@ -114,18 +103,22 @@ def harass(arguments: list[str], folder: Path, steps: int, options: argparse.Nam
     began, at_first = time.monotonic(), given
     while True:
         dice = random.Random(f"{options.seed}/{given}")
-        process = start([*arguments, f"run={folder}"], options.ranks, log)
-        with reaping(process):
-            if given < options.faults:
-                # so few steps that the run is not done before it has had its faults
-                wait_for_moment(process, folder, dice.randint(0, int(1.2 * steps / (options.faults + 1))), dice)
-            if given == options.faults or process.poll() is not None:
-                if process.wait() != 0:
-                    sys.exit(log.read_text()[-3000:])
-                return given
-            fault = dice.choice(["kill all", "kill one", "terminate"])
-            strike(process, fault, dice)
-            code = process.wait()
+        # each kind in turn, in an order of its own in every round
+        fault = random.Random(f"{options.seed}/{given // len(FAULTS)}").sample(FAULTS, len(FAULTS))[given % len(FAULTS)]
+        if given == options.faults:
+            fault = "none"
+        with START[fault]() if fault in START else contextlib.nullcontext({}) as variables:
+            process = start([*arguments, f"run={folder}"], options.ranks, log, variables)
+            with reaping(process):
+                if given < options.faults:
+                    # so few steps that the run is not done before it has had its faults
+                    wait_for_moment(process, folder, dice.randint(0, int(1.2 * steps / (options.faults + 1))), dice)
+                if fault == "none" or (process.poll() is not None and fault not in START):
+                    if process.wait() != 0:
+                        sys.exit(log.read_text()[-3000:])
+                    return given
+                happen(fault, Scene(process, folder, dice))
+                code = process.wait()
         given += 1
         entry = {"fault": fault, "exit": code, "saved": [c.step for c in Run(folder).checkpoints()]}
         with record.open("a") as file:
@@ -138,6 +131,30 @@ def harass(arguments: list[str], folder: Path, steps: int, options: argparse.Nam
         )
         if fault == "terminate" and code != 0:
             sys.exit(f"SIGTERM ended with exit code {code}:\n{log.read_text()[-3000:]}")
+        if fault not in ("little memory", "kill one rank") and own_traceback(log.read_text()):
+            sys.exit(f"FAILED: {fault} ended with a traceback:\n{log.read_text()[-3000:]}")
+        log.write_text("")
+
+
+def own_traceback(text: str) -> bool:
+    """Whether one goes through flowgen: the threads of other libraries (TensorBoard, the elastic agent) print their own."""
+    return any("/flowgen/" in part for part in text.split("Traceback (most recent call last)")[1:])
+
+
+def happen(fault: str, scene: Scene) -> None:
+    """One fault, until the run stands."""
+    if fault in PROCESS:
+        PROCESS[fault](scene)
+    elif scene.process.poll() is None:
+        kill_all(scene)
+    if fault == "full disk":
+        try:
+            scene.process.wait(60)
+        except subprocess.TimeoutExpired:
+            kill_all(scene)  # nothing was to be written
+    scene.process.wait()
+    if fault in FOLDER:
+        FOLDER[fault](scene.folder, scene.dice)
 
 
 def verdict(alone: Path, chaos: Path, given: int, wanted: int) -> int:

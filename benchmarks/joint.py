@@ -173,7 +173,6 @@ def main() -> None:
     registry().register("one-stream", SimpleNamespace(flowgen_components=flowgen_components))
     joint = load(str(options.run)).config
     shown = joint.model_dump(mode="json", exclude_unset=True)
-    shown["train"].pop("epochs", None)
     batch, steps = joint.train.batch_size, joint.train.steps
     both = step_seconds(trained(str(options.run / "config.yaml"), options.folder / "timed-joint", TIMED_STEPS), batch)
     experiment = Generator.load(options.run).experiment

@@ -1,6 +1,6 @@
 """A scripted voter with a known preference, end to end: pairs of a run's own clips, votes, training, and who wins afterwards.
 
-    python benchmarks/preferences.py runs/fsdd -o runs/fsdd-brighter [--rule brighter] [--pairs 300] [--steps 200]
+    python benchmarks/preferences.py runs/fsdd -o runs/fsdd-brighter [--rule brighter] [--pairs 300] [--steps 80]
 
 Takes any run of the modality audio, trained beforehand. The first half makes two clips of the same conditions for each pair
 and writes the table as the page's vote does; `flowgen train` trains it. The second half samples both runs under conditions
@@ -148,6 +148,10 @@ def report(run: Path, trained: Path, score: Score, count: int, seed: int) -> Non
     won = float((after > before).double().mean())
     low, high = wilson(won, count)
     print(f"win rate over the reference: {won:.1%} [{low:.1%}, {high:.1%}] of {count} held-out pairs at equal noise")
+    other = torch.tensor([score(clip) for clip in both[0].sample(asked, seed=seed + 1)])
+    apart = float((after > other).double().mean())
+    low, high = wilson(apart, count)
+    print(f"win rate over clips of other noise: {apart:.1%} [{low:.1%}, {high:.1%}]; without training it is 50 %")
     print(f"score of the rule: {float(before.mean()):.4g} before, {float(after.mean()):.4g} after")
     dataset = full_size(both[0].experiment.dataset)
     metric = build("metric", ComponentConfig(type="audio-distribution"), modality=both[0].modality, dataset=dataset)
@@ -170,10 +174,10 @@ def main() -> None:
     parser.add_argument("--rule", choices=sorted(RULES), default="brighter")
     parser.add_argument("--pairs", type=int, default=300, help="to vote on")
     parser.add_argument("--held-out", type=int, default=400, help="clips to compare afterwards")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-5)
-    parser.add_argument("--beta", type=float, default=1000.0)
+    parser.add_argument("--beta", type=float, default=2000.0)
     parser.add_argument("--cap", type=float)
     parser.add_argument("--drift-weight", type=float, default=0.0)
     parser.add_argument("--swapped", action="store_true", help="a control: the voter always says the other one")

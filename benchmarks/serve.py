@@ -47,7 +47,7 @@ class Tally:
 
 
 class Server:
-    """The process, which is started anew on the same port."""
+    """The process, which is restarted on the same port."""
 
     def __init__(self, run: Path, folder: Path, batch: int) -> None:
         self.run, self.folder, self.batch, self.port = run, folder, batch, 0

@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from flowgen.core.solvers import NonStationary as NonStationary
     from flowgen.core.solvers import Ralston as Ralston
     from flowgen.core.solvers import UniPC as UniPC
+    from flowgen.core.straightness import straightness as straightness
     from flowgen.core.times import LogitNormal as LogitNormal
     from flowgen.core.times import Mode as Mode
     from flowgen.core.times import TokenShift as TokenShift
@@ -149,6 +150,7 @@ _HOME = {
     "LogitNormal": "core.times",
     "Mode": "core.times",
     "TokenShift": "core.times",
+    "straightness": "core.straightness",
     "uniform_grid": "core.times",
     "eased_grid": "core.times",
     "karras_grid": "core.times",

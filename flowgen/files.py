@@ -16,6 +16,9 @@ from typing import Any
 
 from flowgen.errors import FlowgenError, UsageError
 
+_SHOWN = 40
+"""Of a name, what is kept in that of its temporary: longer ones may be as long as a name can be."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -24,14 +27,15 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises FlowgenError where the folder cannot be written or the disk is full; nothing half-written is left.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:_SHOWN]}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         with errors_named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             os.replace(temporary, path)
     finally:
-        if temporary.exists():  # not where the folder is no folder
+        with contextlib.suppress(OSError):  # the folder is no folder, or the name is none that a file may have
             temporary.unlink()
 
 
@@ -43,7 +47,7 @@ def replacing_folder(folder: Path, own: str) -> Iterator[Path]:
     name or anything else in it, or the place cannot be written; nothing half-written is left.
     """
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    temporary = folder.with_name(f".{folder.name[:_SHOWN]}.{uuid.uuid4().hex[:8]}")
     before = folder.with_name(f"{temporary.name}.before")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise FlowgenError(f"{folder}: there is something that is no folder; choose another place, or move it away")

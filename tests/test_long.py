@@ -52,12 +52,11 @@ def test_it_begins_as_a_plain_sample_and_goes_on_as_a_continuation(generator):
     assert same(generator.sample(Long(0.5 * length, seed=4)), generator.sample(FromNoise(seconds=0.5 * length, seed=4)))
 
 
-def test_a_first_clip_that_is_longer_than_asked_is_cut_back(generator, monkeypatch):
+def test_a_condition_that_asks_for_another_length_is_refused(generator, monkeypatch):
     window = generator.lengths.window_s
     monkeypatch.setattr("flowgen.runs.ways.asked_lengths", lambda *_: [3 * window])  # as a condition of length asks
-    parts = list(generator.stream(Long(2 * window, seed=4)))
-    assert len(parts) == 1
-    assert generator.modality.seconds(parts[0][0]) == pytest.approx(2 * window, abs=0.01)
+    with pytest.raises(UsageError, match="leave out the condition"):
+        list(generator.stream(Long(2 * window, seed=4)))
 
 
 def test_a_continuation_streams_what_it_samples(generator):

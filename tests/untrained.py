@@ -54,6 +54,9 @@ network: {{type: transformer, width: 32, depth: 1, heads: 2, patch: [4]}}
 sample: {{steps: 2, guidance: cfg}}
 {TRAIN}
 """
+WAVES = NOTES.replace("name: notes", "name: waves").replace(
+    "{type: spectrogram, window: 256, hop: 64, iterations: 2}", "{type: waveform, patch: 50}"
+)
 DIGITS = f"""
 name: moving-digits
 modality: {{type: video, fps: 8, frames: 8, height: 16, width: 16, channels: 1, enlarge: 1}}
@@ -80,11 +83,12 @@ coupling: {type: given-pairs, start: clips}
 
 @pytest.fixture(scope="session")
 def untrained_runs(tmp_path_factory):
-    """A folder whose runs/notes, moving-digits, checkerboard, bridge, base and adapted (where peft is) can be sampled."""
+    """A folder whose runs/notes, waves, moving-digits, checkerboard, bridge, base and adapted (where peft is) can be sampled."""
     folder = tmp_path_factory.mktemp("untrained")
     bridge = "\n".join(line for line in DIGITS.splitlines() if not line.startswith("data:")) + BRIDGE
     texts = {
         "notes": NOTES,
+        "waves": WAVES,
         "moving-digits": DIGITS,
         "checkerboard": BOARD,
         "bridge": bridge.replace("guidance: cfg", "guidance: null"),

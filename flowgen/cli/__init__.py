@@ -21,6 +21,10 @@ COMMANDS = {
     "export": ("flowgen.cli.export:export", "Write what sampling needs of a run."),
     "plan": ("flowgen.cli.plan:plan", "Tell what a training run needs of each GPU."),
     "eval": ("flowgen.cli.evaluate:evaluate", "Measure a trained run, beside real clips."),
+    "distill-solver": (
+        "flowgen.cli.distill_solver:distill_solver",
+        "Fit a solver of a few steps to a trained run.",
+    ),
     "likelihood": ("flowgen.cli.likelihood:likelihood", "Log-likelihood of files under a trained model."),
     "report": ("flowgen.cli.report:report", "Write a page to look at and listen to: clips, curves, figures."),
     "config": ("flowgen.cli.config:config", "Show or check a config."),

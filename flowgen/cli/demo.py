@@ -35,7 +35,7 @@ _QUICK = (
 
 @click.command()
 @click.option("--out", type=File(), help="Folder (default runs/demo; runs/demo-quick with --quick).")
-@click.option("--joint", is_flag=True, help="Sound with picture, too: about 20 minutes more on two CPU cores.")
+@click.option("--joint", is_flag=True, help="Train the recipe av/bouncing-sounds, too: sound with picture.")
 @click.option("--quick", is_flag=True, help="A few steps of everything, to see that it works.")
 def demo(out: Path | None, joint: bool, quick: bool) -> None:
     """Train a small audio and a small video generator, sample from both, measure them, and write a report to open.

@@ -43,6 +43,12 @@ _WIDE = 130
     is_flag=True,
     help="Measure negative controls, too, and say which figures tell them from real clips.",
 )
+@click.option(
+    "--straightness",
+    "straight",
+    is_flag=True,
+    help="Measure how straight the trajectories are, too: 0 is a line, which one step follows.",
+)
 @sampling_options
 @click.option("--seed", type=SEED, help="Of the samples and of which real clips are taken (default: eval.seed).")
 @click.option(
@@ -58,6 +64,7 @@ def evaluate(
     continued: float | None,
     given: tuple[str, ...],
     controls: bool,
+    straight: bool,
     weights: Any,
     seed: int | None,
     output: Path | None,
@@ -107,9 +114,10 @@ def evaluate(
     generator = Generator.load(run, weights=weights, device=rest["device"], overrides=overrides)
     dataset, metrics_built = full_size(generator.experiment.dataset), generator.experiment.metrics
     if generator.experiment.reconstructs:
-        if controls or given or continued is not None:
+        if controls or given or straight or continued is not None:
             raise UsageError(
-                f"{run} is an autoencoder, which generates nothing; leave out --controls, --continue and --given"
+                f"{run} is an autoencoder, which generates nothing; leave out --controls, --continue, --given and "
+                "--straightness"
             )
         result = evaluate_autoencoder(generator, dataset, metrics_built, weights=weights)
         save(result, path)
@@ -127,6 +135,7 @@ def evaluate(
             continued=continued,
             given=given,
             controls=controls,
+            straight=straight,
             on_step=lambda done, total: bar.update(done),
         )
     save(result, path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowgen.cli.options import SEED, File
+from flowgen.cli.options import DEVICE, SEED, WEIGHTS, File
 
 if TYPE_CHECKING:
     from flowgen.evaluation.likelihood import LogLikelihood
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of the probe that estimates the trace, and of the choice of clips.",
 )
-@click.option(
-    "--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Averaged or last weights."
-)
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one.")
+@WEIGHTS
+@DEVICE
 def likelihood(
     run: Path,
     files: tuple[Path, ...],

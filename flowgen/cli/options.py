@@ -49,9 +49,18 @@ class RunOrServer(File):
 
 SEED = click.IntRange(-(2**63), 2**63 - 1)
 
+WEIGHTS = click.option(
+    "--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Averaged or last weights."
+)
+DEVICE = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one.")
+
 _SAMPLING = (
     click.option("--steps", type=click.IntRange(1, 100_000), help="Solver steps."),
-    click.option("--solver", metavar="NAME", help="A solver (see: flowgen plugins list --kind solver)."),
+    click.option(
+        "--solver",
+        metavar="NAME",
+        help="A solver (see: flowgen plugins list --kind solver), or one of flowgen distill-solver.",
+    ),
     click.option("--guidance", type=Number(-1000, 1000), metavar="SCALE", help="Guidance scale; 1 is none."),
     click.option(
         "--set",
@@ -60,14 +69,8 @@ _SAMPLING = (
         metavar="KEY=VALUE",
         help="Any key of the 'sample' section, as in guidance.start=0.2.",
     ),
-    click.option(
-        "--weights",
-        type=click.Choice(["ema", "raw"]),
-        default="ema",
-        show_default=True,
-        help="Averaged or last weights.",
-    ),
-    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one."),
+    WEIGHTS,
+    DEVICE,
 )
 
 
@@ -112,13 +115,18 @@ def server_options(port: int, folder: str) -> Callable[[_Command], _Command]:
 
 def sampling_overrides(run: Path, options: dict[str, Any]) -> list[str]:
     """These options as overrides of the run's `sample` section, so that they are checked as a config is."""
+    from flowgen.runs.learned import LearnedTable, names
     from flowgen.runs.run import Run
 
     found = []
-    if options["steps"] is not None:
-        found.append(f"sample.steps={options['steps']}")
-    if options["solver"] is not None:
-        found.append(f"sample.solver={options['solver']}")
+    solver, steps = options["solver"], options["steps"]
+    if solver is not None and solver in names(run):
+        found.append(f"sample.solver={{type: learned, name: {solver!r}}}")
+        steps = LearnedTable.read(run, solver).table.evaluations if steps is None else steps
+    elif solver is not None:
+        found.append(f"sample.solver={solver}")
+    if steps is not None:
+        found.append(f"sample.steps={steps}")
     if options["guidance"] is not None:
         own = Run(run).config().sample.guidance
         scale = options["guidance"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flowgen.cli.options import File, Number
+from flowgen.cli.options import DEVICE, File, Number
 
 if TYPE_CHECKING:
     from flowgen.data.preparation import Preparation
@@ -94,7 +94,7 @@ def filter_(config: str, overrides: tuple[str, ...], output: Path, rules: tuple[
 @click.option("--column", default="caption", show_default=True, help="The column to write.")
 @click.option("--frames", type=click.IntRange(1, 64), help="Pictures shown of a video (default 4).")
 @click.option("--max-tokens", type=click.IntRange(1, 4096), help="Of a caption of pictures (default 64).")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1; the first GPU where there is one.")
+@DEVICE
 def caption(
     config: str, overrides: tuple[str, ...], output: Path, model: str, prompt: str, column: str, frames: int | None,
     max_tokens: int | None, device: str | None,

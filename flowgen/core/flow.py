@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import END_TIME, Coefficients, Cond, Flow, Path, Paths, Prediction, Predictions
+from flowgen.core.interfaces import END_TIME, Breaks, Coefficients, Cond, Flow, Path, Paths, Prediction, Predictions
 from flowgen.core.paths import coefficients
 from flowgen.core.times import shift, shift_rate
 from flowgen.core.tree import State, alike, first_leaf, lincomb, tree_map
@@ -133,6 +133,10 @@ class AroundFlow:
     @property
     def predicts(self) -> Predictions:
         return self.flow.predicts
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return self.flow.breaks if isinstance(self.flow, Breaks) else ()
 
 
 @dataclass(frozen=True)

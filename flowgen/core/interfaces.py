@@ -159,6 +159,15 @@ class Flow(Protocol):
 
 
 @runtime_checkable
+class Breaks(Protocol):
+    """A flow whose estimates jump at some times: a solver keeps its order where no step goes over one (`sample` sees to it)."""
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """Those times, in [0, 1]."""
+
+
+@runtime_checkable
 class KnowsDensity(Protocol):
     """A flow, or the network of one, that knows its density without an ODE, as a normalising flow does."""
 
@@ -385,7 +394,7 @@ class StartsFromData(Protocol):
     """A network whose first weights are measured on the data."""
 
     def start_from(self, states: Iterable[State]) -> None:
-        """Set them from states of training clips. Called once, before the first step of a run that starts anew."""
+        """Set them from states of training clips. Called once, before the first step of a run that does not resume."""
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowgen.core.estimate import Estimate
 from flowgen.core.flow_map import MapFlow
-from flowgen.core.interfaces import Cond, Flow, FlowMap, Noise, Paths, Predictions, Solver
+from flowgen.core.interfaces import Breaks, Cond, Flow, FlowMap, Noise, Paths, Predictions, Solver
 from flowgen.core.solvers import named_solver
 from flowgen.core.solvers.jumps import FlowMapSolver
 from flowgen.core.solvers.ode import Euler
@@ -21,7 +21,10 @@ from flowgen.core.times import uniform_grid
 from flowgen.core.tree import State, alike, leaves, lincomb, tree_map
 
 Grid: TypeAlias = Tensor | Sequence[float] | int
-"""Increasing times in [0, 1] with both ends, [steps + 1]; an integer stands for that many equal steps from 0 to 1."""
+"""Increasing times in [0, 1] with both ends, [steps + 1]; an integer stands for that many equal steps from 0 to 1.
+
+The steps of an integer meet where the flow jumps, as it does at the ends of a guidance's interval (`with_breaks`).
+"""
 
 
 def sample(
@@ -50,7 +53,16 @@ def sample(
     """
     if isinstance(flow, FlowMap):
         flow, solver = MapFlow(flow), solver or FlowMapSolver()
-    return solve(flow, x, check_grid(grid), solver or Euler(), cond, noise=noise, on_step=on_step, gradient=gradient)
+    return solve(
+        flow,
+        x,
+        _grid_for(flow, grid, solver or Euler()),
+        solver or Euler(),
+        cond,
+        noise=noise,
+        on_step=on_step,
+        gradient=gradient,
+    )
 
 
 def invert(
@@ -67,7 +79,8 @@ def invert(
 
     The grid is that of `sample`, increasing. A stochastic solver refuses.
     """
-    return solve(flow, x, check_grid(grid).flip(0), solver or Euler(), cond, on_step=on_step, gradient=gradient)
+    times = _grid_for(flow, grid, solver or Euler())
+    return solve(flow, x, times.flip(0), solver or Euler(), cond, on_step=on_step, gradient=gradient)
 
 
 def prior(paths: Paths, noise: State, t: float = 0.0) -> State:
@@ -93,14 +106,45 @@ def solve(
     _check_state(x)
     noise = noise or _unseeded
     refuse_singular(flow, grid, solver)
-    state = solver.init(x)
+    breaks = set(flow.breaks) if isinstance(flow, Breaks) else set()
     with torch.set_grad_enabled(gradient):
         for i, (t, s) in enumerate(pairwise(grid.unbind())):
-            x, state = solver.step(flow, x, t, s, state, noise, cond)
+            if i == 0 or (breaks and float(t) in breaks):  # what was seen before a jump says nothing of what follows
+                state = solver.init(x)
+            x, state = solver.step(flow, x, _beside(t, s, breaks), _beside(s, t, breaks), state, noise, cond)
             if on_step is not None:
                 on_step(i, float(s), x)
     _refuse_not_finite(x)
     return x
+
+
+def _grid_for(flow: Flow, grid: Grid, solver: Solver | str) -> Tensor:
+    """The checked grid; equal steps meet where the flow jumps, times that are given stay."""
+    return with_breaks(check_grid(grid), flow, checked_solver(solver)) if isinstance(grid, int) else check_grid(grid)
+
+
+def _beside(t: Tensor, other: Tensor, breaks: Collection[float]) -> Tensor:
+    """t, or where the flow jumps at t the nearest time on the side of `other`."""
+    return torch.nextafter(t, other) if breaks and 0 < float(t) < 1 and float(t) in breaks else t
+
+
+def with_breaks(grid: Tensor, flow: Flow, solver: Solver) -> Tensor:
+    """A grid of as many steps on which `flow` jumps between steps: the nearest inner time is moved to each jump.
+
+    It stays as it is where it has fewer inner times than there are jumps, and for a solver of order 1, which loses nothing.
+    """
+    if solver.order < 2:
+        return grid
+    inner = [t for t in sorted(set(flow.breaks)) if grid[0] < t < grid[-1]] if isinstance(flow, Breaks) else []
+    if not inner or len(grid) - 2 < len(inner):
+        return grid
+    moved, free = grid.clone(), list(range(1, len(grid) - 1))
+    for number, t in enumerate(inner):
+        left = free[: len(free) - (len(inner) - number - 1)]  # one is left for each jump that follows
+        nearest = min(left, key=lambda i: abs(float(grid[i]) - t))
+        moved[nearest] = t
+        free = [i for i in free if i > nearest]
+    return moved if bool((moved.diff() > 0).all()) else grid
 
 
 def _refuse_not_finite(x: State) -> None:

@@ -30,6 +30,7 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.evaluation.continuing import compare, continuations, from_streams
 from flowgen.evaluation.controls import CONTROLS, control_clips, like_asked, lossless
 from flowgen.evaluation.rows import Row, finite, measure
+from flowgen.evaluation.straightness import straightness_row
 from flowgen.files import read_json, write_json
 from flowgen.media.clip import Clip
 from flowgen.media.interfaces import Dataset, Metric
@@ -114,6 +115,7 @@ def evaluate(
     continued: float | None = None,
     given: Sequence[str] = (),
     controls: bool = False,
+    straight: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a generator as its config's `eval` section says (number of clips, seed).
@@ -124,6 +126,7 @@ def evaluate(
         continued: give this many seconds of each real clip, and measure their continuations.
         given: give these streams of each real clip, and measure what is made to them.
         controls: measure the negative controls, too (see `flowgen.evaluation.controls`).
+        straight: measure how straight the trajectories are, too.
         on_step: called with the number of solver steps done and their total.
 
     UsageError: controls of continuations or of given streams are asked for, or both are given.
@@ -135,6 +138,9 @@ def evaluate(
     sets = draw_sets(dataset, config.eval.clips, seed)
     n = len(sets.real)
     asked = [{k: clip.conditions.get(k) for k in generator.conditioners} for clip in sets.real]
+    straightness = (
+        [straightness_row(generator, asked, seed)] if straight else []
+    )  # what it refuses, before all is sampled
     with _Counter(generator.network) as counter:
         began = time.perf_counter()
         if given:
@@ -153,6 +159,7 @@ def evaluate(
     if continued is not None:
         agreement = compare(generator, generated, sets.real, continued)
         rows += [Row("continuation", name, finite(value), None, None) for name, value in agreement.items()]
+    rows += straightness
     sample = config.sample.model_dump(mode="json")
     settings = {
         "name": config.name,
@@ -188,7 +195,7 @@ def load(path: Path) -> Evaluation:
         return Evaluation.from_json(read_json(path))
     except (UsageError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlowgenError(
-            f"cannot read the evaluation {path}: {error}; write it anew with: flowgen eval RUN"
+            f"cannot read the evaluation {path}: {error}; write it again with: flowgen eval RUN"
         ) from None
 
 

@@ -59,7 +59,7 @@ class NumberCondition:
     """A number in [low, high], scaled to [-1, 1], linearly or in its logarithm; the null value is not-a-number.
 
     `seconds`: it is the length of the clip. A sample is as long as its condition says, and a length asked for otherwise is
-    told to the network.
+    also passed to the network.
     """
 
     low: Real

@@ -135,7 +135,7 @@ class ExchangeTransformer(Streams):
     The tokens of a stream attend to each other, and to those of all other streams by cross-attention at positions in common
     time (seconds on the axis "time", whatever the rates). What a stream says is gated by its own noise level, that of each of its
     tokens. No parameter but the time embedding and the conditions is shared: a stream may be absent from a clip, and its own
-    parameters get no gradient. Costs less than attention of all to all (`stream-transformer`) where one stream has many tokens.
+    parameters get no gradient. Attention costs as much as that of all to all (`stream-transformer`); the weights are more.
 
     Args:
         window_s: exchange with what lies within so many seconds alone; streams without an axis "time" exchange with all.

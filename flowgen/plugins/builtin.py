@@ -119,6 +119,7 @@ def flowgen_components() -> list[Component]:
         Component(
             "solver", "table", "flowgen.core.solvers.table:saved_table", "every weight from a file (bespoke solvers)"
         ),
+        Component("solver", "learned", "flowgen.runs.learned:Learned", "fitted to one run by flowgen distill-solver"),
         Component("solver", "euler-maruyama", "flowgen.core.solvers:EulerMaruyama", "SDE, first order, any churn"),
         Component("solver", "heun-sde", "flowgen.core.solvers:HeunSDE", "SDE, second order, any churn"),
         Component("solver", "edm-churn", "flowgen.core.solvers:EDMChurn", "Heun with renewed noise (EDM)"),

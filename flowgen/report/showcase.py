@@ -200,7 +200,7 @@ def _existing(folder: Path, key: Mapping[str, Any]) -> Showcase | None:
         if value.pop("key") != key:
             return None
         showcase = _SHOWCASE.validate_python({"folder": folder, **value})
-    except (UsageError, LookupError, TypeError, AttributeError, ValueError):  # it is made anew
+    except (UsageError, LookupError, TypeError, AttributeError, ValueError):  # it is made again
         return None
     whole = all(Path(name).name == name and (folder / name).is_file() for name in _files(showcase))
     return showcase if whole else None

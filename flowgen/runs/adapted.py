@@ -155,7 +155,7 @@ def keep_adapter_alone(network: nn.Module, digest: bytes) -> nn.Module:
         if told is not None and bytes(told.tolist()) != digest:
             raise FlowgenError(
                 "the adapter was trained on other weights than those of its base now; put back the base that it was trained on, "
-                "or train the adapter anew"
+                "or train the adapter again"
             )
 
     def excuse(module: nn.Module, incompatible: Any) -> None:

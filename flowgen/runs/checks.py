@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from flowgen.config import build
 from flowgen.core.sampler import refuse_singular
 from flowgen.core.transports import check_motion
 from flowgen.core.tree import tree_map
@@ -32,7 +31,7 @@ def check_sampling(generator: Generator) -> None:
             grid = generator.grid(settings, x)
             null = null_conditions(generator.conditioners, 1)
             flow, _ = sampled_flow(generator, settings, grid, null, (), x, x, range(1))
-            solver = build("solver", settings.solver)
+            solver = generator.solver(settings)
             check_motion(generator.experiment.coupling, solver)
             refuse_singular(flow, grid, solver)
     except FlowgenError as error:

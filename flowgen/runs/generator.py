@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from flowgen import __version__
 from flowgen.config import Config, build
 from flowgen.config.schema import Sample
-from flowgen.core.interfaces import MASK, Flow, KnowsDensity, Loss, Paths, SourceCoupling
+from flowgen.core.interfaces import MASK, Flow, KnowsDensity, Loss, Paths, Solver, SourceCoupling
 from flowgen.core.likelihood import log_prob, rademacher
 from flowgen.core.random import Randomness
 from flowgen.core.rows import Rows
 from flowgen.core.sampler import check_grid
 from flowgen.core.solvers.ode import has_velocity
+from flowgen.core.solvers.table import NonStationary
 from flowgen.core.times import make_grid, shift_factor
 from flowgen.core.tree import State, tree_map
 from flowgen.device import default_device
@@ -32,6 +33,7 @@ from flowgen.media.interfaces import Modality, OwnTimes
 from flowgen.runs.attached import Attachment, attach
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.given import Given
+from flowgen.runs.learned import Learned, checksum_of, learned_table
 from flowgen.runs.lengths import Lengths
 from flowgen.runs.requests import Continue, FromNoise, Inpaint, Interpolate, Long, SampleRequest
 from flowgen.runs.run import Run
@@ -50,6 +52,8 @@ class Generator:
     device: torch.device
     step: int = 0
     adapters: tuple[Attachment, ...] = ()
+    folder: Path | None = None
+    """The run folder, where it was loaded from one."""
 
     @property
     def config(self) -> Config:
@@ -108,7 +112,7 @@ class Generator:
             attach(experiment.network, attached)
         place = device_named(device or str(default_device()))
         experiment.encoder.to(place)
-        return cls(experiment, experiment.network.to(place).eval(), place, checkpoint.step, attached)
+        return cls(experiment, experiment.network.to(place).eval(), place, checkpoint.step, attached, run.folder)
 
     @cached_property
     def pairs(self) -> str | None:
@@ -280,8 +284,20 @@ class Generator:
         """The path that is sampled on: the one trained on, unless settings say otherwise."""
         return self.loss.path if settings.path is None else build("path", settings.path)
 
+    @cached_property
+    def weights_checksum(self) -> str:
+        """SHA-256 of the network's weights, adapters included: what a learned solver belongs to."""
+        return checksum_of(self.network)
+
+    def solver(self, settings: Sample) -> Solver:
+        """The solver of a sample. UsageError: it was learned for another run, or other settings (see `flowgen.runs.learned`)."""
+        solver: Solver = build("solver", settings.solver)
+        return learned_table(solver.name, self, settings) if isinstance(solver, Learned) else solver
+
     def grid(self, settings: Sample, x: State) -> Tensor:
         """The times of the solver; ValueError where the path or the network does not have them."""
+        if isinstance(solver := self.solver(settings), NonStationary):
+            return solver.grid  # a table has its own times
         if settings.grid == "model":
             if not isinstance(self.network, OwnTimes):
                 raise ValueError(

@@ -173,5 +173,5 @@ def _check_shades(marked: Any, hole: Clip) -> None:
     whole = [leaf is not None and bool(leaf.all()) for leaf in leaves(marked)]
     if all(whole) or not any(found):
         raise UsageError(
-            f"the mask {hole.source or ''} is all of one shade; what is light in it is made anew, the rest kept"
+            f"the mask {hole.source or ''} is all of one shade; what is light in it is generated, the rest kept"
         )

@@ -140,7 +140,7 @@ def _batch(
         x = prior(generator.path(settings), x0, float(grid[0]))
         replaced = () if guided is not None else around.given
         flow, kept = sampled_flow(generator, settings, grid, null, replaced, x, x0, batch.rows)
-        solver = build("solver", settings.solver)
+        solver = generator.solver(settings)
         check_motion(generator.experiment.coupling, solver)
         show(0.0, x)
         if guided is not None:
@@ -218,6 +218,16 @@ def _shapes(generator: Generator, n: int, lengths: Sequence[float | None] | None
 
 def settings_of(generator: Generator, request: SampleRequest) -> Sample:
     return request.settings or generator.config.sample
+
+
+def accurate(settings: Sample, steps: int) -> Sample:
+    """The settings in so many steps; a grid of given times, or a solver with a grid of its own, does not go on to them."""
+    changed: dict[str, Any] = {"steps": steps}
+    if not isinstance(settings.grid, str):
+        changed["grid"] = "uniform"
+    if settings.solver.type in ("learned", "table"):
+        changed["solver"] = ComponentConfig(type="dpm++2m")
+    return settings.model_copy(update=changed)
 
 
 def chain(settings: Sample) -> list[ComponentConfig]:

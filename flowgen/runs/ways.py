@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flowgen.config import build
 from flowgen.core.editing import between
 from flowgen.core.rows import Rows
 from flowgen.core.tree import State, leaves, tree_map
@@ -167,11 +166,9 @@ def parts_of(generator: Generator, request: Long | Continue, watch: Watch) -> It
     turns = 1 + math.ceil(
         (request.seconds - window) / (window / 2)
     )  # about: what a window adds is known after the first
+    if asked_lengths(generator.conditioners, asked_conditions(request)) is not None:
+        raise UsageError("a long clip is made window by window; leave out the condition that asks for another length")
     first = _from_noise(generator, _plain(request), watch.part(0, turns))
-    longest = max(modality.seconds(clip) for clip in first)
-    if longest > request.seconds - 1e-6:  # the conditions asked for a length of their own
-        yield [modality.cut(clip, 0, request.seconds) for clip in first]
-        return
     yield first
     windows, left = Windows.after(generator, first[0]), request.seconds - modality.seconds(first[0])
     yield from _following(generator, request, windows, first, left, request.seed + 1, watch, 1)
@@ -351,7 +348,7 @@ def _interpolate(generator: Generator, request: Interpolate, watch: Watch) -> li
         x, y = (_repeated(generator.encoder.encode([clip]).x, len(part)) for clip in (a, b))
         with generator.refusals():
             grid = generator.grid(settings, x)
-            flow, solver = generator.flow(x), build("solver", settings.solver)
+            flow, solver = generator.flow(x), generator.solver(settings)
             one = tree_map(lambda v: tuple(v.shape[1:]), x)
             noise = _repeated(Rows(0, range(1), [one], generator.device).noise("invert"), len(part))
             x = between(flow, x, y, shares[part.start : part.stop], grid, solver=solver, cond=cond, noise=noise)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from flowgen.errors import FlowgenError
-from flowgen.files import read_json, write_json
+from flowgen.files import errors_named, read_json, write_json
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 PREVIEW = "preview.png"
@@ -136,7 +136,8 @@ class Jobs:
         self.folder, self.kept = folder, kept
         self._jobs: dict[str, Job] = {}
         self.changed = threading.Condition(threading.RLock())
-        folder.mkdir(parents=True, exist_ok=True)
+        with errors_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*/job.json")):
             try:
                 job = Job(**read_json(path))

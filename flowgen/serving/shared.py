@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import redis
 
 from flowgen.errors import UsageError
+from flowgen.files import errors_named
 from flowgen.serving.jobs import PREVIEW, Job, new_job
 
 LEASE_S = 20
@@ -42,7 +43,8 @@ class SharedJobs:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with errors_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self.changed = threading.Condition()
         try:
             self._redis: Any = redis.Redis.from_url(url, socket_connect_timeout=5, health_check_interval=30)

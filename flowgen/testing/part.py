@@ -48,7 +48,7 @@ _USUAL: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Part(Checked):
-    """A component by kind and name, with options, built anew whenever it is asked for.
+    """A component by kind and name, with options, built again whenever it is asked for.
 
     Args:
         values: of a conditioner, some values that it takes.

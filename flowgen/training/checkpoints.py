@@ -232,7 +232,7 @@ def choose_checkpoint(run: Run, ranks: Ranks, on_damage: str, say: Callable[...,
                 chosen = checkpoint.folder.name
                 break
         if ranks.first and chosen is None:
-            raise FlowgenError(f"{run.folder} has no checkpoint that is whole; start anew in another folder")
+            raise FlowgenError(f"{run.folder} has no checkpoint that is whole; start again in another folder")
     return Checkpoint(run.checkpoints_folder / str(share(chosen, ranks)))
 
 
@@ -268,7 +268,7 @@ def _load_after(checkpoint: Checkpoint, engine: Any, averages: Mapping[str, Aver
 
 
 def _load_optimizer(pieces: _Pieces, engine: Any, ranks: Ranks) -> None:
-    """The state of each shard anew: what the pieces of its parameters hold, 0 where there was no step yet."""
+    """The state of each shard, made again: what the pieces of its parameters hold, 0 where there was no step yet."""
     masters, states = master_shards(engine), optimizer_states(engine)
     for state in states:
         for moment in _moments_in(state):

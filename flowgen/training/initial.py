@@ -21,7 +21,7 @@ from flowgen.runs.run import Checkpoint, Run
 from flowgen.weights import load_allowing, load_strictly, read_tensors
 
 ALLOW_ENCODER = "encoder"
-"""With `--allow`: measure the statistics of the encoder anew, whatever those of the source are."""
+"""With `--allow`: measure the statistics of the encoder on the new data, whatever those of the source are."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Source:
         if not encoder.state_dict():
             return ""
         if ALLOW_ENCODER in self.allow:
-            return f"statistics measured anew (--allow {ALLOW_ENCODER})"
+            return f"statistics measured on this data (--allow {ALLOW_ENCODER})"
         differ = _differing(self.config.encoder, config.encoder)
         if differ:
-            return f"statistics measured anew: encoder.{', encoder.'.join(differ)} differ from those of {self.folder}"
+            return f"statistics measured on this data: encoder.{', encoder.'.join(differ)} differ from those of {self.folder}"
         path = self.folder / "encoder.safetensors"
         if _differing(
             self.config.modality, config.modality

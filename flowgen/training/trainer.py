@@ -17,7 +17,7 @@ from flowgen.core.tree import State
 from flowgen.data.latents import LatentCache
 from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets, has_buckets
-from flowgen.errors import UsageError
+from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.encoder import Encoder
 from flowgen.media.interfaces import Dataset
 from flowgen.runs.adapted import error_of_base, parameters_of
@@ -67,7 +67,7 @@ def train(
     Args:
         resume: continue the run folder of this config exactly; refused where the config differs in what matters.
         init_from: a run or an export whose averaged weights to start from, with the statistics of its encoder; step,
-            optimizer, schedule and EMA begin anew.
+            optimizer, schedule and EMA start from the beginning.
         allow: patterns of the weights that may be missing from it, unexpected or of another shape, and "encoder" for
             statistics of its own; with resume, "data".
 
@@ -258,14 +258,23 @@ def _fitted_encoder(
             encoder.fit(clips)
         else:
             load_statistics(encoder, cache.folder)
-        if source is None and isinstance(experiment.loss, LossWithTeacher):
-            source = Source(
-                Path(experiment.loss.teacher)
-            )  # the run is refused behind another encoder than its teacher's
-        kept = "" if source is None else source.load_encoder(encoder, experiment.config)
+        kept = _kept_statistics(experiment, encoder, source)
         if kept:
             heading("encoder", kept)
     if has_buckets(dataset):
         clips = sample_clips(dataset, seed, 8, alike=True)
     heading("latents", check_encoder(encoder, clips[:8]))
     return encoder, levels
+
+
+def _kept_statistics(experiment: Experiment, encoder: Encoder, source: Source | None) -> str:
+    """Statistics of the source or of the teacher, behind whose encoder a run has to stand; a line about them."""
+    config, loss = experiment.config, experiment.loss
+    if source is not None:
+        return source.load_encoder(encoder, config)
+    if not isinstance(loss, LossWithTeacher):
+        return ""
+    try:
+        return Source(Path(loss.teacher)).load_encoder(encoder, config)
+    except FlowgenError as error:
+        raise UsageError(f"loss.teacher: the model cannot be loaded from {loss.teacher}: {error}") from error

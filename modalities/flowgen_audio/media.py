@@ -140,7 +140,7 @@ def _frames(container: Any, stream: Any, start_s: float, path: Source) -> Iterat
     warm, exact = max(start_s - _WARM_UP_S, 0.0), container.format.name in _EXACT and not _is_chained(path)
     if warm > 0 and exact:
         container.seek(begin + int(warm / base), stream=stream)  # to the packet at or before
-    # a chain begins its timestamps anew, and packets of WMA have none of their frames'
+    # a chain begins its timestamps at 0 again, and packets of WMA have none of their frames'
     counted = warm == 0 or (not exact and container.format.name in ("ogg", "asf"))
     started, junk = False, 0
     for packet in container.demux(stream):

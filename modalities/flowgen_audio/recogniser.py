@@ -137,7 +137,7 @@ def _cache_file(modality: Audio, dataset: Dataset, epochs: int, seed: int) -> Pa
 
 
 def _train(model: Recogniser, dataset: Dataset, epochs: int, seed: int) -> None:
-    """AdamW with one cycle of the learning rate; every example shifted, masked and made noisy anew."""
+    """AdamW with one cycle of the learning rate; every example shifted, masked and given new noise each time."""
     count = min(len(dataset), _MOST_CLIPS)
     clips = [dataset.clip(i, seed_of(seed, "recogniser", i)) for i in range(count)]
     frames = [model.frames(clip) for clip in clips]

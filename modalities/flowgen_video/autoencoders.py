@@ -235,7 +235,14 @@ class VideoAutoencoder(FrozenAutoencoder):
         return torch.cat([self.autoencoder.encode(part) for part in frames.split(self.batch)])
 
     def _decode(self, z: Tensor) -> Tensor:
-        return torch.cat([self.autoencoder.decode(part) for part in z.split(self.batch)])
+        frames = torch.cat([self.autoencoder.decode(part) for part in z.split(self.batch)])
+        expected = 1 + (z.shape[2] - 1) * self.time
+        if frames.shape[2] != expected:  # AutoencoderKLCogVideoX, of an even number of steps
+            raise FlowgenError(
+                f"{self.autoencoder.config['_class_name']} makes {frames.shape[2]} frames of {z.shape[2]} latent steps, which stand "
+                f"for {expected}; take clips of {expected + self.time} frames"
+            )
+        return frames
 
 
 def _channels(value: Tensor) -> Tensor:

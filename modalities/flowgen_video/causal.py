@@ -162,7 +162,7 @@ class CausalVideo(nn.Module):
     def _features(self, x: Tensor, memory: Memory | None) -> Tensor:
         """Features [B, t, h, w, F] of whole groups of frames."""
         with torch.autocast(x.device.type, enabled=False):
-            linear = self.linear_analysis(_blocks(x.float(), self.time, self.space) - self.mean)
+            linear = self.linear_analysis(_blocks(_precise(x), self.time, self.space) - self.mean)
         s = self.space // 2
         h = self.embed(rearrange(x, "b t (h p) (w q) c -> (b t) (p q c) h w", p=s, q=s))
         for block in self.encoder:
@@ -171,13 +171,13 @@ class CausalVideo(nn.Module):
         h = self.merge(h).permute(0, 4, 1, 2, 3)
         for block in self.latent_encoder:
             h = block(h, memory)
-        h = self.to_features(_normalised(h)).permute(0, 2, 3, 4, 1).float()
+        h = _precise(self.to_features(_normalised(h)).permute(0, 2, 3, 4, 1))
         return h + F.pad(linear, (0, h.shape[-1] - linear.shape[-1]))
 
     def _frames(self, z: Tensor, memory: Memory | None) -> Tensor:
         """Whole groups of frames of latents."""
         with torch.autocast(z.device.type, enabled=False):
-            linear = _unblocked(self.linear_synthesis(z.float()) + self.mean, self.time, self.space)
+            linear = _unblocked(self.linear_synthesis(_precise(z)) + self.mean, self.time, self.space)
         h = self.from_latent(z.permute(0, 4, 1, 2, 3))
         for block in self.latent_decoder:
             h = block(h, memory)
@@ -187,7 +187,11 @@ class CausalVideo(nn.Module):
             h = block(h)
         s = self.space // 2
         h = rearrange(self.head(_normalised(h)), "(b t) (p q c) h w -> b t (h p) (w q) c", b=len(z), p=s, q=s)
-        return linear + h.float()
+        return linear + _precise(h)
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class FrameBlock(nn.Module):

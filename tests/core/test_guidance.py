@@ -1,5 +1,6 @@
 """Guidance against exact guided fields: a condition of the mixture is a subset of its modes."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,8 @@ from flowgen.core.estimate import Estimate
 from flowgen.core.flow import NetworkFlow
 from flowgen.core.guidance import APG, CFG, AutoGuidance, CFGRescale, CFGZeroStar, MultiCFG
 from flowgen.core.paths import Cosine, Linear
-from flowgen.core.sampler import sample
-from flowgen.core.solvers import RK4, DormandPrince, DPMSolverPP2M, Heun
+from flowgen.core.sampler import sample, with_breaks
+from flowgen.core.solvers import RK4, AdamsBashforth, DormandPrince, DPMSolverPP2M, Euler, Heun
 from flowgen.core.times import uniform_grid
 from flowgen.testing.oracle import FunctionFlow, GaussianMixture
 
@@ -262,3 +263,40 @@ def test_the_state_of_a_wrapped_flow_is_kept(mixture, x):
 def test_impossible_options_are_refused(build):
     with pytest.raises(ValueError, match="got"):
         build()
+
+
+class _Turning:
+    """-x + c cos(3t), as a network."""
+
+    def __call__(self, x, t, cond):
+        return -x + cond["c"] * torch.cos(3 * t)
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [(Heun(), 2), (RK4(), 4), (AdamsBashforth(order=3), 3)], ids=lambda p: type(p).__name__
+)
+def test_a_solver_keeps_its_order_over_the_ends_of_the_interval(solver, order):
+    """The estimate jumps there: equal steps meet at the ends, and each step sees one side of a jump."""
+    c, null = ({"c": torch.full((1, 2), v, dtype=torch.float64)} for v in (1.0, 0.0))
+    flow, x = CFG(3.0, 0.13, 0.77)(NetworkFlow(_Turning(), Linear()), null), torch.ones(1, 2, dtype=torch.float64)
+
+    def end(grid, solver=solver):
+        return sample(flow, x, grid, solver=solver, cond=c)
+
+    exact = end(400, RK4())
+    errors = [float((end(n) - exact).abs().max()) for n in (8, 32)]
+    assert math.log(errors[0] / errors[1], 4) > order - 0.4
+    given = float((end(uniform_grid(32)) - exact).abs().max())  # times that are given stay, and go over a jump
+    assert given > 5 * errors[1]
+
+
+def test_the_jumps_of_a_flow_are_points_of_equal_steps():
+    flow = CFG(2.0, 0.13, 0.77)(NetworkFlow(_Turning(), Linear()), {"c": torch.zeros(1, 2)})
+    assert with_breaks(uniform_grid(4), flow, Heun()).tolist() == [0, 0.13, 0.5, 0.77, 1]
+    for grid, solver in ((uniform_grid(2), Heun()), (uniform_grid(4), Euler())):
+        assert torch.equal(with_breaks(grid, flow, solver), grid)
+    passed = []
+    sample(
+        flow, torch.ones(1, 2), 4, solver="heun", cond={"c": torch.ones(1, 2)}, on_step=lambda i, t, x: passed.append(t)
+    )
+    assert passed == [0.13, 0.5, 0.77, 1]

@@ -26,6 +26,7 @@ NAMED = {
     "distill": None,  # likewise
     "distill-trajectories": None,
     "flow-dpo": None,  # wants pairs, too: tests/core/test_preferences.py
+    "learned": None,  # belongs to a run: tests/cli/test_distill_solver.py
     "consistency": None,  # jumps to the data and is no flow between: test_flow_map_losses.py
 }
 

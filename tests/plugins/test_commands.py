@@ -82,7 +82,7 @@ def test_the_commands_of_a_plugin_left_out_are_gone(tone, monkeypatch):
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """The environment as it was, after an option has changed it, and a registry that is made anew."""
+    """The environment as it was, after an option has changed it, and a registry that is made again."""
     from flowgen.plugins import Registry
 
     monkeypatch.setenv("FLOWGEN_DISABLE", "")

@@ -23,7 +23,7 @@ def anchors(text: str) -> set[str]:
 
 def test_the_reference_is_fresh():
     kept = (ROOT / "docs" / "reference.md").read_text()
-    assert kept == reference(), "write it anew: python -m flowgen.testing.reference > docs/reference.md"
+    assert kept == reference(), "write it again: python -m flowgen.testing.reference > docs/reference.md"
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)

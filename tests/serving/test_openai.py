@@ -56,7 +56,7 @@ def test_a_video_begins_with_a_picture(client, tmp_path):
 
 
 def test_the_runs_are_its_models(client):
-    assert {model.id for model in client.models.list().data} == {"notes", "moving-digits"}
+    assert {model.id for model in client.models.list().data} == {"notes", "waves", "moving-digits"}
 
 
 @pytest.mark.parametrize(

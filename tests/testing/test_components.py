@@ -30,6 +30,7 @@ ALONE = (
 ELSEWHERE = {
     "autoguidance": "wants a trained run: tests/points/test_autoguidance.py",
     "table": "runs on its own grid: tests/core/test_solvers.py",
+    "learned": "belongs to a run: tests/cli/test_distill_solver.py",
     "cpu-adam": "is compiled for a minute: tests/training/test_optimizers.py",
     "text-encoder": "wants a model: tests/core/test_text.py",
     "consistency": "is no flow, but jumps to the data: tests/core/test_flow_map_losses.py",

@@ -214,7 +214,7 @@ def test_a_damaged_manifest_is_a_sentence(fit, tiny, tmp_path):
         fit(tiny(tmp_path / "run"), resume=True)
 
 
-def test_init_from_begins_anew_from_averaged_weights(fit, tiny, tmp_path, capsys):
+def test_init_from_starts_from_the_beginning_with_averaged_weights(fit, tiny, tmp_path, capsys):
     fit(tiny(tmp_path / "source"))
     result = fit(tiny(tmp_path / "new", steps=3, optimizer={"lr": 1e-12}), init_from=str(tmp_path / "source"))
     assert result.step == 3

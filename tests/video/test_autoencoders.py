@@ -203,3 +203,13 @@ def test_other_classes_say_their_shape_too(
     latents = made.encode([clip])
     assert made.spec.shape == tuple(latents.x.shape[1:]) == shape  # type: ignore[union-attr]
     assert made.decode(latents)[0].data.shape == clip.data.shape  # type: ignore[union-attr]
+
+
+def test_an_autoencoder_that_does_not_give_back_the_frames_is_refused(tmp_path: Path) -> None:
+    made = VideoAutoencoder(
+        Video(fps=8, frames=5, height=64, width=64), str(autoencoder(tmp_path / "cog", "AutoencoderKLCogVideoX"))
+    )
+    with pytest.raises(
+        FlowgenError, match=r"makes 8 frames of 2 latent steps, which stand for 5; take clips of 9 frames"
+    ):
+        made.decode(made.encode([Clip(torch.zeros(5, 64, 64, 3, dtype=torch.uint8))]))

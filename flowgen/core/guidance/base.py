@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Paths, Predictions
+from flowgen.core.interfaces import Breaks, Cond, Flow, Paths, Predictions
 from flowgen.core.tree import State, batch_size, concat, first_leaf, left, tree_map
 
 
@@ -36,6 +36,11 @@ class Guided:
     def predicts(self) -> Predictions:
         """What the guided estimate is: the network's own prediction, or that of the rule's space."""
         return self.predicts_guided or self.flow.predicts
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """The ends of the interval, and of those of guidances within."""
+        return (self.start, self.end, *(self.flow.breaks if isinstance(self.flow, Breaks) else ()))
 
     def __call__(self, x: State, t: Any, cond: Cond | None = None) -> Estimate:
         inside = tree_map(lambda t: (t >= self.start) & (t <= self.end), t)

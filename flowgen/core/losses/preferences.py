@@ -54,7 +54,7 @@ class FlowDPO:
     """
 
     teacher: str
-    beta: Positive = 1000.0
+    beta: Positive = 2000.0
     beta_end: Positive | None = None
     anneal: Count | None = None
     cap: Positive | None = None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowgen.core.estimate import Estimate
-from flowgen.core.interfaces import Cond, Flow, Noise
+from flowgen.core.interfaces import Cond, Flow, Noise, Path, Solver
 from flowgen.core.paths import Linear
 from flowgen.core.solvers.base import Stateless
 from flowgen.core.tree import State, lincomb
@@ -64,19 +64,30 @@ class NonStationary(Stateless):
         y, slopes = x, []
         for i in range(self.evaluations):
             slopes.append(flow(y, self.times[i], cond).velocity)
-            y = lincomb((self.a[i], x), *((self.b[i, j], v) for j, v in enumerate(slopes)))
+            y = self.row(i, x, slopes)
         return y, None
 
+    def row(self, i: int, x: State, slopes: Sequence[State]) -> State:
+        """y_{i+1}, from the initial state and the velocities v_0 ... v_i."""
+        return lincomb((self.a[i], x), *((self.b[i, j], v) for j, v in enumerate(slopes)))
+
     @classmethod
-    def of(cls, solver: Any, grid: Tensor) -> NonStationary:
-        """The table of a solver that reads velocities, on a grid: what learning starts from."""
+    def of(cls, solver: Solver, grid: Tensor, path: Path | None = None) -> NonStationary:
+        """The table of a solver of the ODE on a grid: what learning starts from.
+
+        Args:
+            path: on which a solver of the data (dpm++2m, unipc) reads them from the velocity; linear by default.
+
+        ValueError: the solver is no table on this grid (it draws noise, or reads what is singular there).
+        """
         times: list[float] = []
         states: list[Tensor] = []
         # symbolic run: coordinate 0 stands for the initial state, coordinate j + 1 for evaluation j
         size = 1 + len(grid) * 2 * solver.evaluations
+        on = path or Linear()
 
         class Basis:
-            path, predicts = Linear(), "velocity"
+            path, predicts = on, "velocity"
 
             def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Estimate:
                 times.append(float(t))
@@ -84,23 +95,28 @@ class NonStationary(Stateless):
                 value = torch.eye(size, dtype=torch.float64)[len(times)][None]
                 return Estimate(self.path, x, t, "velocity", value)
 
-        x = torch.eye(size, dtype=torch.float64)[:1]
+        x: Any = torch.eye(size, dtype=torch.float64)[:1]
+        basis: Any = Basis()
         state = solver.init(x)
         for t, s in zip(grid[:-1].double(), grid[1:].double(), strict=True):
-            x, state = solver.step(Basis(), x, t, s, state, None, None)
+            x, state = solver.step(basis, x, t, s, state, _no_noise, None)
         rows = torch.cat([*states[1:], x])
         n = len(times)
         return cls(torch.tensor([*times, float(grid[-1])], dtype=torch.float64), rows[:, 0], rows[:, 1 : n + 1])
 
-    def save(self, file: Path | str) -> None:
+    def save(self, file: pathlib.Path | str) -> None:
         """Write the table as JSON, for `saved_table`."""
-        Path(file).write_text(json.dumps({k: getattr(self, k).tolist() for k in ("times", "a", "b")}))
+        pathlib.Path(file).write_text(json.dumps({k: getattr(self, k).tolist() for k in ("times", "a", "b")}))
 
 
 def saved_table(file: str) -> NonStationary:
     """The table in a JSON file with the keys times, a and b. Sample on its grid: one step."""
     try:
-        table: dict[str, Sequence[Any]] = json.loads(Path(file).read_text())
+        table: dict[str, Sequence[Any]] = json.loads(pathlib.Path(file).read_text())
         return NonStationary(*(torch.tensor(table[k], dtype=torch.float64) for k in ("times", "a", "b")))
     except (OSError, KeyError, TypeError, ValueError, RecursionError, RuntimeError) as error:
         raise ValueError(f"{file} is no table of a solver (JSON with times, a and b): {error}") from error
+
+
+def _no_noise(x: State, t: Tensor, s: Tensor) -> State:
+    raise ValueError("a solver that draws noise is no table")

@@ -31,7 +31,7 @@ def _metric(p: Part) -> Any:
 
 
 def _real(p: Part, part: int) -> list[Clip]:
-    """Held-out clips of one of three parts, made anew."""
+    """Held-out clips of one of three parts, made again at each call."""
     held_out = p.medium.dataset.validation()
     if len(held_out) < 3:
         raise NotApplicable("the data set holds out fewer than 3 clips")

@@ -296,7 +296,7 @@ def nothing_is_unpickled(s: Subject) -> str | None:
                     s.modality.read(path)
                 if mark.exists():
                     return f"reading {what} named {path.name} ran the code in it"
-    # what is cached in this process was unpickled before; a part built anew shows what it does
+    # what is cached in this process was unpickled before; a part built again shows what it does
     fresh = Subject(s.written, s.tolerances)
     fresh.encode(fresh.clips)
     for who, classes in unpickled().items():
