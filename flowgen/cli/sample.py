@@ -100,7 +100,7 @@ def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
     from rich.console import Console
 
     from flowgen.plugins.media import Media
-    from flowgen.runs.adapted import error_of_base
+    from flowgen.runs.base_error import BaseError
     from flowgen.runs.generator import Generator
     from flowgen.runs.levels import Levels, clip_levels
     from flowgen.runs.requests import FromNoise
@@ -125,7 +125,7 @@ def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
         step=options["checkpoint"],
     )
     _check_abilities(generator, options)
-    if error := error_of_base(generator.experiment, generator.network, generator.device):
+    if error := BaseError.read(run, generator.config):
         click.echo(f"flowgen: base {error}", err=True)
     request = _request(generator, options)
     media = Media(generator.config.modality.type, generator.modality)

@@ -19,10 +19,11 @@ GROUP = 32
 
 
 class QuantisedLinear(nn.Linear):
-    """A linear layer [..., in] -> [..., out] with a frozen, quantised weight, whole again in each pass and then dropped.
+    """A linear layer [..., in] -> [..., out] with a frozen, quantised weight, dequantised in each pass and then dropped.
 
     int8: symmetric with a scale for each output (absmax, Dettmers et al. 2022, arXiv 2208.07339, eq. 1). int4: two to a byte,
-    with a scale for each 32 inputs of an output. bfloat16: cast. The backward pass makes the weight anew, and holds none.
+    with a scale for each 32 inputs of an output. bfloat16: cast. The backward pass dequantises again: no pass keeps a whole
+    weight.
 
     Args:
         weight: [out, in], real.
@@ -45,7 +46,7 @@ class QuantisedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """[out, in] in float32, made anew at every call: a change of it is lost."""
+        """[out, in] in float32, dequantised at every call: changes to it are lost."""
         return self.dequantised(torch.float32)
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:

@@ -19,11 +19,10 @@ from flowgen.config import ComponentConfig, Config, build
 from flowgen.config.schema import Named, Slot
 from flowgen.core.interfaces import NetworkInput
 from flowgen.core.ranges import Count, Positive, Share
-from flowgen.core.tree import State, leaves, tree_map
 from flowgen.errors import FlowgenError, UsageError
-from flowgen.media.conditions import Conditioner, null_conditions
+from flowgen.media.conditions import Conditioner
 from flowgen.media.interfaces import Modality, RepeatedBlocks
-from flowgen.nn.quantised import Precision, QuantisedLinear, bytes_of, quantise
+from flowgen.nn.quantised import Precision, QuantisedLinear, quantise
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.run import Run
 from flowgen.weights import has_values, real_tensors
@@ -260,39 +259,16 @@ def _exactly(layers: Sequence[str]) -> str:
     return "|".join(f"(?:{re.escape(layer)})" for layer in layers)
 
 
+def base_run(config: Config) -> Path | None:
+    """The run that an adapter stands on; None: the network is no adapter, or its base is no run."""
+    run = config.network.options.get("run") if config.network.type == "lora" else None
+    return None if run is None else Path(run)
+
+
 def with_precision(config: Config, precision: Precision) -> Config:
     """The config of an adapter with its base in another precision."""
     section = ComponentConfig(type="lora", **{**config.network.options, "precision": precision})
     return config.model_copy(update={"network": section})
-
-
-@torch.no_grad()
-def error_of_base(experiment: Experiment, network: nn.Module, device: torch.device) -> str:
-    """How far the output of a network is off for its quantised base, beside that in float32; "" where it is not quantised.
-
-    Relative root mean square over two clips of noise at t = 0 without conditions, with the corrections as they are. The
-    base is read again for it, and on the device whole in float32 for one pass.
-    """
-    precision = experiment.config.network.options.get("precision", "float32")
-    if experiment.config.network.type != "lora" or precision == "float32":
-        return ""
-    exact = Experiment(with_precision(experiment.config, "float32")).new_network()
-    exact.load_state_dict(network.state_dict())
-    rng = torch.Generator().manual_seed(0)
-    x = tree_map(lambda spec: torch.randn(2, *spec.shape, generator=rng).to(device), experiment.spec)
-    cond = tree_map(lambda value: value.to(device), null_conditions(experiment.conditioners, 2))
-    true, made = (_output(each, x, cond, device) for each in (exact, network))
-    off = float((made - true).pow(2).mean().sqrt() / true.std().clamp(min=1e-30))
-    size, whole = bytes_of(network) / 1e6, bytes_of(exact) / 1e6
-    return f"{precision}: output off by {100 * off:.2g} % of its deviation; {size:,.1f} MB in place of {whole:,.1f} MB"
-
-
-def _output(network: nn.Module, x: State, cond: Any, device: torch.device) -> Tensor:
-    """What a network makes of noise, flat, on the CPU; the network is left as it was."""
-    training, place = network.training, next(network.parameters()).device
-    made = network.to(device).eval()(x, torch.zeros(2, device=device), cond)
-    network.train(training).to(place)
-    return torch.cat([leaf.float().flatten().cpu() for leaf in leaves(made)])
 
 
 def parameters_of(network: nn.Module) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from flowgen.media.interfaces import KeepsFloat32
 from flowgen.plugins import registry
 from flowgen.runs.adapted import BASE, is_correction, merged, with_precision
 from flowgen.runs.attached import corrections
+from flowgen.runs.base_error import BASE_FILE
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.layouts import Layout, write_layout
 from flowgen.runs.run import Run, checksum
@@ -75,7 +76,7 @@ def export(
         with errors_named(folder):
             place.mkdir(parents=True)
             (partial / "config.yaml").write_text(dumps(in_force(config.model_copy(update={"run": None}))))
-            for name in ("encoder.safetensors", "levels.json"):
+            for name in ("encoder.safetensors", "levels.json", *(() if merge else (BASE_FILE,))):
                 if (run.folder / name).is_file():
                     shutil.copy2(run.folder / name, partial)
         path = place / "weights.safetensors"

@@ -205,24 +205,73 @@ def test_fewer_bits_take_fewer_bytes(base, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
-def test_a_run_on_a_quantised_base_tells_its_error_and_merges_into_float32(base, tmp_path, precision):
+def test_a_run_on_a_quantised_base_tells_its_error_and_merges_into_float32(base, tmp_path, monkeypatch, precision):
     (tmp_path / "lora.yaml").write_text(
         yaml.safe_dump(config(base, tmp_path / "run", network={"precision": precision}))
     )
     told = f"{precision}: output off by"
     assert told in flowgen("train", tmp_path / "lora.yaml", "--quiet")
-    assert told in flowgen("sample", tmp_path / "run", "-c", "digit=8", "-o", tmp_path / "a.gif")
+    flowgen("export", tmp_path / "run", "-o", tmp_path / "out")
+    with monkeypatch.context() as patch:  # sampling prints what training measured
+        patch.setattr("flowgen.runs.base_error.error_of_base", None)
+        for folder in (tmp_path / "run", tmp_path / "out"):
+            assert told in flowgen("sample", folder, "-c", "digit=8", "-o", tmp_path / f"{folder.name}.gif")
     flowgen("export", tmp_path / "run", "-o", tmp_path / "whole", "--merge")
-    from flowgen.runs.adapted import error_of_base, merged
+    assert told not in flowgen("sample", tmp_path / "whole", "-c", "digit=8", "-o", tmp_path / "whole.gif")
+    from flowgen.runs.adapted import merged
+    from flowgen.runs.base_error import error_of_base
 
     loaded = Generator.load(tmp_path / "run")
     with pytest.raises(UsageError, match="precision: float32"):
         merged(loaded.network)
     error = error_of_base(loaded.experiment, loaded.network, torch.device("cpu"))
-    off = float(error.split(" off by ")[1].split(" %")[0]) / 100
+    off = float(str(error).split(" off by ")[1].split(" %")[0]) / 100
     with torch.no_grad():
         true, made = velocity_of(Generator.load(tmp_path / "whole")), velocity_of(loaded)
     assert off / 3 < float((made - true).std() / true.std()) < 3 * off
+
+
+def test_a_base_that_does_not_fit_in_float32_is_said_and_trained_on(base, tmp_path, monkeypatch):
+    from flowgen.nn.quantised import QuantisedLinear
+    from flowgen.runs import base_error
+
+    output = base_error._output
+
+    def of_a_small_device(network, *rest):
+        if not any(isinstance(m, QuantisedLinear) for m in network.modules()):
+            raise torch.OutOfMemoryError
+        return output(network, *rest)
+
+    monkeypatch.setattr(base_error, "_output", of_a_small_device)
+    values = config(base, tmp_path / "run", network={"precision": "int8"}, steps=1)
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump(values))
+    told = "int8: error not measured: the base does not fit in float32 on cpu; "
+    assert told in flowgen("train", tmp_path / "lora.yaml", "--quiet")
+    assert told in flowgen("sample", tmp_path / "run", "-c", "digit=8", "-o", tmp_path / "a.gif")
+
+
+def test_an_adapter_keeps_the_statistics_of_the_encoder_of_its_base(fit, tiny, tmp_path, capsys):
+    from flowgen.runs.run import Run
+    from flowgen.training.caching import write_cache
+    from flowgen.weights import read_tensors
+
+    fit(tiny(tmp_path / "base", steps=1))
+    network = {"type": "lora", "run": str(tmp_path / "base"), "rank": 2, "targets": ["linear"]}
+    values = tiny(tmp_path / "run", steps=1, network=network, data={"type": "tiny", "clips": 24})
+    plain = tiny(tmp_path / "plain", steps=1, data=values["data"])
+    fit(plain)
+    fit(values)
+    assert f"encoder  statistics of {tmp_path / 'base'}" in capsys.readouterr().err
+    write_cache(resolve(Document(values)).config, tmp_path / "cache", None, 1, print)
+    own, base, other, cached = (
+        read_tensors(tmp_path / name / "encoder.safetensors") for name in ("run", "base", "plain", "cache")
+    )
+    for name, value in base.items():
+        assert torch.equal(own[name], value)
+        assert torch.equal(cached[name], value)
+    assert any(not torch.equal(other[name], value) for name, value in base.items())
+    identities = [Run(tmp_path / name).newest_checkpoint().manifest["encoder"] for name in ("run", "base", "plain")]
+    assert identities[0] == identities[1] != identities[2]
 
 
 def test_a_resumed_run_on_a_quantised_base_is_exact(base, tmp_path):
