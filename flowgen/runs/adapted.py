@@ -23,12 +23,15 @@ from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.conditions import Conditioner
 from flowgen.media.interfaces import Modality, RepeatedBlocks
 from flowgen.nn.quantised import Precision, QuantisedLinear, quantise
+from flowgen.nn.swapping import BlockSwap
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.run import Run
 from flowgen.weights import has_values, real_tensors
 
 BASE = "adapter_base"
 """The buffer that says by a checksum which weights an adapter was trained on."""
+SWAP = "swapped_blocks"
+"""The module that swaps the frozen weights of blocks."""
 DEFAULT = "default"
 """The name of the one adapter that is trained, in peft."""
 
@@ -49,6 +52,7 @@ def lora(
     targets: tuple[str, ...] = ("blocks",),
     whole: tuple[str, ...] = (),
     precision: Precision = "float32",
+    swap_blocks: bool = False,
 ) -> nn.Module:
     """The network of a run (or one that brings its own weights), in which linear layers gain a low-rank correction.
 
@@ -65,6 +69,7 @@ def lora(
         targets: patterns of the names of linear layers; "blocks" stands for all those of the repeated blocks, "linear" for all.
         whole: patterns of parameters of the base that are trained as a whole, such as "conditions.*".
         precision: in which the frozen weights of linear layers are kept; int8 by output, int4 by groups of 32 inputs.
+        swap_blocks: keep the frozen weights of repeated blocks in memory of the host, and at most two blocks on the device.
 
     Raises UsageError for a base that does not fit and a pattern that matches nothing.
     """
@@ -87,7 +92,19 @@ def lora(
     own = dict(base.named_parameters())
     for name in parameters:
         own[_injected(own, name)].requires_grad_(True)
+    if swap_blocks:
+        base.add_module(SWAP, BlockSwap(_blocks(base), has_values(base)))
     return keep_adapter_alone(base, digest)
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    """The repeated blocks. UsageError: it declares none."""
+    named = network.repeated_blocks if isinstance(network, RepeatedBlocks) else ()
+    if not named:
+        raise UsageError(
+            f"network.swap_blocks works on repeated blocks, and {type(network).__name__} declares none; leave it out"
+        )
+    return [block for name in named for block in network.get_submodule(name).children()]
 
 
 def inject(
@@ -175,6 +192,8 @@ def merged(network: nn.Module) -> dict[str, Tensor]:
 
     if any(isinstance(module, QuantisedLinear) for module in network.modules()):
         raise UsageError("network.precision: a quantised base takes no corrections; merge with precision: float32")
+    if any(isinstance(module, BlockSwap) for module in network.modules()):
+        raise UsageError("network.swap_blocks: swapped weights take no corrections; merge without it")
     for module in network.modules():
         if isinstance(module, LoraLayer):
             module.merge(safe_merge=True)
@@ -265,14 +284,15 @@ def base_run(config: Config) -> Path | None:
     return None if run is None else Path(run)
 
 
-def with_precision(config: Config, precision: Precision) -> Config:
-    """The config of an adapter with its base in another precision."""
-    section = ComponentConfig(type="lora", **{**config.network.options, "precision": precision})
+def with_options(config: Config, **options: Any) -> Config:
+    """The config of an adapter with other options of its network."""
+    section = ComponentConfig(type="lora", **{**config.network.options, **options})
     return config.model_copy(update={"network": section})
 
 
 def parameters_of(network: nn.Module) -> tuple[int, int]:
-    """Numbers that are trained, and all, those that are quantised included."""
+    """Numbers that are trained, and all, those that are quantised or swapped included."""
     sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
     quantised = sum(m.in_features * m.out_features for m in network.modules() if isinstance(m, QuantisedLinear))
-    return sum(n for n, trained in sizes if trained), quantised + sum(n for n, _ in sizes)
+    swapped = sum(m.numbers for m in network.modules() if isinstance(m, BlockSwap)) if has_values(network) else 0
+    return sum(n for n, trained in sizes if trained), quantised + swapped + sum(n for n, _ in sizes)

@@ -16,7 +16,8 @@ from flowgen.errors import FlowgenError
 from flowgen.files import read_json, write_json
 from flowgen.media.conditions import null_conditions
 from flowgen.nn.quantised import Precision, bytes_of
-from flowgen.runs.adapted import with_precision
+from flowgen.nn.swapping import BlockSwap
+from flowgen.runs.adapted import with_options
 from flowgen.runs.experiment import Experiment
 
 BASE_FILE = "base.json"
@@ -77,9 +78,9 @@ def error_of_base(experiment: Experiment, network: nn.Module, device: torch.devi
     precision = _precision(experiment.config)
     if precision == "float32":
         return None
-    exact = Experiment(with_precision(experiment.config, "float32")).new_network()
+    exact = Experiment(with_options(experiment.config, precision="float32")).new_network()
     exact.load_state_dict(network.state_dict())
-    sizes = bytes_of(network), bytes_of(exact)
+    sizes = _bytes(network), _bytes(exact)
     rng = torch.Generator().manual_seed(0)
     x = tree_map(lambda spec: torch.randn(2, *spec.shape, generator=rng), experiment.spec)
     cond = null_conditions(experiment.conditioners, 2)
@@ -91,6 +92,11 @@ def error_of_base(experiment: Experiment, network: nn.Module, device: torch.devi
     made = _output(network, x, cond, device)
     relative = float((made - true).pow(2).mean().sqrt() / true.std().clamp(min=1e-30))
     return BaseError(precision, relative, *sizes, str(device))
+
+
+def _bytes(network: nn.Module) -> int:
+    swapped = sum(sum(module.sizes) for module in network.modules() if isinstance(module, BlockSwap))
+    return bytes_of(network) + swapped
 
 
 def _output(network: nn.Module, x: State, cond: Any, device: torch.device) -> Tensor:

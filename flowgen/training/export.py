@@ -14,7 +14,7 @@ from flowgen.errors import UsageError
 from flowgen.files import errors_named, write_json
 from flowgen.media.interfaces import KeepsFloat32
 from flowgen.plugins import registry
-from flowgen.runs.adapted import BASE, is_correction, merged, with_precision
+from flowgen.runs.adapted import BASE, is_correction, merged, with_options
 from flowgen.runs.attached import corrections
 from flowgen.runs.base_error import BASE_FILE
 from flowgen.runs.experiment import Experiment
@@ -98,7 +98,7 @@ def export(
 
 def _merged(config: Config, adapter: dict[str, Tensor], place: Path) -> tuple[Config, dict[str, Tensor]]:
     """The config with the network of the base in place of the adapter, and its weights with the corrections added."""
-    network = Experiment(with_precision(config, "float32")).network
+    network = Experiment(with_options(config, precision="float32", swap_blocks=False)).network
     load_strictly(network, adapter, place)
     options = config.network.options
     section = Run(Path(options["run"])).config().network if options.get("run") else options["network"]

@@ -17,6 +17,7 @@ from flowgen.core.tree import leaves, tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.conditions import null_conditions
 from flowgen.media.streams import StreamSpec
+from flowgen.nn.swapping import BlockSwap
 from flowgen.runs.experiment import Experiment, resolve_conditions
 from flowgen.runs.teacher import Frozen
 from flowgen.training.activations import Pretended, Shapes, peak_of_step
@@ -39,7 +40,7 @@ class Memory:
     weights: int
     """Of what is trained."""
     frozen: int
-    """Parameters that are not trained, and buffers: those of a quantised base among them."""
+    """Parameters that are not trained, and buffers: those of a quantised base among them. Of swapped blocks, two at most."""
     gathered: int
     """Weights that ZeRO 3 has whole at a time."""
     copies: int
@@ -91,9 +92,11 @@ def plan(config: Config, ranks: int) -> Plan:
     half = _weights_dtype(config) != torch.float32
     averages = 1 + len(config.train.ema.profiles)
     stages = {}
-    for s in STAGES:  # stage 3 divides every parameter, and no buffer
+    swaps = [m for m in network.modules() if isinstance(m, BlockSwap)]
+    away = sum(sum(m.sizes) - m.most_resident for m in swaps)
+    for s in STAGES[:3] if swaps else STAGES:  # stage 3 divides every parameter, and no buffer
         of_rank = sum(-(-p.numel() // ranks) * p.element_size() if s == 3 else p.nbytes for p in still)
-        frozen = of_rank + buffers
+        frozen = of_rank + buffers - away
         size = 2 if half else 4
         stages[s] = memory(shapes, ranks, s, size, averages, peak - copies, user, copies, frozen)
     streams: list[StreamSpec] = list(leaves(experiment.spec))

@@ -250,6 +250,65 @@ def test_a_base_that_does_not_fit_in_float32_is_said_and_trained_on(base, tmp_pa
     assert told in flowgen("sample", tmp_path / "run", "-c", "digit=8", "-o", tmp_path / "a.gif")
 
 
+@pytest.mark.parametrize("options", [{}, {"precision": "int8"}, {"dora": True}])
+def test_a_run_with_swapped_blocks_is_the_run_without(base, tmp_path, options):
+    for name in ("plain", "swapped"):
+        network = {**options, "swap_blocks": name == "swapped"}
+        train = {"validation": {"every": 3}, "activation_checkpointing": not options}
+        values = config(base, tmp_path / name, network=network, **train)
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        said = flowgen("train", tmp_path / f"{name}.yaml", "--quiet")
+        flowgen("sample", tmp_path / name, "-c", "digit=8", "-o", tmp_path / f"{name}.npy.gif")
+    assert "parameters, " in said
+    for which in ("network", "ema"):
+        for name, value in weights(tmp_path / "swapped", which).items():
+            assert torch.equal(value, weights(tmp_path / "plain", which)[name])
+    one, other = (read_log(tmp_path / name) for name in ("plain", "swapped"))
+    for ours, theirs in zip(one, other, strict=True):
+        assert {k: v for k, v in ours.items() if "loss" in k} == {k: v for k, v in theirs.items() if "loss" in k}
+    one, other = (Generator.load(tmp_path / name).sample([{"digit": "9"}]) for name in ("plain", "swapped"))
+    assert torch.equal(one[0].data, other[0].data)
+    flowgen("export", tmp_path / "swapped", "-o", tmp_path / "whole", "--merge")
+
+
+def test_all_parameters_are_counted_where_blocks_are_swapped(base, tmp_path):
+    from flowgen.nn.quantised import bytes_of
+    from flowgen.nn.swapping import BlockSwap
+    from flowgen.runs.adapted import parameters_of
+
+    for precision in ("float32", "int8"):
+        plain, swapped = (
+            network_of(config(base, tmp_path / "run", network={"precision": precision, "swap_blocks": each}))
+            for each in (False, True)
+        )
+        swap = next(m for m in swapped.modules() if isinstance(m, BlockSwap))
+        assert parameters_of(plain) == parameters_of(swapped)
+        assert bytes_of(plain) == bytes_of(swapped) + sum(swap.sizes)
+
+
+@pytest.mark.parametrize(
+    ("stage", "deepspeed", "train", "word"),
+    [
+        (3, {}, {}, "stage=3"),
+        (1, {"bf16": {"enabled": True}}, {}, r"network\.precision=bfloat16"),
+        (0, {}, {"compile": "eager"}, "train.compile"),
+    ],
+)
+def test_what_does_not_go_with_swapped_blocks_is_refused(base, tmp_path, stage, deepspeed, train, word):
+    from flowgen.training.plan import plan
+
+    values = config(base, tmp_path / "run", stage, {"swap_blocks": True}, **train)
+    values["deepspeed"] |= deepspeed
+    with pytest.raises(UsageError, match=f"network.swap_blocks does not go with .*{word}"):
+        plan(resolve(Document(values)).config, 1)
+
+
+def test_a_network_without_repeated_blocks_cannot_be_swapped(tiny, tmp_path):
+    network = {"type": "lora", "network": "mlp", "targets": ["linear"], "swap_blocks": True}
+    with pytest.raises(UsageError, match="works on repeated blocks, and MLP declares none"):
+        network_of(tiny(tmp_path / "run", network=network))
+
+
 def test_an_adapter_keeps_the_statistics_of_the_encoder_of_its_base(fit, tiny, tmp_path, capsys):
     from flowgen.runs.run import Run
     from flowgen.training.caching import write_cache
@@ -291,6 +350,14 @@ def test_a_quantised_base_trains_alike_on_two_ranks_under_stage_3(base, tmp_path
     jobs = [{"train": config(base, tmp_path / f"{s}", s, {"precision": "int8"})} for s in (0, 3)]
     launch(tmp_path, 2, jobs)
     torch.testing.assert_close(losses(tmp_path / "0"), losses(tmp_path / "3"), rtol=1e-5, atol=0)
+
+
+@pytest.mark.slow
+def test_swapped_blocks_train_alike_on_two_ranks(base, tmp_path):
+    jobs = [{"train": config(base, tmp_path / f"{s}", s, {"swap_blocks": bool(s)})} for s in (0, 1, 2)]
+    launch(tmp_path, 2, jobs)
+    for stage in (1, 2):
+        torch.testing.assert_close(losses(tmp_path / "0"), losses(tmp_path / f"{stage}"), rtol=1e-5, atol=0)
 
 
 def test_another_base_is_refused(base, tmp_path):

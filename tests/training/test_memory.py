@@ -19,6 +19,7 @@ from flowgen.core.tree import tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.regions import draw_known
 from flowgen.nn.quantised import bytes_of
+from flowgen.nn.swapping import BlockSwap
 from flowgen.runs.adapted import parameters_of
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
@@ -181,6 +182,30 @@ def test_frozen_and_quantised_weights_are_told(tiny, tmp_path, precision, width,
     assert plan(config, 2).stages[3].frozen < made.stages[3].frozen
     if device == "meta":
         assert 1.2e9 < parameters_of(built)[1] < 1.4e9
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_of_swapped_blocks_two_are_told(tiny, tmp_path, precision):
+    """Beside the bytes of a network that was built, and of its blocks."""
+    pytest.importorskip("peft")
+    base = {"type": "transformer", "width": 64, "depth": 5, "heads": 4}
+
+    def told(swap):
+        network = {"type": "lora", "network": base, "precision": precision, "swap_blocks": swap}
+        config = resolve(Document(tiny(tmp_path / "run", batch_size=2, **{**SEQUENCES, "network": network}))).config
+        return plan(config, 1), Experiment(config).complete().network
+
+    (whole, plain), (swapped, built) = told(False), told(True)
+    block = sum(p.nbytes for n, p in plain.named_parameters() if n.startswith("blocks.0.") and not p.requires_grad)
+    block += sum(b.nbytes for n, b in plain.named_buffers() if n.startswith("blocks.0."))
+    swap = next(m for m in built.modules() if isinstance(m, BlockSwap))
+    assert swap.sizes == [block] * 5
+    assert sorted(swapped.stages) == [0, 1, 2]
+    for stage, made in swapped.stages.items():
+        assert made.frozen == whole.stages[stage].frozen - 3 * block
+        assert made.activations == whole.stages[stage].activations
+    trained = sum(p.nbytes for p in built.parameters() if p.requires_grad)
+    assert swapped.stages[0].frozen == bytes_of(built) - trained + 2 * block
 
 
 def test_a_network_that_decides_by_values_is_named(tiny, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import torch
 from flowgen.config import Document, resolve
 from flowgen.core.random import Randomness
 from flowgen.core.tree import tree_map
+from flowgen.nn.swapping import BlockSwap
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.training.deepspeed_config import deepspeed_config
@@ -38,6 +39,7 @@ CASES = {  # adapter's precision or None, deepspeed, train
     "adapter on 50 M in int8": ("int8", {}, {}),
     "adapter on 50 M in int4, autocast to bfloat16": ("int4", {}, {"precision": "bfloat16"}),
     "adapter on 50 M in int8, recomputed": ("int8", {}, {"activation_checkpointing": True}),
+    "adapter on 50 M in float32, blocks swapped": ("float32 swapped", {}, {}),
 }
 HELD = ("weights", "frozen", "masters", "moments", "averages")
 
@@ -45,7 +47,8 @@ HELD = ("weights", "frozen", "masters", "moments", "averages")
 def config_of(tiny, run, network, precision, deepspeed, train):
     if precision is not None:
         pytest.importorskip("peft")
-        network = {"type": "lora", "network": network, "rank": 16, "precision": precision}
+        precision, _, swapped = precision.partition(" ")
+        network = {"type": "lora", "network": network, "rank": 16, "precision": precision, "swap_blocks": bool(swapped)}
     return resolve(Document(tiny(run, deepspeed, batch_size=8, modality=MODALITY, network=network, **train))).config
 
 
@@ -54,6 +57,23 @@ def storages(tensors, apart=()):
     known = {t.untyped_storage()._cdata for t in apart}
     found = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
     return sum(size for at, size in found.items() if at not in known)
+
+
+def resident(swaps):
+    """A list of one number: the most bytes that swapped blocks have on the device at a time, from now on."""
+    most = [0]
+
+    def watched(fetch, parts):
+        def inner(device):
+            fetch(device)
+            most[0] = max(most[0], storages(t for part in parts for t in part._there))
+
+        return inner
+
+    for swap in swaps:
+        for part in swap._parts:
+            part.fetch = watched(part.fetch, swap._parts)
+    return most
 
 
 def held_and_peak(config):
@@ -72,6 +92,9 @@ def held_and_peak(config):
     )
     average = Average(engine, ranks, ramped(0.9))
 
+    swaps = [m for m in network.modules() if isinstance(m, BlockSwap)]
+    most = resident(swaps)
+
     def step():
         given = [tree_map(lambda v: v.clone(), v) for v in (x1, cond)]
         engine.backward(engine(*given, Randomness(0, 0, len(clips)), None).total.mean())
@@ -79,6 +102,8 @@ def held_and_peak(config):
     peak = allocated(step) if engine.zero_optimization_stage() == 0 else None  # else gradients are among it
     if peak is None:
         step()
+    for swap in swaps:  # at the peak two blocks are there; of what was there before, the profiler does not see the end
+        peak -= swap.most_resident
     engine.step()
     average.update(0)
     trained = [p for p in engine.module.parameters() if p.requires_grad]
@@ -86,7 +111,7 @@ def held_and_peak(config):
     moments = [t for s in optimizer_states(engine) for k, t in s.items() if k.startswith("exp_avg")]
     held = {
         "weights": storages(trained),
-        "frozen": storages(still, trained),
+        "frozen": storages(still, trained) + most[0],
         "masters": storages(master_shards(engine), trained),
         "moments": storages(moments),
         "averages": storages(average.shards),
