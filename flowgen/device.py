@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -100,6 +101,30 @@ def send(value: Tensor, device: torch.device) -> Tensor:
     if value.device.type == "cpu" and pins(device):
         return pin(value).to(device, non_blocking=True)
     return value.to(device)
+
+
+class Copies:
+    """Copies from the host to a device, beside what it computes where its memory is page-locked, else at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._module = torch.get_device_module(device) if pins(device) else None
+        self._stream = None if self._module is None else self._module.Stream(device)
+
+    def start(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+        """Begin to copy each second tensor into its first; returns what makes later computation wait for that."""
+        if self._module is None or self._stream is None:
+            for there, host in pairs:
+                there.copy_(host)
+            return lambda: None
+        module = self._module
+        # the memory may be in use by what the device has still to do
+        self._stream.wait_stream(module.current_stream(self.device))
+        with module.stream(self._stream):
+            for there, host in pairs:
+                there.copy_(host, non_blocking=True)
+        done = self._stream.record_event()
+        return lambda: module.current_stream(self.device).wait_event(done)
 
 
 def collective_backend(device: torch.device) -> str:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.files import replacing
+
+PRETENDED: ContextVar[Callable[[], AbstractContextManager[Any]] | None] = ContextVar("pretended", default=None)
+"""Set while tensors are made that have no memory: what makes them real in a block."""
+
+
+def has_values(module: nn.Module) -> bool:
+    """Whether its parameters hold numbers; not on the meta device, nor while tensors are made that have no memory."""
+    return PRETENDED.get() is None and not any(p.is_meta for p in module.parameters())
+
+
+def real_tensors() -> AbstractContextManager[Any]:
+    """A block in which new tensors have memory, whatever is pretended around it."""
+    real = PRETENDED.get()
+    return nullcontext() if real is None else real()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ def plan(
 ) -> None:
     """Tell what a training run needs of each GPU, for every ZeRO stage, before there is any.
 
-    Nothing of the network's size is allocated. Weights, masters, moments and averages are exact. Gathered are the weights
+    Nothing of the network's size is allocated. Weights, frozen ones, masters, moments and averages are exact. Gathered are the weights
     that ZeRO 3 has whole at a time, copies those that autocast casts; these, gradients and activations are what is held at
     the peak, without the allocator's own.
 
@@ -78,7 +78,7 @@ def plan(
     )
     if made.remark:
         click.echo(made.remark, err=True)
-    names = ("weights", "gathered", "copies", "masters", "moments", "averages", "gradients", "activations")
+    names = ("weights", "frozen", "gathered", "copies", "masters", "moments", "averages", "gradients", "activations")
     head = ["ZeRO", *names, "total", "sent in a step", *(["fits"] if gpu_memory else [])]
     rows = []
     for stage, memory in made.stages.items():

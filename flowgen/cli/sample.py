@@ -100,6 +100,7 @@ def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
     from rich.console import Console
 
     from flowgen.plugins.media import Media
+    from flowgen.runs.base_error import BaseError
     from flowgen.runs.generator import Generator
     from flowgen.runs.levels import Levels, clip_levels
     from flowgen.runs.requests import FromNoise
@@ -124,6 +125,8 @@ def sample(ctx: click.Context, run: Path | str, **options: Any) -> None:
         step=options["checkpoint"],
     )
     _check_abilities(generator, options)
+    if error := BaseError.read(run, generator.config):
+        click.echo(f"flowgen: base {error}", err=True)
     request = _request(generator, options)
     media = Media(generator.config.modality.type, generator.modality)
     output, done = _output(media, generator, run, request, options)

@@ -15,18 +15,23 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from flowgen.config import build
+from flowgen.config import ComponentConfig, Config, build
 from flowgen.config.schema import Named, Slot
 from flowgen.core.interfaces import NetworkInput
 from flowgen.core.ranges import Count, Positive, Share
 from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.conditions import Conditioner
 from flowgen.media.interfaces import Modality, RepeatedBlocks
+from flowgen.nn.quantised import Precision, QuantisedLinear, quantise
+from flowgen.nn.swapping import BlockSwap
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.run import Run
+from flowgen.weights import has_values, real_tensors
 
 BASE = "adapter_base"
 """The buffer that says by a checksum which weights an adapter was trained on."""
+SWAP = "swapped_blocks"
+"""The module that swaps the frozen weights of blocks."""
 DEFAULT = "default"
 """The name of the one adapter that is trained, in peft."""
 
@@ -46,6 +51,8 @@ def lora(
     dora: bool = False,
     targets: tuple[str, ...] = ("blocks",),
     whole: tuple[str, ...] = (),
+    precision: Precision = "float32",
+    swap_blocks: bool = False,
 ) -> nn.Module:
     """The network of a run (or one that brings its own weights), in which linear layers gain a low-rank correction.
 
@@ -61,6 +68,8 @@ def lora(
         dora: learn magnitudes of the weights, too.
         targets: patterns of the names of linear layers; "blocks" stands for all those of the repeated blocks, "linear" for all.
         whole: patterns of parameters of the base that are trained as a whole, such as "conditions.*".
+        precision: in which the frozen weights of linear layers are kept; int8 by output, int4 by groups of 32 inputs.
+        swap_blocks: keep the frozen weights of repeated blocks in memory of the host, and at most two blocks on the device.
 
     Raises UsageError for a base that does not fit and a pattern that matches nothing.
     """
@@ -74,15 +83,28 @@ def lora(
     else:
         assert network is not None
         base = build("network", network, **given)
-    digest = fingerprint(base)
+    digest = fingerprint(base) if has_values(base) else bytes(32)
     base.requires_grad_(False)
     layers = _layers(base, targets)
     parameters = _matching([name for name, _ in base.named_parameters()], whole, "whole")
+    quantise(base, precision, parameters)
     inject(base, DEFAULT, layers, rank, rank if alpha is None else alpha, dropout, dora)
     own = dict(base.named_parameters())
     for name in parameters:
         own[_injected(own, name)].requires_grad_(True)
+    if swap_blocks:
+        base.add_module(SWAP, BlockSwap(_blocks(base), has_values(base)))
     return keep_adapter_alone(base, digest)
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    """The repeated blocks. UsageError: it declares none."""
+    named = network.repeated_blocks if isinstance(network, RepeatedBlocks) else ()
+    if not named:
+        raise UsageError(
+            f"network.swap_blocks works on repeated blocks, and {type(network).__name__} declares none; leave it out"
+        )
+    return [block for name in named for block in network.get_submodule(name).children()]
 
 
 def inject(
@@ -108,7 +130,12 @@ def inject(
         bias="none",
     )
     trained = {n for n, p in network.named_parameters() if p.requires_grad}
-    inject_adapter_in_model(options, network, name)
+    with real_tensors():  # peft moves its layers, which fake tensors do not allow
+        inject_adapter_in_model(options, network, name)
+    if not has_values(network):
+        for layer in network.modules():
+            for leaf, p in list(layer.named_parameters(recurse=False)):
+                layer.register_parameter(leaf, nn.Parameter(torch.empty_like(p), p.requires_grad))
     for n, p in network.named_parameters():
         p.requires_grad_(n in trained or is_correction(n))
 
@@ -132,7 +159,7 @@ def fingerprint(network: nn.Module) -> bytes:
 
 def keep_adapter_alone(network: nn.Module, digest: bytes) -> nn.Module:
     """From now on its state is what is trained and the checksum of the base, which is compared when a state is loaded."""
-    network.register_buffer(BASE, torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+    network.register_buffer(BASE, torch.tensor(list(digest), dtype=torch.uint8))
     kept = {name for name, p in network.named_parameters() if p.requires_grad} | {BASE}
 
     def leave_out(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
@@ -157,9 +184,16 @@ def keep_adapter_alone(network: nn.Module, digest: bytes) -> nn.Module:
 
 
 def merged(network: nn.Module) -> dict[str, Tensor]:
-    """The weights of the base with the corrections added, under the names of the base. The network is left merged."""
+    """The weights of the base with the corrections added, under the names of the base. The network is left merged.
+
+    UsageError: the base is quantised.
+    """
     from peft.tuners.lora import LoraLayer
 
+    if any(isinstance(module, QuantisedLinear) for module in network.modules()):
+        raise UsageError("network.precision: a quantised base takes no corrections; merge with precision: float32")
+    if any(isinstance(module, BlockSwap) for module in network.modules()):
+        raise UsageError("network.swap_blocks: swapped weights take no corrections; merge without it")
     for module in network.modules():
         if isinstance(module, LoraLayer):
             module.merge(safe_merge=True)
@@ -198,7 +232,8 @@ def _of_run(
             f"{conditions[differing[0]].describe() if differing[0] in conditions else 'not there'}; write it under conditions as there"
         )
     network = build("network", experiment.config.network, **given)
-    source.read_newest(lambda checkpoint: checkpoint.load_weights(network, weights))
+    if has_values(network):
+        source.read_newest(lambda checkpoint: checkpoint.load_weights(network, weights))
     return network
 
 
@@ -243,7 +278,21 @@ def _exactly(layers: Sequence[str]) -> str:
     return "|".join(f"(?:{re.escape(layer)})" for layer in layers)
 
 
+def base_run(config: Config) -> Path | None:
+    """The run that an adapter stands on; None: the network is no adapter, or its base is no run."""
+    run = config.network.options.get("run") if config.network.type == "lora" else None
+    return None if run is None else Path(run)
+
+
+def with_options(config: Config, **options: Any) -> Config:
+    """The config of an adapter with other options of its network."""
+    section = ComponentConfig(type="lora", **{**config.network.options, **options})
+    return config.model_copy(update={"network": section})
+
+
 def parameters_of(network: nn.Module) -> tuple[int, int]:
-    """Numbers that are trained, and all."""
+    """Numbers that are trained, and all, those that are quantised or swapped included."""
     sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
-    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+    quantised = sum(m.in_features * m.out_features for m in network.modules() if isinstance(m, QuantisedLinear))
+    swapped = sum(m.numbers for m in network.modules() if isinstance(m, BlockSwap)) if has_values(network) else 0
+    return sum(n for n, trained in sizes if trained), quantised + swapped + sum(n for n, _ in sizes)

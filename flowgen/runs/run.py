@@ -4,6 +4,7 @@ config.yaml                  the resolved config: the run can be repeated from i
 sources.json                 where each value came from, and which packages were there
 encoder.safetensors          what the encoder measured on the data set
 levels.json                  how loud the training clips are, for media that are heard
+base.json                    how far the quantised base of an adapter is off
 checkpoints/step-00000500/   network.safetensors, ema.safetensors, optimizer/ (to resume), manifest.json
 previews/  log.jsonl  tensorboard/  samples/  eval.json
 .lock                        while it is being trained: by whom

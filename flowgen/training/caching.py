@@ -41,6 +41,7 @@ from flowgen.media.interfaces import CropsRecordings, Fingerprinted, SeesBeyondC
 from flowgen.media.streams import StreamSpec
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.lock import LOCK, locked
+from flowgen.training.initial import kept_statistics
 from flowgen.training.prepare import FIT_CLIPS, sample_clips
 from flowgen.weights import load_strictly, read_tensors, write_tensors
 
@@ -196,6 +197,7 @@ def _begin(experiment: Experiment, folder: Path, crops: int | None) -> Header:
     if strange := next((p.name for p in folder.iterdir() if p.name not in own and not _LEFT.fullmatch(p.name)), None):
         raise UsageError(f"{folder} holds other things, such as {strange}; choose an empty folder")
     encoder.fit(sample_clips(experiment.dataset, experiment.config.train.seed, FIT_CLIPS))
+    kept_statistics(experiment, encoder)
     if crops is None:
         crops = 0 if _may_crop(experiment) else 1
     header = header_of(experiment, crops)

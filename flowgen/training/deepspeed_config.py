@@ -132,6 +132,8 @@ def deepspeed_config(config: Config, ranks: int) -> dict[str, Any]:
             )
     merged = _merge(ours, {k: v for k, v in user.items() if v != "auto"})
     _refuse_unsound(merged)
+    if config.network.type == "lora" and config.network.options.get("swap_blocks"):
+        _refuse_swapping(config, merged)
     if merged["zero_optimization"].get("stage", 0) == 0:
         merged["gradient_clipping"] = 0.0  # the trainer clips: it needs the norm, to skip what is not finite
     if "offload_optimizer" in merged["zero_optimization"]:
@@ -168,6 +170,22 @@ def _refuse_unsound(merged: Mapping[str, Any]) -> None:
             "deepspeed.zero_optimization.round_robin_gradients makes DeepSpeed return wrong weights for "
             "checkpoints and averages; remove it"
         )
+
+
+def _refuse_swapping(config: Config, merged: Mapping[str, Any]) -> None:
+    """What does not go with weights that come and go."""
+    half = [key for key in ("bf16", "fp16") if merged.get(key, {}).get("enabled")]
+    if merged["zero_optimization"].get("stage", 0) == 3:
+        raise UsageError(
+            "network.swap_blocks does not go with deepspeed.zero_optimization.stage=3, which moves weights itself; use stage 0 to 2"
+        )
+    if half:
+        raise UsageError(
+            f"network.swap_blocks does not go with deepspeed.{half[0]}, which casts the weights that are there; "
+            f"set network.precision=bfloat16 instead"
+        )
+    if config.train.compile is not None:
+        raise UsageError("network.swap_blocks does not go with train.compile; use one of the two")
 
 
 def _merge(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from flowgen.errors import UsageError
 from flowgen.files import errors_named, write_json
 from flowgen.media.interfaces import KeepsFloat32
 from flowgen.plugins import registry
-from flowgen.runs.adapted import BASE, is_correction, merged
+from flowgen.runs.adapted import BASE, is_correction, merged, with_options
 from flowgen.runs.attached import corrections
+from flowgen.runs.base_error import BASE_FILE
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.layouts import Layout, write_layout
 from flowgen.runs.run import Run, checksum
@@ -75,7 +76,7 @@ def export(
         with errors_named(folder):
             place.mkdir(parents=True)
             (partial / "config.yaml").write_text(dumps(in_force(config.model_copy(update={"run": None}))))
-            for name in ("encoder.safetensors", "levels.json"):
+            for name in ("encoder.safetensors", "levels.json", *(() if merge else (BASE_FILE,))):
                 if (run.folder / name).is_file():
                     shutil.copy2(run.folder / name, partial)
         path = place / "weights.safetensors"
@@ -97,7 +98,7 @@ def export(
 
 def _merged(config: Config, adapter: dict[str, Tensor], place: Path) -> tuple[Config, dict[str, Tensor]]:
     """The config with the network of the base in place of the adapter, and its weights with the corrections added."""
-    network = Experiment(config).network
+    network = Experiment(with_options(config, precision="float32", swap_blocks=False)).network
     load_strictly(network, adapter, place)
     options = config.network.options
     section = Run(Path(options["run"])).config().network if options.get("run") else options["network"]

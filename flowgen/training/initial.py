@@ -11,11 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from flowgen.config import Config
-from flowgen.errors import UsageError
+from flowgen.core.interfaces import LossWithTeacher
+from flowgen.errors import FlowgenError, UsageError
 from flowgen.media.conditions import ClassCondition, Conditioner
 from flowgen.media.encoder import Encoder
 from flowgen.media.interfaces import Extensible
 from flowgen.nn.embedding import ClassEmbedding, ConditionEmbedding
+from flowgen.runs.adapted import base_run
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.run import Checkpoint, Run
 from flowgen.weights import load_allowing, load_strictly, read_tensors
@@ -101,6 +103,26 @@ class Source:
                 tensors[key] = _mapped(tensors[key], own[key].to(tensors[key]), before.names, now.names)
             lines.append(f"condition {name}: {_mapping(before.names, now.names)}")
         return sorted(lines)
+
+
+def kept_statistics(experiment: Experiment, encoder: Encoder, source: Source | None = None) -> str:
+    """Give an encoder the statistics that a run has to keep: those of its source, else of the base of its adapter or of its teacher.
+
+    Returns a line about them, empty where there are none. UsageError: the base or the teacher cannot be read.
+    """
+    config, loss = experiment.config, experiment.loss
+    if source is not None:
+        return source.load_encoder(encoder, config)
+    if (base := base_run(config)) is not None:
+        owner, folder = "network.run", base
+    elif isinstance(loss, LossWithTeacher):
+        owner, folder = "loss.teacher", Path(loss.teacher)
+    else:
+        return ""
+    try:
+        return Source(folder).load_encoder(encoder, config)
+    except FlowgenError as error:
+        raise UsageError(f"{owner}: the model cannot be loaded from {folder}: {error}") from error
 
 
 def _tables(network: nn.Module, condition: str) -> list[str]:

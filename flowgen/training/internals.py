@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from flowgen.core.flow_map import FORWARD_CONTEXTS
 from flowgen.training.ranks import Ranks
+from flowgen.weights import PRETENDED
 
 __all__ = ["TorchDispatchMode", "tree_leaves"]
 
@@ -156,13 +157,21 @@ CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_
 @contextmanager
 def fake_tensors() -> Iterator[None]:
     """Tensors made in this block have shapes and no memory. Undecided: something depends on their values."""
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensorMode,
+        unset_fake_temporarily,
+    )
 
+    token = PRETENDED.set(unset_fake_temporarily)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise Undecided(str(error)) from None
+    finally:
+        PRETENDED.reset(token)
 
 
 class Undecided(Exception):

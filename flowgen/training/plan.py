@@ -17,6 +17,7 @@ from flowgen.core.tree import leaves, tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.conditions import null_conditions
 from flowgen.media.streams import StreamSpec
+from flowgen.nn.swapping import BlockSwap
 from flowgen.runs.experiment import Experiment, resolve_conditions
 from flowgen.runs.teacher import Frozen
 from flowgen.training.activations import Pretended, Shapes, peak_of_step
@@ -33,10 +34,13 @@ _BUCKET = 500_000_000
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank. Weights, masters, moments and averages are what is allocated; activations and copies are the peak
+    """Bytes of one rank. Weights, frozen, masters, moments and averages are what is allocated; activations and copies are the peak
     of a micro-batch (see `activations`); gradients and what is gathered are an estimate."""
 
     weights: int
+    """Of what is trained."""
+    frozen: int
+    """Parameters that are not trained, and buffers: those of a quantised base among them. Of swapped blocks, two at most."""
     gathered: int
     """Weights that ZeRO 3 has whole at a time."""
     copies: int
@@ -81,11 +85,20 @@ def plan(config: Config, ranks: int) -> Plan:
             f"so its memory cannot be told without running it: train a few steps and read memory_gb in the log"
         ) from None
     shapes = [p.shape for p in network.parameters() if p.requires_grad]
+    still = [p for p in network.parameters() if not p.requires_grad]
+    buffers = sum(b.nbytes for b in network.buffers())
     count = sum(s.numel() for s in shapes)
     user = user_config(config)
     half = _weights_dtype(config) != torch.float32
     averages = 1 + len(config.train.ema.profiles)
-    stages = {s: memory(shapes, ranks, s, 2 if half else 4, averages, peak - copies, user, copies) for s in STAGES}
+    stages = {}
+    swaps = [m for m in network.modules() if isinstance(m, BlockSwap)]
+    away = sum(sum(m.sizes) - m.most_resident for m in swaps)
+    for s in STAGES[:3] if swaps else STAGES:  # stage 3 divides every parameter, and no buffer
+        of_rank = sum(-(-p.numel() // ranks) * p.element_size() if s == 3 else p.nbytes for p in still)
+        frozen = of_rank + buffers - away
+        size = 2 if half else 4
+        stages[s] = memory(shapes, ranks, s, size, averages, peak - copies, user, copies, frozen)
     streams: list[StreamSpec] = list(leaves(experiment.spec))
     positions = config.train.batch_size * sum(math.prod(a.size for a in stream.axes) for stream in streams)
     sent = _communicated(count, ranks, accumulation, half)
@@ -117,6 +130,7 @@ def memory(
     activations: int,
     user: Mapping[str, Any],
     copies: int = 0,
+    frozen: int = 0,
 ) -> Memory:
     """Bytes of a rank at a ZeRO stage, with weights of `size` bytes each, as DeepSpeed 0.19 lays them out."""
     count = sum(s.numel() for s in shapes)
@@ -125,17 +139,19 @@ def memory(
     zero = user.get("zero_optimization", {})
     bucket = min(zero.get("reduce_bucket_size", _BUCKET), count)
     if stage == 0:
-        return Memory(size * count, 0, copies, 0, 8 * count, 4 * averages * count, size * count, activations)
+        return Memory(size * count, frozen, 0, copies, 0, 8 * count, 4 * averages * count, size * count, activations)
     if stage == 3:
         share = sum(-(-s.numel() // ranks) for s in shapes)
         gradients = size * (share + bucket)
         # its linear layers keep the gathered weight for the backward pass, and cast it again there
         gathered = size * min(count, max(_live(zero), *(s.numel() for s in shapes)))
-        return Memory(size * share, gathered, 0, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
+        return Memory(
+            size * share, frozen, gathered, 0, 4 * share, 8 * share, 4 * averages * share, gradients, activations
+        )
     padded = sum(-(-n // (2 * ranks)) * 2 * ranks for n in groups)
     share = padded // ranks
     gradients = size * (share + (count if stage == 1 else bucket))
-    return Memory(size * padded, 0, copies, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
+    return Memory(size * padded, frozen, 0, copies, 4 * share, 8 * share, 4 * averages * share, gradients, activations)
 
 
 def _live(zero: Mapping[str, Any]) -> int:

@@ -12,14 +12,16 @@ from rich.console import Console
 from torch import nn
 
 from flowgen.config import Config, Resolved
-from flowgen.core.interfaces import Loss, LossWithAverage, LossWithTeacher, StartsFromData
+from flowgen.core.interfaces import Loss, LossWithAverage, StartsFromData
 from flowgen.core.tree import State
 from flowgen.data.latents import LatentCache
 from flowgen.data.loader import Split, batches
 from flowgen.data.order import InBuckets, has_buckets
-from flowgen.errors import FlowgenError, UsageError
+from flowgen.errors import UsageError
 from flowgen.media.encoder import Encoder
 from flowgen.media.interfaces import Dataset
+from flowgen.runs.adapted import parameters_of
+from flowgen.runs.base_error import BaseError, error_of_base
 from flowgen.runs.checks import check_sampling
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
@@ -34,7 +36,7 @@ from flowgen.training.checkpoints import choose_checkpoint, load_after, load_bef
 from flowgen.training.deepspeed_config import deepspeed_config, micro_batch_size, user_config
 from flowgen.training.engine import Objective, check_config, share_sequences, start_engine, start_ranks
 from flowgen.training.failures import counted
-from flowgen.training.initial import Source
+from flowgen.training.initial import Source, kept_statistics
 from flowgen.training.loop import Result, Trainer
 from flowgen.training.mirror import Mirror
 from flowgen.training.prepare import (
@@ -146,6 +148,9 @@ def _train(
             write_data(run.folder, dataset)
     if checkpoint is not None:
         load_before(checkpoint, network, loss)
+    with together(ranks):
+        if ranks.first and (error := _error_of_base(run, experiment, network, ranks.device)):
+            heading("base", str(error))
 
     check_buckets(generator, dataset, schedule)
     prepare_blocks(network, recompute=config.train.activation_checkpointing, backend=config.train.compile)
@@ -183,6 +188,15 @@ def complete_loss(experiment: Experiment, device: torch.device) -> tuple[Loss, n
     return loss, averaged
 
 
+def _error_of_base(run: Run, experiment: Experiment, network: nn.Module, device: torch.device) -> BaseError | None:
+    """As it was measured when the run began, or now."""
+    kept = BaseError.read(run.folder, experiment.config)
+    found = kept or error_of_base(experiment, network, device)
+    if found is not None and kept is None:
+        found.write(run.folder)
+    return found
+
+
 @torch.no_grad()
 def _states(experiment: Experiment) -> Iterator[State]:
     """States of training clips, one at a time."""
@@ -191,8 +205,7 @@ def _states(experiment: Experiment) -> Iterator[State]:
 
 
 def _counted(network: nn.Module) -> str:
-    every = sum(p.numel() for p in network.parameters())
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    trained, every = parameters_of(network)
     return f"{every:,} parameters" + (
         f", {trained:,} of them trained ({trained / every:.1%})" if trained < every else ""
     )
@@ -271,23 +284,10 @@ def _fitted_encoder(
             encoder.fit(clips)
         else:
             load_statistics(encoder, cache.folder)
-        kept = _kept_statistics(experiment, encoder, source)
+        kept = kept_statistics(experiment, encoder, source)
         if kept:
             heading("encoder", kept)
     if has_buckets(dataset):
         clips = sample_clips(dataset, seed, 8, alike=True)
     heading("latents", check_encoder(encoder, clips[:8]))
     return encoder, levels
-
-
-def _kept_statistics(experiment: Experiment, encoder: Encoder, source: Source | None) -> str:
-    """Statistics of the source or of the teacher, behind whose encoder a run has to stand; a line about them."""
-    config, loss = experiment.config, experiment.loss
-    if source is not None:
-        return source.load_encoder(encoder, config)
-    if not isinstance(loss, LossWithTeacher):
-        return ""
-    try:
-        return Source(Path(loss.teacher)).load_encoder(encoder, config)
-    except FlowgenError as error:
-        raise UsageError(f"loss.teacher: the model cannot be loaded from {loss.teacher}: {error}") from error

@@ -177,6 +177,189 @@ def test_an_adapter_is_sampled_merged_and_told_from_its_base(base, tmp_path):
         assert int((one.data.int() - third.data.int()).abs().max()) > 1
 
 
+# A base in few bits
+
+
+def bytes_by_precision(base, run):
+    from flowgen.nn.quantised import bytes_of
+
+    return {p: bytes_of(network_of(config(base, run, network={"precision": p}))) for p in ("float32", "int8", "int4")}
+
+
+@pytest.mark.parametrize(("precision", "worst"), [("bfloat16", 1e-2), ("int8", 3e-2), ("int4", 0.3)])
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_quantised_base_is_near_its_base_and_the_trained_parts_are_whole(base, tmp_path, precision, worst, dora):
+    generator = Generator.load(base)
+    network = network_of(config(base, tmp_path / "run", network={"precision": precision, "dora": dora})).eval()
+    with torch.no_grad():
+        true, made = velocity(generator.network, generator), velocity(network, generator)
+    assert 0 < float((made - true).std() / true.std()) < worst
+    trained = {n for n, p in network.named_parameters() if p.requires_grad and ".lora_" not in n}
+    assert trained == {"conditions.embedders.digit.weight"}
+    assert not [n for n in network.state_dict() if "quantised" in n or "scale" in n]
+
+
+def test_fewer_bits_take_fewer_bytes(base, tmp_path):
+    sizes = bytes_by_precision(base, tmp_path / "run")
+    assert sizes["float32"] > 2 * sizes["int8"] > 2 * sizes["int4"]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
+def test_a_run_on_a_quantised_base_tells_its_error_and_merges_into_float32(base, tmp_path, monkeypatch, precision):
+    (tmp_path / "lora.yaml").write_text(
+        yaml.safe_dump(config(base, tmp_path / "run", network={"precision": precision}))
+    )
+    told = f"{precision}: output off by"
+    assert told in flowgen("train", tmp_path / "lora.yaml", "--quiet")
+    flowgen("export", tmp_path / "run", "-o", tmp_path / "out")
+    with monkeypatch.context() as patch:  # sampling prints what training measured
+        patch.setattr("flowgen.runs.base_error.error_of_base", None)
+        for folder in (tmp_path / "run", tmp_path / "out"):
+            assert told in flowgen("sample", folder, "-c", "digit=8", "-o", tmp_path / f"{folder.name}.gif")
+    flowgen("export", tmp_path / "run", "-o", tmp_path / "whole", "--merge")
+    assert told not in flowgen("sample", tmp_path / "whole", "-c", "digit=8", "-o", tmp_path / "whole.gif")
+    from flowgen.runs.adapted import merged
+    from flowgen.runs.base_error import error_of_base
+
+    loaded = Generator.load(tmp_path / "run")
+    with pytest.raises(UsageError, match="precision: float32"):
+        merged(loaded.network)
+    error = error_of_base(loaded.experiment, loaded.network, torch.device("cpu"))
+    off = float(str(error).split(" off by ")[1].split(" %")[0]) / 100
+    with torch.no_grad():
+        true, made = velocity_of(Generator.load(tmp_path / "whole")), velocity_of(loaded)
+    assert off / 3 < float((made - true).std() / true.std()) < 3 * off
+
+
+def test_a_base_that_does_not_fit_in_float32_is_said_and_trained_on(base, tmp_path, monkeypatch):
+    from flowgen.nn.quantised import QuantisedLinear
+    from flowgen.runs import base_error
+
+    output = base_error._output
+
+    def of_a_small_device(network, *rest):
+        if not any(isinstance(m, QuantisedLinear) for m in network.modules()):
+            raise torch.OutOfMemoryError
+        return output(network, *rest)
+
+    monkeypatch.setattr(base_error, "_output", of_a_small_device)
+    values = config(base, tmp_path / "run", network={"precision": "int8"}, steps=1)
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump(values))
+    told = "int8: error not measured: the base does not fit in float32 on cpu; "
+    assert told in flowgen("train", tmp_path / "lora.yaml", "--quiet")
+    assert told in flowgen("sample", tmp_path / "run", "-c", "digit=8", "-o", tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "int8"}, {"dora": True}])
+def test_a_run_with_swapped_blocks_is_the_run_without(base, tmp_path, options):
+    for name in ("plain", "swapped"):
+        network = {**options, "swap_blocks": name == "swapped"}
+        train = {"validation": {"every": 3}, "activation_checkpointing": not options}
+        values = config(base, tmp_path / name, network=network, **train)
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        said = flowgen("train", tmp_path / f"{name}.yaml", "--quiet")
+        flowgen("sample", tmp_path / name, "-c", "digit=8", "-o", tmp_path / f"{name}.npy.gif")
+    assert "parameters, " in said
+    for which in ("network", "ema"):
+        for name, value in weights(tmp_path / "swapped", which).items():
+            assert torch.equal(value, weights(tmp_path / "plain", which)[name])
+    one, other = (read_log(tmp_path / name) for name in ("plain", "swapped"))
+    for ours, theirs in zip(one, other, strict=True):
+        assert {k: v for k, v in ours.items() if "loss" in k} == {k: v for k, v in theirs.items() if "loss" in k}
+    one, other = (Generator.load(tmp_path / name).sample([{"digit": "9"}]) for name in ("plain", "swapped"))
+    assert torch.equal(one[0].data, other[0].data)
+    flowgen("export", tmp_path / "swapped", "-o", tmp_path / "whole", "--merge")
+
+
+def test_all_parameters_are_counted_where_blocks_are_swapped(base, tmp_path):
+    from flowgen.nn.quantised import bytes_of
+    from flowgen.nn.swapping import BlockSwap
+    from flowgen.runs.adapted import parameters_of
+
+    for precision in ("float32", "int8"):
+        plain, swapped = (
+            network_of(config(base, tmp_path / "run", network={"precision": precision, "swap_blocks": each}))
+            for each in (False, True)
+        )
+        swap = next(m for m in swapped.modules() if isinstance(m, BlockSwap))
+        assert parameters_of(plain) == parameters_of(swapped)
+        assert bytes_of(plain) == bytes_of(swapped) + sum(swap.sizes)
+
+
+@pytest.mark.parametrize(
+    ("stage", "deepspeed", "train", "word"),
+    [
+        (3, {}, {}, "stage=3"),
+        (1, {"bf16": {"enabled": True}}, {}, r"network\.precision=bfloat16"),
+        (0, {}, {"compile": "eager"}, "train.compile"),
+    ],
+)
+def test_what_does_not_go_with_swapped_blocks_is_refused(base, tmp_path, stage, deepspeed, train, word):
+    from flowgen.training.plan import plan
+
+    values = config(base, tmp_path / "run", stage, {"swap_blocks": True}, **train)
+    values["deepspeed"] |= deepspeed
+    with pytest.raises(UsageError, match=f"network.swap_blocks does not go with .*{word}"):
+        plan(resolve(Document(values)).config, 1)
+
+
+def test_a_network_without_repeated_blocks_cannot_be_swapped(tiny, tmp_path):
+    network = {"type": "lora", "network": "mlp", "targets": ["linear"], "swap_blocks": True}
+    with pytest.raises(UsageError, match="works on repeated blocks, and MLP declares none"):
+        network_of(tiny(tmp_path / "run", network=network))
+
+
+def test_an_adapter_keeps_the_statistics_of_the_encoder_of_its_base(fit, tiny, tmp_path, capsys):
+    from flowgen.runs.run import Run
+    from flowgen.training.caching import write_cache
+    from flowgen.weights import read_tensors
+
+    fit(tiny(tmp_path / "base", steps=1))
+    network = {"type": "lora", "run": str(tmp_path / "base"), "rank": 2, "targets": ["linear"]}
+    values = tiny(tmp_path / "run", steps=1, network=network, data={"type": "tiny", "clips": 24})
+    plain = tiny(tmp_path / "plain", steps=1, data=values["data"])
+    fit(plain)
+    fit(values)
+    assert f"encoder  statistics of {tmp_path / 'base'}" in capsys.readouterr().err
+    write_cache(resolve(Document(values)).config, tmp_path / "cache", None, 1, print)
+    own, base, other, cached = (
+        read_tensors(tmp_path / name / "encoder.safetensors") for name in ("run", "base", "plain", "cache")
+    )
+    for name, value in base.items():
+        assert torch.equal(own[name], value)
+        assert torch.equal(cached[name], value)
+    assert any(not torch.equal(other[name], value) for name, value in base.items())
+    identities = [Run(tmp_path / name).newest_checkpoint().manifest["encoder"] for name in ("run", "base", "plain")]
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_a_resumed_run_on_a_quantised_base_is_exact(base, tmp_path):
+    for name in ("whole", "half"):
+        values = config(base, tmp_path / name, network={"precision": "int8"})
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        flowgen("train", tmp_path / f"{name}.yaml", "--quiet")
+    shutil.rmtree(tmp_path / f"half/checkpoints/step-{STEPS:08d}")
+    flowgen("train", tmp_path / "half.yaml", "--quiet", "--resume")
+    for which in ("network", "ema"):
+        for name, value in weights(tmp_path / "half", which).items():
+            assert torch.equal(value, weights(tmp_path / "whole", which)[name])
+
+
+@pytest.mark.slow
+def test_a_quantised_base_trains_alike_on_two_ranks_under_stage_3(base, tmp_path):
+    jobs = [{"train": config(base, tmp_path / f"{s}", s, {"precision": "int8"})} for s in (0, 3)]
+    launch(tmp_path, 2, jobs)
+    torch.testing.assert_close(losses(tmp_path / "0"), losses(tmp_path / "3"), rtol=1e-5, atol=0)
+
+
+@pytest.mark.slow
+def test_swapped_blocks_train_alike_on_two_ranks(base, tmp_path):
+    jobs = [{"train": config(base, tmp_path / f"{s}", s, {"swap_blocks": bool(s)})} for s in (0, 1, 2)]
+    launch(tmp_path, 2, jobs)
+    for stage in (1, 2):
+        torch.testing.assert_close(losses(tmp_path / "0"), losses(tmp_path / f"{stage}"), rtol=1e-5, atol=0)
+
+
 def test_another_base_is_refused(base, tmp_path):
     (tmp_path / "lora.yaml").write_text(yaml.safe_dump(config(base, tmp_path / "run")))
     flowgen("train", tmp_path / "lora.yaml", "--quiet")

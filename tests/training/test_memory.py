@@ -18,6 +18,9 @@ from flowgen.core.random import Randomness
 from flowgen.core.tree import tree_map
 from flowgen.errors import FlowgenError
 from flowgen.media.regions import draw_known
+from flowgen.nn.quantised import bytes_of
+from flowgen.nn.swapping import BlockSwap
+from flowgen.runs.adapted import parameters_of
 from flowgen.runs.experiment import Experiment
 from flowgen.runs.generator import Generator
 from flowgen.training.blocks import prepare_blocks
@@ -156,6 +159,53 @@ def test_weights_in_bfloat16_halve_what_is_kept(tiny, tmp_path):
     half = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
     full, low = (resolve(Document(tiny(tmp_path / "run", d, batch_size=32, **SEQUENCES))).config for d in ({}, half))
     assert plan(low, 1).stages[1].activations < 0.9 * plan(full, 1).stages[1].activations
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("width", "depth", "device"), [(2048, 25, "meta"), (64, 2, "cpu")], ids=["1.3 B on the meta device", "small"]
+)
+def test_frozen_and_quantised_weights_are_told(tiny, tmp_path, precision, width, depth, device):
+    """Beside the bytes of the parameters and buffers of a network that was built."""
+    pytest.importorskip("peft")
+    base = {"type": "transformer", "width": width, "depth": depth, "heads": 16}
+    network = {"type": "lora", "network": base, "rank": 16, "precision": precision}
+    config = resolve(Document(tiny(tmp_path / "run", batch_size=2, **{**SEQUENCES, "network": network}))).config
+    with torch.device(device):
+        built = Experiment(config).complete().network
+    trained = sum(p.nbytes for p in built.parameters() if p.requires_grad)
+    made = plan(config, 1)
+    assert made.parameters * 4 == trained
+    for stage in made.stages.values():
+        assert stage.weights == pytest.approx(trained, rel=0.01)
+        assert stage.frozen + trained == pytest.approx(bytes_of(built), rel=0.05)
+    assert plan(config, 2).stages[3].frozen < made.stages[3].frozen
+    if device == "meta":
+        assert 1.2e9 < parameters_of(built)[1] < 1.4e9
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_of_swapped_blocks_two_are_told(tiny, tmp_path, precision):
+    """Beside the bytes of a network that was built, and of its blocks."""
+    pytest.importorskip("peft")
+    base = {"type": "transformer", "width": 64, "depth": 5, "heads": 4}
+
+    def told(swap):
+        network = {"type": "lora", "network": base, "precision": precision, "swap_blocks": swap}
+        config = resolve(Document(tiny(tmp_path / "run", batch_size=2, **{**SEQUENCES, "network": network}))).config
+        return plan(config, 1), Experiment(config).complete().network
+
+    (whole, plain), (swapped, built) = told(False), told(True)
+    block = sum(p.nbytes for n, p in plain.named_parameters() if n.startswith("blocks.0.") and not p.requires_grad)
+    block += sum(b.nbytes for n, b in plain.named_buffers() if n.startswith("blocks.0."))
+    swap = next(m for m in built.modules() if isinstance(m, BlockSwap))
+    assert swap.sizes == [block] * 5
+    assert sorted(swapped.stages) == [0, 1, 2]
+    for stage, made in swapped.stages.items():
+        assert made.frozen == whole.stages[stage].frozen - 3 * block
+        assert made.activations == whole.stages[stage].activations
+    trained = sum(p.nbytes for p in built.parameters() if p.requires_grad)
+    assert swapped.stages[0].frozen == bytes_of(built) - trained + 2 * block
 
 
 def test_a_network_that_decides_by_values_is_named(tiny, tmp_path, monkeypatch):

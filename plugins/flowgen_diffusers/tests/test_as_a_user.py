@@ -20,6 +20,8 @@ from PIL import Image
 from flowgen.cli import cli
 from flowgen.config import Config, load
 from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.conditions import null_conditions
+from flowgen.nn.swapping import BlockSwap
 from flowgen.runs.experiment import Experiment
 from flowgen.weights import read_tensors
 
@@ -81,6 +83,58 @@ def test_init_train_sample(kind, model, clips, tmp_path):
     assert 0 < far < 1e-3  # five steps from the pretrained weights, at a rate of 1e-5
     flowgen("sample", run, "--prompt", "a red fox", "--steps", 2, "-o", out)
     assert len(Video(fps=8).read(out).data) == FRAMES.get(kind, 9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(SHIFTS))
+def test_an_adapter_on_a_base_in_few_bits_is_planned_trained_sampled_and_merged(kind, model, clips, tmp_path):
+    pytest.importorskip("peft")
+    config, run, out = tmp_path / "my.yaml", tmp_path / "run", tmp_path / "out.mp4"
+    flowgen("init", model(kind), "-o", config, "--frames", FRAMES.get(kind, 9), *SIZE)
+    values = yaml.safe_load(config.read_text())
+    values["network"] = {"type": "lora", "network": values["network"], "rank": 2, "precision": "int8"}
+    values["run"], values["data"]["manifest"] = str(run), str(clips)
+    config.write_text(yaml.safe_dump(values))
+    small = ["train.steps=2", "train.batch_size=2", "data.held_out=0.34", "data.max_bad_share=0.1"]
+    quiet = ["train.preview.every=0", "train.validation.every=0", "train.log_every=1", "loggers=[jsonl]"]
+    if kind == "MochiPipeline":  # its transformer decides by values, adapter or not
+        for network in (values["network"], values["network"]["network"]):
+            (tmp_path / "one.yaml").write_text(yaml.safe_dump({**values, "network": network}))
+            with pytest.raises(FlowgenError, match="decides by the values"):
+                flowgen("plan", tmp_path / "one.yaml", *small)
+    else:
+        assert "frozen" in flowgen("plan", config, *small)
+    assert "int8: output off by" in flowgen("train", config, *small, *quiet)
+    assert "int8: output off by" in flowgen("sample", run, "--prompt", "a fox", "--steps", 2, "-o", out)
+    flowgen("export", run, "-o", tmp_path / "whole", "--merge")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*SHIFTS, "FluxPipeline", "StableDiffusion3Pipeline"])
+def test_an_adapter_on_swapped_blocks_computes_the_same(kind, model, tmp_path):
+    """Output and gradients, bit for bit, in the blocks that diffusers has."""
+    pytest.importorskip("peft")
+    config = tmp_path / "my.yaml"
+    flowgen("init", model(kind), "-o", config, *(("--frames", FRAMES.get(kind, 9)) if kind in SHIFTS else ()), *SIZE)
+    values = yaml.safe_load(config.read_text())
+    found = []
+    for swap in (False, True):
+        network = {"type": "lora", "network": values["network"], "rank": 2, "precision": "int8", "swap_blocks": swap}
+        config.write_text(yaml.safe_dump({**values, "network": network}))
+        torch.manual_seed(0)
+        experiment = Experiment(load(str(config), []).config)
+        made = experiment.network.train()
+        x = torch.randn(2, *experiment.spec.shape, generator=torch.Generator().manual_seed(0))
+        out = made(x, torch.tensor([0.3, 0.6]), null_conditions(experiment.conditioners, 2))
+        out.square().mean().backward()
+        found.append([out.detach(), *(p.grad for p in made.parameters() if p.grad is not None)])
+        swaps = [m for m in made.modules() if isinstance(m, BlockSwap)]
+    assert len(swaps[0].sizes) > 1
+    assert min(swaps[0].sizes) > 0
+    assert len(swaps[0].resident) <= 2
+    assert len(found[0]) == len(found[1]) > 1
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.slow
