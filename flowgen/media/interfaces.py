@@ -451,7 +451,8 @@ class MarksMasks(Protocol):
 
 @runtime_checkable
 class RepeatedBlocks(Protocol):
-    """Like blocks are recomputed (`train.activation_checkpointing`) and compiled (`train.compile`) one by one."""
+    """Like blocks are recomputed (`train.activation_checkpointing`), compiled (`train.compile`) and, under an adapter, swapped
+    (`network.swap_blocks`) one by one."""
 
     repeated_blocks: tuple[str, ...]
     """Names of the `nn.ModuleList`s whose members are alike."""
