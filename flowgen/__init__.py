@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from flowgen.core.guidance import AutoGuidance as AutoGuidance
     from flowgen.core.guidance import CFGRescale as CFGRescale
     from flowgen.core.guidance import CFGZeroStar as CFGZeroStar
+    from flowgen.core.guidance import CrossStream as CrossStream
     from flowgen.core.guidance import MultiCFG as MultiCFG
     from flowgen.core.inpainting import inpaint as inpaint
     from flowgen.core.interfaces import Coefficients as Coefficients
@@ -164,6 +165,7 @@ _HOME = {
     "CFG": "core.guidance",
     "MultiCFG": "core.guidance",
     "CFGZeroStar": "core.guidance",
+    "CrossStream": "core.guidance",
     "CFGRescale": "core.guidance",
     "APG": "core.guidance",
     "AutoGuidance": "core.guidance",

@@ -170,20 +170,28 @@ def print_reconstruction(result: Evaluation, console: Any) -> None:
     console.print(_table(result, COLUMNS, console))
 
 
+def _guidance(rule: dict[str, Any]) -> str:
+    """A guidance by its type and its scale, or that of each stream."""
+    scale = rule.get("scale")
+    if isinstance(scale, dict):
+        return f"{rule['type']} {', '.join(f'{name} {own:g}' for name, own in scale.items())}"
+    return rule["type"] if scale is None else f"{rule['type']} {scale:g}"
+
+
 def print_table(result: Evaluation, console: Any) -> None:
     """The figures and their intervals, three columns beside each other; plain text where there is no terminal."""
     from flowgen.evaluation.rows import COLUMNS
 
     s = result.settings
-    guidance = f", guidance {s['guidance']['type']}" if s["guidance"] else ""
-    scale = f" {s['guidance']['scale']:g}" if s["guidance"] and "scale" in s["guidance"] else ""
+    rules = s["guidance"] if isinstance(s["guidance"], list) else [s["guidance"]] if s["guidance"] else []
+    guidance = f", guidance {', then '.join(map(_guidance, rules))}" if rules else ""
     continued = f", {s['continued_s']:g} s of them given" if s.get("continued_s") else ""
     if s.get("given"):
         continued = f", their {' and '.join(s['given'])} given"
     fewer = f" (there are no more; asked for {s['clips_asked']})" if s["clips"] < s["clips_asked"] else ""
     console.print(
         f"{s['name']} at step {s['step']}: {s['clips']} clips in each column{fewer}{continued}, {s['steps']} steps of {s['solver']['type']}"
-        f"{guidance}{scale}, {s['evaluations_per_clip']:g} evaluations and {s['seconds_per_clip']:.3g} s a clip; "
+        f"{guidance}, {s['evaluations_per_clip']:g} evaluations and {s['seconds_per_clip']:.3g} s a clip; "
         f"reference: {s['reference']}",
         highlight=False,
         soft_wrap=True,

@@ -35,6 +35,8 @@ SOURCE = "source"
 """The reserved key under which the source of each clip travels with the conditions, for the coupling `given-pairs`."""
 REJECTED = "rejected"
 """The reserved key under which the rejected clip of each pair travels with the conditions: {"x": states [B, ...], MASK: mask}."""
+STREAM_LOSSES = "stream_losses"
+"""The reserved key under which moving averages of the losses of streams travel with the conditions: [B] by stream."""
 END_TIME = "end_time"
 """The reserved key under which the time s of a flow map travels with the conditions: [B], or left-aligned with the state."""
 
@@ -266,6 +268,19 @@ class LossWithAverage(Protocol):
 
     def with_average(self, network: Callable[..., State]) -> Loss:
         """The loss that asks `network(x, t, cond)`, which has no parameters to train."""
+
+
+@runtime_checkable
+class LossWithBalance(Protocol):
+    """A loss of several streams that may divide the loss of each by a moving average of its own.
+
+    The trainer keeps the averages over all ranks and steps and shows them as `cond["stream_losses"]`, [B] by stream; a stream
+    that has had no loss so far is missing there. Without the key, as in validation, nothing is divided.
+    """
+
+    @property
+    def balance(self) -> float | None:
+        """The decay of the averages in a step; None: the streams are not balanced."""
 
 
 class Group(NamedTuple):

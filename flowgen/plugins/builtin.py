@@ -140,6 +140,9 @@ def flowgen_components() -> list[Component]:
         Component(
             "guidance", "cfg-zero-star", "flowgen.core.guidance:CFGZeroStar", "with the fitted unconditional velocity"
         ),
+        Component(
+            "guidance", "cross-stream", "flowgen.runs.cross:cross_stream", "by the other streams, with a scale for each"
+        ),
         Component("guidance", "cfg-rescale", "flowgen.core.guidance:CFGRescale", "keeps the spread of the estimate"),
         Component("guidance", "folded", "flowgen.core.guidance:Folded", "what a distilled network has learned"),
         Component("guidance", "apg", "flowgen.core.guidance:APG", "pushes across the estimate only"),

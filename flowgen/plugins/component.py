@@ -122,7 +122,7 @@ KINDS = {
             (
                 *(
                     f"flowgen.core.interfaces:LossWith{what}"
-                    for what in ("Inputs", "Teacher", "Pairs", "Average", "Groups")
+                    for what in ("Inputs", "Teacher", "Pairs", "Average", "Balance", "Groups")
                 ),
                 "flowgen.core.interfaces:ReconstructionLoss",
             ),

@@ -19,6 +19,7 @@ from flowgen.core.interfaces import (
     Coupling,
     Flow,
     Loss,
+    LossWithBalance,
     LossWithInputs,
     NamesStreams,
     ReconstructionLoss,
@@ -32,7 +33,7 @@ from flowgen.media.conditions import Conditioner
 from flowgen.media.encoder import Encoder
 from flowgen.media.interfaces import Dataset, Metric, Modality, Resolves
 from flowgen.media.regions import Region, check_regions
-from flowgen.media.streams import Spec, check_streams
+from flowgen.media.streams import Spec, StreamSpec, check_streams
 from flowgen.plugins import registry
 
 
@@ -110,6 +111,8 @@ class Experiment:
         if isinstance(loss, NamesStreams):
             for option, streams in loss.streams_named().items():
                 check_streams(f"loss.{option}", streams, self.spec)
+        if isinstance(loss, LossWithBalance) and loss.balance is not None and isinstance(self.spec, StreamSpec):
+            raise UsageError("loss.balance is of several streams, and the latents are one stream; leave it out")
         return loss
 
     def flow(self, network: Callable[..., State], x: State | None = None) -> Flow:

@@ -32,6 +32,7 @@ from flowgen.media.streams import Spec, StreamSpec
 from flowgen.plugins import registry
 from flowgen.runs.generator import Generator
 from flowgen.runs.run import Checkpoint, Run
+from flowgen.training.balance import Balance
 from flowgen.training.checkpoints import Saver, network_weights
 from flowgen.training.ema import Average, power, ramped
 from flowgen.training.figures import Figures
@@ -88,6 +89,7 @@ class Trainer:
         self._parameters = list(engine.module.parameters())
         self._stages = Stages()
         self._figures = Figures(ranks, self._stages)
+        self._balance = Balance(generator.loss, generator.encoder.spec, ranks)
         self._parts: int | None = None
         self._whole = tree_map(lambda stream: stream.shape, generator.encoder.spec)
         self._guard = Guard(engine.module, ranks)
@@ -104,6 +106,7 @@ class Trainer:
         state = checkpoint.manifest["trainer"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
         load_scaler(self.engine, state.get("scaler"))
+        self._balance.load(state.get("balance"))
         self._parts = state.get("parts")  # into which the batches of buckets were made to fall
         parts = state["figures"]
         if len(parts) == self.ranks.count:
@@ -135,6 +138,7 @@ class Trainer:
                 figures = self._figures.take() if self._due(options.log_every) else {}
                 if figures:
                     figures["learning_rate"] = self._rate(self.step - 1)
+                    figures |= self._balance.figures()
                 bar.update(self.step, f"loss {figures['loss']:.4f}" if "loss" in figures else "")
                 if stop or self._due(options.checkpoint.every) or self.step == options.steps:
                     self._save()
@@ -170,7 +174,7 @@ class Trainer:
             rows = held.rows(micro_step)
             random = Randomness(seed, self.step, held.batch, rows, whole=self._whole)
             x1, cond = batch_tensors(self.generator, clips)
-            cond = self._drop(cond, random)
+            cond = self._drop(cond, random) | self._balance.shown(len(rows))
             # layers that draw from torch's own generator (dropout) do so as a function of the step too
             self._seed_layers(seed_of(seed, "layers", self.step, int(rows[0])))
             known = draw_known(self.regions, self.generator.encoder.spec, x1, cond.get(MASK), random)
@@ -183,6 +187,7 @@ class Trainer:
             losses = output.total.detach()
             stages.enter("backward")
             self.engine.backward(output.total.mean() * self._unless_exploding(losses))
+            self._balance.add(output)
             self._figures.add(output, *_extent(self.generator.encoder.spec, x1, cond.get(MASK)))
             seen.append((rows, clips, losses))
             stages.enter("optimizer")
@@ -194,6 +199,7 @@ class Trainer:
             for average in self.averages.values():
                 average.update(self.step)
         self._figures.add_step(norm, skipped)
+        self._balance.step(skipped)
         stages.enter("other")
         return stop
 
@@ -314,6 +320,7 @@ class Trainer:
                 "figures": figures,
                 "parts": self._parts,
                 "scaler": scaler_state(self.engine),
+                "balance": self._balance.state(),
             },
         }
         saved = self._saver.save(self.step, facts)

@@ -71,7 +71,7 @@ class Validator:
 
     @torch.no_grad()
     def validate(self, quantiles: Sequence[float]) -> dict[str, float]:
-        """Mean loss of the shown weights at each quantile of the training times, with fixed noise.
+        """Mean loss of the shown weights at each quantile of the training times, with fixed noise, and that of each stream.
 
         A loss that is taken at no times (an autoencoder's) is taken once, with its parts.
         """
@@ -79,6 +79,7 @@ class Validator:
             return self._validate_once()
         sums = dict.fromkeys(quantiles, 0.0)
         parts: dict[str, float] = {}
+        streams: dict[str, list[Tensor]] = {}
         for start in range(0, len(self.held_out), _VALIDATION_BATCH):
             clips = self.held_out[start : start + _VALIDATION_BATCH]
             x1, cond = batch_tensors(self.generator, clips)
@@ -89,8 +90,13 @@ class Validator:
                 sums[q] += float(output.total.sum())
                 for name, each in output.parts.items():
                     parts[name] = parts.get(name, 0.0) + float(each.nansum()) / len(quantiles)
+                for name, each in output.by_stream.items():
+                    streams.setdefault(name, []).append(each)
         losses = {f"validation/loss_at_{q:g}": total / len(self.held_out) for q, total in sums.items()}
         losses |= {f"validation/loss/{name}": total / len(self.held_out) for name, total in parts.items()}
+        for name, found in streams.items():
+            if there := float(torch.cat(found).isfinite().sum()):  # clips that have the stream
+                losses[f"validation/loss_by_stream/{name}"] = float(torch.cat(found).nansum()) / there
         return {"validation/loss": sum(sums.values()) / len(sums) / len(self.held_out), **losses}
 
     def _validate_once(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,11 @@ from click.testing import CliRunner
 from flowgen_av.modality import AudioVideo
 
 from flowgen.cli import cli
-from flowgen.errors import FlowgenError
+from flowgen.config import ComponentConfig, build
+from flowgen.errors import FlowgenError, UsageError
+from flowgen.media.streams import StreamSpec
+from flowgen.runs.generator import Generator
+from flowgen.runs.requests import FromStream
 
 CONFIG = """
 name: tiny
@@ -122,3 +127,58 @@ def test_gradients_of_an_absent_stream_are_zero(tiny):
     assert all(grad is None or not bool(grad.any()) for grad in own.values())
     heard = [p.grad for name, p in network.named_parameters() if "sound" in name]
     assert any(grad is not None and bool(torch.any(grad)) for grad in heard)
+
+
+def guided(generator, scale):
+    guidance = None if scale is None else {"type": "cross-stream", "scale": scale}
+    return generator.config.sample.model_copy(
+        update={"guidance": None if guidance is None else ComponentConfig(**guidance)}
+    )
+
+
+@pytest.mark.parametrize("given", [None, "picture", "sound"])
+def test_the_other_stream_guides(tiny, given):
+    """At scale 1 it is the plain sample bit for bit, at 0 the given stream plays no part, and beyond 1 a greater one."""
+    generator = Generator.load(tiny)
+    data, made = generator.experiment.dataset, {}
+    asked = [{"ball": "red", "material": "bell"}] * 2
+    clips = [c for c in (data.clip(i, 0) for i in range(40)) if set(c.data) == {"picture", "sound"}][:2]
+    for scale in (None, 1.0, 0.0, 2.0):
+        settings = guided(generator, scale)
+        for clip in clips:
+            if given is None:
+                made[scale, clip is clips[1]] = generator.sample(asked, settings=settings)
+            else:
+                request = FromStream({given: clip}, conditions=asked, settings=settings)
+                made[scale, clip is clips[1]] = generator.sample(request)
+
+    def data_of(scale, second=False):
+        return [{k: v.float() for k, v in clip.data.items() if k != given} for clip in made[scale, second]]
+
+    def distance(a, b):
+        return sum(float((x[k] - y[k]).square().sum()) for x, y in zip(a, b, strict=True) for k in x)
+
+    assert distance(data_of(None), data_of(1.0)) == 0
+    assert distance(data_of(1.0), data_of(2.0)) > 0
+    assert distance(data_of(1.0), data_of(0.0)) > 0
+    if given is not None:
+        assert distance(data_of(1.0), data_of(1.0, True)) > 0
+        assert distance(data_of(0.0), data_of(0.0, True)) == 0
+
+
+def test_evaluation_names_the_guidance_of_each_stream(tiny):
+    rules = "[{type: cross-stream, scale: {sound: 2}}, {type: cfg, scale: 3}]"
+    out = run("eval", tiny, "-n", 8, "--metric", "event-synchrony", "--given", "picture", "--set", f"guidance={rules}")
+    assert "guidance cross-stream sound 2, then cfg 3" in " ".join(out.split())
+
+
+def test_guidance_by_a_stream_that_is_not_there_is_refused(tiny, tmp_path):
+    for guidance, word in (("{type: cross-stream, scale: {smell: 2}}", "scale names smell"), ("cross-stream", None)):
+        arguments = ["sample", tiny, "--set", f"guidance={guidance}", "-o", tmp_path / "x.mp4"]
+        if word is None:
+            run(*arguments)
+        else:
+            with pytest.raises(FlowgenError, match=word):
+                run(*arguments)
+    with pytest.raises(UsageError, match="of several streams"):
+        build("guidance", "cross-stream", encoder=SimpleNamespace(spec=StreamSpec(1)))

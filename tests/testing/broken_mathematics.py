@@ -146,6 +146,13 @@ class LearnsKnown(FlowMatching):
         return out._replace(total=out.total + (value * known[..., None]).square().flatten(1).mean(1))
 
 
+class Unbalanced(FlowMatching):
+    """Takes the averages of streams and divides by none."""
+
+    def __call__(self, network, x1, cond, random, known=None):
+        return super().__call__(network, x1, {k: v for k, v in cond.items() if k != "stream_losses"}, random, known)
+
+
 class Wanders(CFG):
     """."""
 

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "cpu-adam": "is compiled for a minute: tests/training/test_optimizers.py",
     "text-encoder": "wants a model: tests/core/test_text.py",
     "consistency": "is no flow, but jumps to the data: tests/core/test_flow_map_losses.py",
+    "cross-stream": "is of several streams: tests/core/test_cross_stream.py",
     "folded": "is for networks that were distilled: tests/core/test_distill.py",
     "wandb": "tests/training/test_loggers.py",
 }
@@ -67,6 +68,7 @@ BROKEN = [
     ("loss", "RankNoise", "loss_is_the_same_on_any_ranks", "8 samples at once, and 4 and 4, differ"),
     ("loss", "NoMask", "loss_respects_the_mask", "another content of what is masked out changes the loss"),
     ("loss", "LearnsKnown", "loss_respects_known_positions", "what the network says of known positions"),
+    ("loss", "Unbalanced", "loss_balances_streams", "each divided by its average"),
     ("guidance", "Wanders", "guidance_is_pure", "draws from a global generator"),
     ("guidance", "PushesNothing", "guidance_of_nothing_is_the_flow", "it differs from the flow by"),
     ("path", "WrongSlope", "path_derivatives_are_right", "dsigma is off by 0.5"),

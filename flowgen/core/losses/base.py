@@ -23,7 +23,7 @@ from flowgen.core.interfaces import (
 )
 from flowgen.core.random import Randomness
 from flowgen.core.times import Shifts, row_factors, shift
-from flowgen.core.tree import State, first_leaf, leaves, left, tree_map
+from flowgen.core.tree import State, first_leaf, left, tree_map
 
 NoiseLevels: TypeAlias = Literal["shared", "independent"] | Mapping[str, str]
 """Whether streams are equally noisy in training: one level for all, one for each, or the name of each stream's level."""
@@ -143,6 +143,12 @@ def refuse_by_stream(loss: str, **settings: Any) -> None:
             raise ValueError(f"{loss} has one time for all streams: give one {name} instead of one a stream")
 
 
+def check_balance(balance: float | None, x1: State) -> None:
+    """ValueError: streams are to be balanced, and there is one."""
+    if balance is not None and not isinstance(x1, Mapping):
+        raise ValueError("balance is of several streams, and the latents are one stream; leave it out")
+
+
 def check_streams(weights: Mapping[str, float] | None, levels: NoiseLevels, times: Times | Mapping[str, Times]) -> None:
     """ValueError: weights or noise levels that are none, or streams of one level with different distributions of times.
 
@@ -222,7 +228,13 @@ def mean_error(
     return each if ratio is None else each * ratio.square()
 
 
-def output(each: Any, t: Any, counts: Any = None, weights: Mapping[str, float] | None = None) -> LossOutput:
+def output(
+    each: Any,
+    t: Any,
+    counts: Any = None,
+    weights: Mapping[str, float] | None = None,
+    averages: Mapping[str, Tensor] | None = None,
+) -> LossOutput:
     """Per-sample losses, one leaf a stream, as a `LossOutput`.
 
     `total` is the mean over the streams, weighted by `weights` where given. A stream that a clip lacks adds 0 to it and
@@ -230,13 +242,15 @@ def output(each: Any, t: Any, counts: Any = None, weights: Mapping[str, float] |
 
     Args:
         counts: what `valid` says, a leaf for each stream.
+        averages: by stream, what its loss is divided by in the total [B]; 1 for those that are missing.
     """
     if isinstance(each, Tensor):
         return LossOutput(each, t, {})
+    parts = {name: e / averages[name] if averages and name in averages else e for name, e in each.items()}
     if weights is None:
-        total = torch.stack(list(leaves(each))).mean(0)
+        total = torch.stack(list(parts.values())).mean(0)
     else:
-        total = sum(w * each[name] for name, w in weights.items()) / sum(weights.values())
+        total = sum(w * parts[name] for name, w in weights.items()) / sum(weights.values())
 
     def leaf(each: Tensor, counts: Tensor | None) -> Tensor:
         return each if counts is None else torch.where(counts.flatten(1).any(1), each, torch.nan)

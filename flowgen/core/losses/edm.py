@@ -12,8 +12,10 @@ from torch import Tensor
 from flowgen.core.couplings import Independent
 from flowgen.core.flow import NetworkFlow, check_output
 from flowgen.core.interfaces import Coefficients, Cond, Coupling, Flow, LossOutput, Path, Paths, Times
+from flowgen.core.losses.balance import shown_averages
 from flowgen.core.losses.base import (
     by_name,
+    check_balance,
     check_named,
     check_streams,
     draw,
@@ -24,7 +26,7 @@ from flowgen.core.losses.base import (
 )
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
-from flowgen.core.ranges import NonNegative, Positive
+from flowgen.core.ranges import Decay, NonNegative, Positive
 from flowgen.core.times import Shifts, Uniform
 from flowgen.core.tree import State, lincomb, tree_map
 
@@ -77,7 +79,7 @@ class EDM:
         data_std: standard deviation of the data; 1 for latents of unit variance.
         output: what the assembled network counts as. The velocity is regular at both ends of the linear and cosine
             paths; data suits the VP path, whose velocity is singular at t = 1.
-        weights, noise_levels: of several streams, as for `FlowMatching`.
+        weights, noise_levels, balance: of several streams, as for `FlowMatching`.
     """
 
     path: Paths = field(default_factory=Linear)
@@ -88,6 +90,7 @@ class EDM:
     output: Literal["velocity", "data"] = "velocity"
     weights: dict[str, NonNegative] | None = None
     noise_levels: Literal["shared", "independent"] | dict[str, str] = "shared"
+    balance: Decay | None = None
 
     def __post_init__(self) -> None:
         check_streams(self.weights, self.noise_levels, self.times)
@@ -111,6 +114,8 @@ class EDM:
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
         check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
+        check_balance(self.balance, x1)
+        averages, cond = shown_averages(cond)
         x0, t, times, cond = draw(x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels)
         xt = interpolate(self.path, x1, x0, times)
         value = network(scaled_input(self.path, xt, times, self.data_std), times, cond)
@@ -123,4 +128,4 @@ class EDM:
             target = lincomb((c.sigma / (s * root), x1), (-c.alpha * s / root, x0))
             return mean_error(value, target, weight)  # type: ignore[arg-type]
 
-        return output(tree_map(leaf, x1, value, x0, weights, self.path, t), t, weights, self.weights)
+        return output(tree_map(leaf, x1, value, x0, weights, self.path, t), t, weights, self.weights, averages)

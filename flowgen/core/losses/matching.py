@@ -25,10 +25,20 @@ from flowgen.core.interfaces import (
     Prediction,
     Times,
 )
-from flowgen.core.losses.base import by_name, check_named, check_streams, draw_weighted, mean_error, output, valid_in
+from flowgen.core.losses.balance import shown_averages
+from flowgen.core.losses.base import (
+    by_name,
+    check_balance,
+    check_named,
+    check_streams,
+    draw_weighted,
+    mean_error,
+    output,
+    valid_in,
+)
 from flowgen.core.paths import Linear, interpolate, noised, velocity
 from flowgen.core.random import Randomness
-from flowgen.core.ranges import NonNegative, Positive, Real
+from flowgen.core.ranges import Decay, NonNegative, Positive, Real
 from flowgen.core.times import Shifts, Uniform
 from flowgen.core.tree import State, leaves, left, lincomb, tree_map
 
@@ -49,6 +59,8 @@ class FlowMatching:
             density_std), in the mean the same as drawing times from it (SD3, section 3.1).
         huber: errors beyond it count linearly.
         weights: of several streams, what the loss of each counts relative to the others; all alike by default.
+        balance: of several streams, divide the loss of each by a moving average of its own, which keeps this much of itself in
+            a step (0.99): streams count by their `weights` whatever the scale of their losses. See `LossWithBalance`.
         noise_levels: of several streams, whether their times in training are those of one draw ("shared"), drawn for each
             ("independent": any stream can be given to generate another, at any times), or by stream the name of a level
             that it shares with the streams of that name.
@@ -70,6 +82,7 @@ class FlowMatching:
     huber: Positive | None = None
     weights: dict[str, NonNegative] | None = None
     noise_levels: Literal["shared", "independent"] | dict[str, str] = "shared"
+    balance: Decay | None = None
 
     def __post_init__(self) -> None:
         for kind in (*leaves(self.predicts), *leaves(self.space or self.predicts)):
@@ -93,6 +106,8 @@ class FlowMatching:
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
         check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
+        check_balance(self.balance, x1)
+        averages, cond = shown_averages(cond)
         (x0, t, times, cond), pair_weight = draw_weighted(
             x1, cond, random, known, self.times, self.coupling, self.shift, self.noise_levels
         )
@@ -108,7 +123,7 @@ class FlowMatching:
         each = self.errors(prediction, target, t, weights)
         if pair_weight is not None:
             each = tree_map(lambda e: e * pair_weight, each)
-        return output(each, t, weights, self.weights)
+        return output(each, t, weights, self.weights, averages)
 
     def errors(self, prediction: State, target: State, t: Any, counts: Any) -> Any:
         """The loss of each sample [B], a leaf for each stream: what a network says at times t beside the target of `pair`.

@@ -9,7 +9,7 @@ from flowgen.core.couplings import Independent
 from flowgen.core.interfaces import Coupling, Times
 from flowgen.core.losses.matching import FlowMatching, Weighting
 from flowgen.core.paths import VE, VP, Linear
-from flowgen.core.ranges import NonNegative, Positive, Real
+from flowgen.core.ranges import Decay, NonNegative, Positive, Real
 from flowgen.core.times import LogitNormal, Shifts, Uniform
 
 Levels: TypeAlias = Literal["shared", "independent"] | dict[str, str]
@@ -25,6 +25,7 @@ def ddpm(
     snr_cap: Positive = 5.0,
     weights: dict[str, NonNegative] | None = None,
     noise_levels: Levels = "shared",
+    balance: Decay | None = None,
 ) -> FlowMatching:
     """Denoising diffusion (Ho et al. 2020, eq. 14, in continuous time): the VP path, noise prediction, squared error."""
     return FlowMatching(
@@ -37,6 +38,7 @@ def ddpm(
         snr_cap=snr_cap,
         weights=weights,
         noise_levels=noise_levels,
+        balance=balance,
     )
 
 
@@ -48,6 +50,7 @@ def score_matching(
     sigma_max: Positive = 50.0,
     weights: dict[str, NonNegative] | None = None,
     noise_levels: Levels = "shared",
+    balance: Decay | None = None,
 ) -> FlowMatching:
     """Denoising score matching (Song and Ermon 2019, eq. 6): the VE path, score prediction, weighted by sigma^2."""
     return FlowMatching(
@@ -59,6 +62,7 @@ def score_matching(
         space="noise",
         weights=weights,
         noise_levels=noise_levels,
+        balance=balance,
     )
 
 
@@ -70,7 +74,8 @@ def rectified_flow(
     std: Positive = 1.0,
     weights: dict[str, NonNegative] | None = None,
     noise_levels: Levels = "shared",
+    balance: Decay | None = None,
 ) -> FlowMatching:
     """Rectified flow as SD3 trains it (Esser et al. 2024): straight path, velocity, times LogitNormal(mean, std)."""
     times = LogitNormal(mean, std) if times is None else times
-    return FlowMatching(Linear(), times, coupling, shift, weights=weights, noise_levels=noise_levels)
+    return FlowMatching(Linear(), times, coupling, shift, weights=weights, noise_levels=noise_levels, balance=balance)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowgen.config.components import options_model
 from flowgen.core.flow_map import MapFlow
 from flowgen.core.interfaces import (
     END_TIME,
     MASK,
     REJECTED,
     SOURCE,
+    STREAM_LOSSES,
     Flow,
     Loss,
     LossOutput,
     LossWithAverage,
+    LossWithBalance,
     LossWithGroups,
     LossWithInputs,
     LossWithPairs,
@@ -312,4 +316,32 @@ def loss_respects_known_positions(p: Part) -> str | None:
         return "the network is not shown the clip at known positions"
     if not torch.allclose(total(torch.where(known[..., None], 7.0, 0.0)), first, atol=1e-6):
         return "what the network says of known positions changes the loss"
+    return None
+
+
+@check(
+    "with the option `balance` each stream is divided by the average that it is shown, which the network does not see",
+    see="losses",
+    needs=(loss_draws_from_its_randomness,),
+)
+def loss_balances_streams(p: Part) -> str | None:
+    if not isinstance(p.built, LossWithBalance) or "balance" not in options_model(p.kind, p.name).model_fields:
+        raise NotApplicable("it has no option `balance`")
+    loss: Any = replace(p, options={**p.options, "balance": 0.9}).built
+    x1 = {"a": normal(8, 3).float(), "b": 9 * normal(8, 2, seed=1).float()}
+    shown: set[str] = set()
+
+    def network(x: Any, t: Any, cond: Any) -> Any:
+        shown.update(cond)
+        return x
+
+    averages = {"a": torch.full((8,), 2.0), "b": torch.full((8,), 5.0)}
+    plain = loss(network, x1, {}, Randomness(0, 0, 8))
+    out = loss(network, x1, {STREAM_LOSSES: averages}, Randomness(0, 0, 8))
+    if shown:
+        return f"the network is given {', '.join(sorted(shown))} beside the conditions"
+    if distance(out.by_stream["a"], plain.by_stream["a"]) > 1e-6:
+        return "the losses by stream, which are logged as they are, are divided, too"
+    if not torch.allclose(out.total, sum(plain.by_stream[name] / averages[name] for name in x1) / 2, rtol=1e-4):
+        return "its total is not the mean of the losses of the streams, each divided by its average"
     return None
