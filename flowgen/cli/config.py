@@ -42,7 +42,7 @@ def show(name: str, overrides: tuple[str, ...], as_yaml: bool) -> None:
 @config.command()
 @click.argument("names", metavar="CONFIG...", nargs=-1, required=True)
 def check(names: tuple[str, ...]) -> None:
-    """Check configs: unknown keys, wrong types, unknown components. Exit code 2 if one is wrong.
+    """Check configs: unknown keys, wrong types, unknown components, a loss that cannot be. Exit code 2 if one is wrong.
 
     \b
     Examples:
@@ -50,9 +50,10 @@ def check(names: tuple[str, ...]) -> None:
       flowgen config check points/checkerboard audio/notes
     """
     from flowgen.config import load
+    from flowgen.runs.experiment import Experiment
 
     for name in names:
-        load(name)
+        _ = Experiment(load(name).config).objective
         click.echo(f"{name}: ok")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Betas:
     steps: Count | None = None
     first: Positive | None = None
     last: Positive | None = None
+    velocity_bounded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, str):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowgen.core.estimate import Estimate
 from flowgen.core.interfaces import END_TIME, Breaks, Coefficients, Cond, Flow, Path, Paths, Prediction, Predictions
-from flowgen.core.paths import coefficients
+from flowgen.core.paths import coefficients, velocity_bounded
 from flowgen.core.times import shift, shift_rate
 from flowgen.core.tree import State, alike, first_leaf, lincomb, tree_map
 
@@ -80,6 +80,10 @@ class ShiftedPath:
     def __call__(self, t: Tensor) -> Coefficients:
         c, rate = self.path(shift(t, self.k)), shift_rate(t, self.k)
         return Coefficients(c.alpha, c.sigma, c.dalpha * rate, c.dsigma * rate)
+
+    @property
+    def velocity_bounded(self) -> bool:
+        return velocity_bounded(self.path)  # the rate of the clock is finite
 
     def time_of_snr(self, rho: Tensor) -> Tensor:
         return shift(self.path.time_of_snr(rho), 1 / self.k)

@@ -89,9 +89,30 @@ class Path(Protocol):
 Paths: TypeAlias = Path | Mapping[str, Path]
 
 
+@runtime_checkable
+class BoundsVelocity(Protocol):
+    """A path that says whether its velocity is bounded; one that does not say is taken to be.
+
+    A loss on a velocity without bound is infinite in the mean, and is refused by this word alone: nothing is computed.
+    """
+
+    @property
+    def velocity_bounded(self) -> bool:
+        """Whether dalpha and dsigma are finite on [0, 1], both ends included."""
+
+
 class Times(Protocol):
     def __call__(self, u: Tensor) -> Tensor:
         """Times in (0, 1) at the quantiles u in (0, 1)."""
+
+
+@runtime_checkable
+class LeavesOutEnds(Protocol):
+    """Times that say whether they leave out both ends; those that do not say are taken to reach them."""
+
+    @property
+    def leaves_out_ends(self) -> bool:
+        """Whether their density vanishes at 0 and 1, like a power of the distance or faster: there a loss may be infinite."""
 
 
 class Coupling(Protocol):

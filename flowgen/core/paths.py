@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from flowgen.core.interfaces import Coefficients, Path, Paths
+from flowgen.core.interfaces import BoundsVelocity, Coefficients, Path, Paths
 from flowgen.core.ranges import NonNegative, Positive
 from flowgen.core.tree import State, left, lincomb, tree_map
 
@@ -21,6 +23,8 @@ from flowgen.core.tree import State, left, lincomb, tree_map
 @dataclass(frozen=True)
 class Linear:
     """alpha = t, sigma = 1 - t: rectified flow (Liu et al. 2022, eq. 1)."""
+
+    velocity_bounded: ClassVar[bool] = True
 
     def __call__(self, t: Tensor) -> Coefficients:
         one = torch.ones_like(t)
@@ -35,6 +39,7 @@ class CondOT:
     """alpha = t, sigma = 1 - (1 - sigma_min) t: conditional optimal transport (Lipman et al. 2022, eq. 20)."""
 
     sigma_min: NonNegative = 1e-4
+    velocity_bounded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < 1:
@@ -51,6 +56,8 @@ class CondOT:
 @dataclass(frozen=True)
 class Cosine:
     """alpha = sin(pi t/2), sigma = cos(pi t/2): unit variance throughout (Albergo et al. 2023, "GVP" in SiT)."""
+
+    velocity_bounded: ClassVar[bool] = True
 
     def __call__(self, t: Tensor) -> Coefficients:
         h = math.pi / 2
@@ -72,6 +79,7 @@ class VP:
 
     beta_min: NonNegative = 0.1
     beta_max: Positive = 20.0
+    velocity_bounded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
@@ -99,6 +107,7 @@ class VE:
 
     sigma_min: Positive = 0.01
     sigma_max: Positive = 50.0
+    velocity_bounded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
@@ -156,6 +165,12 @@ class AffinePath:
         )
         return Coefficients(alpha, sigma, dalpha, dsigma)
 
+    @cached_property
+    def velocity_bounded(self) -> bool:
+        """As measured at both ends."""
+        c = self(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        return bool(c.dalpha.isfinite().all() and c.dsigma.isfinite().all())
+
     def time_of_snr(self, rho: Tensor) -> Tensor:
         low, high = torch.zeros_like(rho), torch.ones_like(rho)
         for _ in range(60):  # bisection to the last bit of float64
@@ -184,6 +199,11 @@ def _with_derivative(
     if derivative is not None:
         return function(t), derivative(t)
     return torch.func.jvp(function, (t,), (torch.ones_like(t),))  # type: ignore[return-value]
+
+
+def velocity_bounded(path: Path) -> bool:
+    """Whether the velocity is bounded, as the path declares; one that does not is taken to be."""
+    return path.velocity_bounded if isinstance(path, BoundsVelocity) else True
 
 
 def coefficients(path: Path, t: Tensor) -> Coefficients:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ def shift_rate(t: Tensor, k: float) -> Tensor:
 class Uniform:
     """Every time equally often."""
 
+    leaves_out_ends: ClassVar[bool] = False
+
     def __call__(self, u: Tensor) -> Tensor:
         return u
 
@@ -43,6 +45,7 @@ class LogitNormal:
 
     mean: Real = 0.0
     std: Positive = 1.0
+    leaves_out_ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.std <= 0:
@@ -61,6 +64,7 @@ class Mode:
     """u + scale (cos^2(pi u/2) - 1 + u): more (scale > 0) or less of the middle, at any rate some of both ends (SD3, eq. 20)."""
 
     scale: Real = 1.29
+    leaves_out_ends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not -1 <= self.scale <= 2 / (math.pi - 2):

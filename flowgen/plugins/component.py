@@ -106,8 +106,18 @@ KINDS = {
             "flowgen.media.regions:Region",
             abilities=_abilities("NamesStream"),
         ),
-        Kind("path", "a probability path from noise to data", "flowgen.core.interfaces:Path"),
-        Kind("times", "a distribution of training times", "flowgen.core.interfaces:Times"),
+        Kind(
+            "path",
+            "a probability path from noise to data",
+            "flowgen.core.interfaces:Path",
+            abilities=("flowgen.core.interfaces:BoundsVelocity",),
+        ),
+        Kind(
+            "times",
+            "a distribution of training times",
+            "flowgen.core.interfaces:Times",
+            abilities=("flowgen.core.interfaces:LeavesOutEnds",),
+        ),
         Kind(
             "coupling",
             "which noise goes with which data",

@@ -88,7 +88,8 @@ class Experiment:
     @cached_property
     def shift(self) -> Shifts:
         """The one shift of training times and sampling grids, or one a stream."""
-        return self._by_stream("shift", self.config.shift, _shift)
+        self._check_streams("shift", self.config.shift)
+        return _by_stream(self.config.shift, _shift)
 
     @cached_property
     def coupling(self) -> Coupling:
@@ -98,22 +99,30 @@ class Experiment:
     def loss(self) -> Loss:
         """The objective around path, times, coupling and shift; of these, one that the config sets and the loss does not
         take is refused when the config is read (see `flowgen.config.force`)."""
-        with self._initial_weights("weights of the loss"):
-            loss = build(
-                "loss",
-                self.config.loss,
-                path=self._by_stream("path", self.config.path, partial(build, "path")),
-                times=self._by_stream("times", self.config.times, partial(build, "times")),
-                coupling=self.coupling,
-                shift=self.shift,
-                modality=self.modality,
-            )
+        given = {"path": self.config.path, "times": self.config.times, "shift": self.config.shift}
+        for key, section in given.items():
+            self._check_streams(key, section)
+        loss = self.objective
         if isinstance(loss, NamesStreams):
             for option, streams in loss.streams_named().items():
                 check_streams(f"loss.{option}", streams, self.spec)
         if isinstance(loss, LossWithBalance) and loss.balance is not None and isinstance(self.spec, StreamSpec):
             raise UsageError("loss.balance is of several streams, and the latents are one stream; leave it out")
         return loss
+
+    @cached_property
+    def objective(self) -> Loss:
+        """The loss before the streams that it names are compared with those of the latents, which takes the encoder."""
+        with self._initial_weights("weights of the loss"):
+            return build(
+                "loss",
+                self.config.loss,
+                path=_by_stream(self.config.path, partial(build, "path")),
+                times=_by_stream(self.config.times, partial(build, "times")),
+                coupling=self.coupling,
+                shift=_by_stream(self.config.shift, _shift),
+                modality=self.modality,
+            )
 
     def flow(self, network: Callable[..., State], x: State | None = None) -> Flow:
         """The flow of a network trained by this loss, for states like x (as trained by default).
@@ -124,12 +133,10 @@ class Experiment:
         flow, factors = self.loss.flow(network), stream_factors(self.shift, like)
         return flow if factors is None else Shifted(flow, factors)
 
-    def _by_stream(self, key: str, section: Any, make: Callable[[Any], Any]) -> Any:
-        """What a section describes, or a dict of them by stream. UsageError: its streams are not those of the latents."""
-        if not isinstance(section, Mapping):
-            return make(section)
-        check_streams(key, section, self.spec)
-        return {name: make(part) for name, part in section.items()}
+    def _check_streams(self, key: str, section: Any) -> None:
+        """UsageError: a section is given by stream, and its streams are not those of the latents."""
+        if isinstance(section, Mapping):
+            check_streams(key, section, self.spec)
 
     @contextmanager
     def _initial_weights(self, of: str) -> Iterator[None]:
@@ -193,6 +200,11 @@ class Experiment:
             )
         given = {"modality": self.modality, "dataset": full_size(self.dataset), "encoder": self.encoder}
         return [(m.type, build("metric", m, **given)) for m in self.config.eval.metrics]
+
+
+def _by_stream(section: Any, make: Callable[[Any], Any]) -> Any:
+    """What a section describes, or a dict of them by stream."""
+    return {name: make(part) for name, part in section.items()} if isinstance(section, Mapping) else make(section)
 
 
 def _shift(section: float | TokenShiftConfig) -> Shift:

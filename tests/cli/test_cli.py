@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowgen.cli import COMMANDS, cli
-from flowgen.errors import FlowgenError
+from flowgen.errors import FlowgenError, UsageError
 
 CONFIG = """
 name: tiny
@@ -245,6 +245,27 @@ def test_config_show_and_check(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG + "trian: 1\n")
     with pytest.raises(FlowgenError, match=r"c.yaml:9: unknown key 'trian'; did you mean 'train'"):
         CliRunner().invoke(cli, ["config", "check", str(tmp_path / "c.yaml")], catch_exceptions=False)
+
+
+def test_config_check_refuses_a_loss_that_is_infinite(tmp_path):
+    """By what path and times declare: `flowgen plan`, on tensors without values, builds the same loss."""
+    said = r"^loss '{}': the velocity of VP is infinite at t = 1, .*predict data, noise or v \(predicts: v\), or draw times"
+    for loss, more in (("flow-matching", ""), ("uncertainty", ""), ("flow-matching", "  predicts: velocity\n")):
+        (tmp_path / "c.yaml").write_text(CONFIG + f"path: vp\nloss:\n  type: {loss}\n{more}")
+        with pytest.raises(UsageError, match=said.format(loss)):
+            CliRunner().invoke(cli, ["config", "check", str(tmp_path / "c.yaml")], catch_exceptions=False)
+    for rest in ("loss: {type: flow-matching, predicts: v}", "times: logit-normal", "loss: ddpm"):
+        path = "" if "ddpm" in rest else "path: vp\n"
+        (tmp_path / "c.yaml").write_text(f"{CONFIG}{path}{rest}\n")
+        for command in (["config", "check"], ["plan"]):
+            result = CliRunner().invoke(cli, [*command, str(tmp_path / "c.yaml")], catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+
+
+def test_every_recipe_passes_its_check():
+    names = [line.split()[0] for line in CliRunner().invoke(cli, ["config", "list"]).output.splitlines()]
+    result = CliRunner().invoke(cli, ["config", "check", *names], catch_exceptions=False)
+    assert result.output.splitlines() == [f"{name}: ok" for name in names]
 
 
 def test_config_as_yaml_is_a_config(tmp_path):

@@ -5,10 +5,15 @@ import math
 import pytest
 import torch
 
+from flowgen.core.betas import Betas
 from flowgen.core.couplings import GivenPairs, Independent
 from flowgen.core.estimate import convert
+from flowgen.core.flow import ShiftedPath
 from flowgen.core.losses import (
     EDM,
+    Distillation,
+    FlowDPO,
+    FlowMapMatching,
     FlowMatching,
     Likelihood,
     Preconditioned,
@@ -21,12 +26,19 @@ from flowgen.core.paths import VE, VP, CondOT, Cosine, Linear
 from flowgen.core.random import Randomness
 from flowgen.core.sampler import sample
 from flowgen.core.solvers import RK4, Heun
-from flowgen.core.times import LogitNormal, TokenShift, uniform_grid
+from flowgen.core.times import LogitNormal, Mode, TokenShift, Uniform, uniform_grid
 from flowgen.testing.oracle import GaussianMixture
 
 PATHS = [Linear(), CondOT(), Cosine(), VP(), VE()]
 MIXTURE = GaussianMixture.random(3, 2, seed=5)
 BATCH = 4096
+
+
+def times_of(path, predicts):
+    """Uniform, but where the velocity is infinite at t = 1: with times that reach it such a loss is refused."""
+    return LogitNormal() if isinstance(path, VP) and predicts == "velocity" else Uniform()
+
+
 X1 = MIXTURE.sample(BATCH, torch.Generator().manual_seed(2))
 R = Randomness(seed=4, step=0, batch=BATCH)
 
@@ -47,7 +59,8 @@ class Mean(torch.nn.Module):
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 def test_the_oracle_minimises_the_loss(path, predicts):
     """Within every stratum of t the conditional mean has less error than the same mean scaled or moved."""
-    loss = FlowMatching(path, predicts=predicts, space="noise" if predicts == "score" else None)
+    space = "noise" if predicts == "score" else None
+    loss = FlowMatching(path, times_of(path, predicts), predicts=predicts, space=space)
     best = loss(Mean(loss), X1, {}, R).total
     for other in (
         Mean(loss, scale=0.9),
@@ -103,7 +116,7 @@ def test_the_ratio_is_capped():
 def test_finite_at_both_ends(path, predicts, weighting, q):
     if isinstance(path, VP) and predicts == "velocity" and q == 1.0:
         pytest.skip("the velocity of the VP path is infinite at t = 1")
-    loss = FlowMatching(path, predicts=predicts, weighting=weighting)
+    loss = FlowMatching(path, times_of(path, predicts), predicts=predicts, weighting=weighting)
     total = loss(lambda x, t, cond: torch.zeros_like(x), X1.float(), {}, Randomness(0, 0, BATCH, quantile=q)).total
     assert total.isfinite().all()
 
@@ -336,6 +349,65 @@ def test_likelihood_refuses_parts_of_clips():
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=r"unknown|positive|unset"):
         FlowMatching(**options)
+
+
+INFINITE = r"^the velocity of {} is infinite at t = 1, and so is the mean of its squared error: "
+OTHER_TIMES = r", or draw times that leave out t = 1 \(times: logit-normal\)$"
+
+
+@pytest.mark.parametrize("path", [VP(), VP(1.0, 1.0), Betas(), Betas((0.1, 0.4)), ShiftedPath(VP(), 3.0)], ids=repr)
+def test_a_loss_on_a_velocity_without_bound_is_refused(path):
+    said = INFINITE.format(type(path).__name__)
+    ways = said + r"predict data, noise or v \(predicts: v\)" + OTHER_TIMES
+    for build in (
+        FlowMatching,
+        lambda *a: FlowMatching(*a, space="data"),
+        Uncertainty,
+        lambda *a: FlowDPO("run", path=path),
+    ):
+        with pytest.raises(ValueError, match=ways):
+            build(path)
+    for times in (Mode(), Mode(-1.0), lambda u: u):
+        with pytest.raises(ValueError, match=ways):
+            FlowMatching(path, times)
+    with pytest.raises(ValueError, match=said + "train on another path"):
+        FlowMapMatching(path)
+    with pytest.raises(ValueError, match=said + "train on another path, as linear or cosine$"):
+        FlowMapMatching(path, LogitNormal(), to_end=0.1)
+    with pytest.raises(ValueError, match=said + "let `end` be below 1, as 0.95$"):
+        Distillation("run", path=path, end=1.0)
+    # nothing but these is infinite
+    for predicts in ("data", "noise", "score", "v"):
+        FlowMatching(path, predicts=predicts)
+    for loss in (FlowMatching, Uncertainty, FlowMapMatching):
+        loss(path, LogitNormal())
+    Distillation("run", path=path)
+    EDM(path)
+
+
+def test_a_velocity_without_bound_is_refused_by_stream():
+    paths = {"a": Linear(), "b": VP()}
+    with pytest.raises(ValueError, match=INFINITE.format("VP, the path of b,")):
+        FlowMatching(paths)
+    with pytest.raises(ValueError, match=INFINITE.format("VP, the path of b,")):
+        FlowMatching(VP(), predicts={"a": "data", "b": "velocity"})
+    FlowMatching(paths, predicts={"a": "velocity", "b": "v"})
+    levels = {"a": "one", "b": "other"}
+    FlowMatching(paths, {"a": Uniform(), "b": LogitNormal()}, noise_levels=levels)
+    with pytest.raises(ValueError, match=INFINITE.format("VP, the path of b,")):
+        FlowMatching(paths, {"b": Uniform(), "a": LogitNormal()}, noise_levels=levels)
+
+
+@pytest.mark.parametrize("times", [Uniform(), Mode(0.8), LogitNormal()], ids=lambda t: type(t).__name__)
+def test_times_that_leave_out_the_end_are_those_of_a_finite_loss(times):
+    """What two stretches of quantiles, of equal ratio, add to the mean of dsigma^2 on VP: as much each, or less and less."""
+
+    def added(first, last):
+        u = 1 - torch.logspace(-first, -last, 4001, base=2, dtype=torch.float64)
+        return float(torch.trapezoid(VP()(times(u)).dsigma.square(), u))
+
+    ratio = added(24, 34) / added(14, 24)
+    assert ratio < 0.05 if times.leaves_out_ends else ratio > 0.9
 
 
 def test_every_option_of_the_loss_changes_it():

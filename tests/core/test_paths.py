@@ -1,10 +1,25 @@
 import math
+from functools import cached_property
 
 import pytest
 import torch
 
 from flowgen.core.betas import Betas
-from flowgen.core.paths import VE, VP, AffinePath, CondOT, Cosine, Linear, affine_path, coefficients
+from flowgen.core.flow import ShiftedPath
+from flowgen.core.losses import FlowMatching
+from flowgen.core.paths import (
+    VE,
+    VP,
+    AffinePath,
+    CondOT,
+    Cosine,
+    Linear,
+    affine_path,
+    coefficients,
+    velocity_bounded,
+)
+from flowgen.plugins import registry
+from flowgen.plugins.abilities import class_of
 
 PATHS = [
     Linear(),
@@ -118,3 +133,45 @@ def test_affine_path_hides_no_detached_function():
 def test_impossible_options_are_refused(build):
     with pytest.raises(ValueError, match="got"):
         build()
+
+
+@pytest.mark.parametrize(
+    ("path", "bounded"),
+    [
+        *((path, True) for path in (Linear(), CondOT(), CondOT(0.2), Cosine(), VE(), VE(0.002, 80.0))),
+        *((path, False) for path in (VP(), VP(1.0, 1.0), Betas(), Betas("squared-cosine"), Betas((0.1, 0.3)))),
+        *((ShiftedPath(path, k), True) for path in (Linear(), Cosine()) for k in (0.2, 3.0)),
+        *((ShiftedPath(path, k), False) for path in (VP(), Betas()) for k in (0.2, 3.0)),
+        (AffinePath(lambda t: t**2, lambda t: 1 - t**2), True),
+        (AffinePath(lambda t: t, lambda t: (1 - t**2).sqrt()), False),
+        (AffinePath(lambda t: t.sqrt(), lambda t: 1 - t), False),  # without bound at the noise
+    ],
+    ids=lambda p: repr(p) if not isinstance(p, AffinePath) else "AffinePath",
+)
+def test_a_path_says_whether_its_velocity_is_bounded(path, bounded):
+    """As its coefficients show near both ends: a slope that is bounded changes little from 2^-30 to 2^-40 of them."""
+    near = torch.tensor([2.0**-30, 2.0**-40], dtype=torch.float64)
+    measured = all(
+        float(slope[1].abs()) < 2 * float(slope[0].abs()) + 1e-6
+        for t in (near, 1 - near)
+        for slope in (path(t).dalpha, path(t).dsigma)
+    )
+    assert measured == bounded == velocity_bounded(path)
+
+
+def test_a_path_that_does_not_say_is_taken_to_be_bounded():
+    """Paths of plugins that were written before the declaration."""
+
+    class Old:
+        def __call__(self, t):
+            return VP()(t)
+
+    assert velocity_bounded(Old())
+    FlowMatching(Old())
+
+
+def test_every_path_that_ships_declares():
+    for component in registry().components("path"):
+        made = class_of(component.load())
+        assert made is not None
+        assert isinstance(made.velocity_bounded, bool | cached_property)

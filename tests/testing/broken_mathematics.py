@@ -7,7 +7,7 @@ import torch
 from flowgen.core.couplings import OptimalTransport
 from flowgen.core.guidance import CFG
 from flowgen.core.losses import FlowMatching
-from flowgen.core.paths import Linear
+from flowgen.core.paths import VP, Linear
 from flowgen.core.solvers import Euler, EulerMaruyama, Heun
 from flowgen.core.solvers.ode import RungeKutta, Tableau
 from flowgen.core.times import Uniform
@@ -205,6 +205,20 @@ class WrongInverse(Linear):
 
     def time_of_snr(self, rho):
         return rho / (2 + rho)
+
+
+@dataclass(frozen=True)
+class Unsaid(VP):
+    """Says that its velocity, infinite at t = 1, is bounded."""
+
+    velocity_bounded = True
+
+
+@dataclass(frozen=True)
+class ReachesEnds(Uniform):
+    """."""
+
+    leaves_out_ends = True
 
 
 @dataclass(frozen=True)

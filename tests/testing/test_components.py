@@ -74,6 +74,8 @@ BROKEN = [
     ("path", "WrongSlope", "path_derivatives_are_right", "dsigma is off by 0.5"),
     ("path", "Mirrored", "path_goes_from_noise_to_data", "D is -1"),
     ("path", "WrongInverse", "path_time_of_snr_inverts", "it is off by"),
+    ("path", "Unsaid", "path_says_whether_its_velocity_is_bounded", "declare velocity_bounded = False"),
+    ("times", "ReachesEnds", "times_that_leave_out_ends_do", "near 0 and 1 their density is"),
     ("times", "Falling", "times_are_quantiles", "they do not increase"),
     ("coupling", "WithReplacement", "coupling_permutes", "taken twice"),
     ("metric", "NotANumber", "metric_is_finite", "of real clips the figure 'spread' is nan"),

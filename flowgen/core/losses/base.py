@@ -17,10 +17,14 @@ from flowgen.core.interfaces import (
     Cond,
     Coupling,
     DrawsPairs,
+    LeavesOutEnds,
     LossOutput,
+    Paths,
+    Predictions,
     SourceCoupling,
     Times,
 )
+from flowgen.core.paths import velocity_bounded
 from flowgen.core.random import Randomness
 from flowgen.core.times import Shifts, row_factors, shift
 from flowgen.core.tree import State, first_leaf, left, tree_map
@@ -134,6 +138,27 @@ def refuse_bridges(loss: str, coupling: Coupling) -> None:
     if weighted or isinstance(coupling, Bridge):
         what = "weighted pairs" if weighted else "a Brownian bridge"
         raise ValueError(f"{loss} does not take the coupling {type(coupling).__name__} ({what}): train flow-matching")
+
+
+def refuse_infinite(paths: Paths, predicts: Predictions, times: Times | Mapping[str, Times] | None, ways: str) -> None:
+    """ValueError: a squared error of a velocity without bound, of which the mean over the times is infinite.
+
+    Args:
+        times: None, where t = 1 itself is taken.
+        ways: what to do, besides other times.
+    """
+    given: tuple[Any, ...] = (paths, predicts, times)
+    names = {name: None for tree in given if isinstance(tree, Mapping) for name in tree} or {"": None}
+    for name in names:
+        path, said, drawn = (tree.get(name) if isinstance(tree, Mapping) else tree for tree in given)
+        if path is None or said != "velocity" or velocity_bounded(path):
+            continue
+        if not (isinstance(drawn, LeavesOutEnds) and drawn.leaves_out_ends):
+            what = f"{type(path).__name__}, the path of {name}," if name else type(path).__name__
+            raise ValueError(
+                f"the velocity of {what} is infinite at t = 1, and so is the mean of its squared error: {ways}"
+                + ("" if times is None else ", or draw times that leave out t = 1 (times: logit-normal)")
+            )
 
 
 def refuse_by_stream(loss: str, **settings: Any) -> None:

@@ -28,7 +28,7 @@ from flowgen.core.interfaces import (
     Predictions,
     Times,
 )
-from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, valid_in
+from flowgen.core.losses.base import draw, mean_error, output, refuse_by_stream, refuse_infinite, valid_in
 from flowgen.core.losses.spans import along_end, held, span, unmoved, unpadded
 from flowgen.core.paths import Linear, interpolate
 from flowgen.core.random import Randomness
@@ -143,6 +143,8 @@ class Distillation(_Student):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_by_stream("distill", times=self.times)
+        if self.end == 1:
+            refuse_infinite(self.path, self.predicts, None, "let `end` be below 1, as 0.95")
 
     def flow(self, network: Callable[..., State]) -> Flow:
         return self._flow(network, self.end)

@@ -25,7 +25,15 @@ from flowgen.core.interfaces import (
     Prediction,
     Times,
 )
-from flowgen.core.losses.base import draw, mean_error, output, refuse_bridges, refuse_by_stream, valid_in
+from flowgen.core.losses.base import (
+    draw,
+    mean_error,
+    output,
+    refuse_bridges,
+    refuse_by_stream,
+    refuse_infinite,
+    valid_in,
+)
 from flowgen.core.losses.spans import along_end, distance, held, span, unmoved
 from flowgen.core.paths import Linear, interpolate, velocity
 from flowgen.core.random import Randomness
@@ -80,6 +88,8 @@ class FlowMapMatching:
     def __post_init__(self) -> None:
         refuse_by_stream("the flow-map loss", times=self.times, shift=self.shift)
         refuse_bridges("the flow-map loss", self.coupling)
+        times = None if self.still and self.to_end else self.times  # such a share stands still at t = 1 itself
+        refuse_infinite(self.path, self.predicts, times, "train on another path, as linear or cosine")
         if not 0 <= self.still <= 1:
             raise ValueError(f"still is a share in [0, 1], got {self.still}")
         if self.epsilon <= 0 or self.floor <= 0:

@@ -34,6 +34,7 @@ from flowgen.core.losses.base import (
     draw_weighted,
     mean_error,
     output,
+    refuse_infinite,
     valid_in,
 )
 from flowgen.core.paths import Linear, interpolate, noised, velocity
@@ -66,6 +67,8 @@ class FlowMatching:
             that it shares with the streams of that name.
 
     Of several streams, `path`, `times`, `shift` and `predicts` may be one for all or a dict with one a stream.
+
+    ValueError: an option that it does not take, or a velocity without bound, as that of `VP`, at times that reach t = 1.
     """
 
     path: Paths = field(default_factory=Linear)
@@ -95,6 +98,7 @@ class FlowMatching:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        refuse_infinite(self.path, self.predicts, self.times, "predict data, noise or v (predicts: v)")
         if isinstance(self.coupling, Bridge) and (
             {*leaves(self.predicts)} != {"data"} or any(type(path) is not Linear for path in leaves(self.path))
         ):

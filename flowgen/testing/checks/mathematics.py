@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from flowgen.core.interfaces import Coefficients, DrawsPairs, SourceCoupling
+from flowgen.core.interfaces import Coefficients, DrawsPairs, LeavesOutEnds, SourceCoupling
+from flowgen.core.paths import velocity_bounded
 from flowgen.core.random import Randomness
 from flowgen.core.tree import leaves
 from flowgen.testing.contract import COMPONENT_CHECKS, NotApplicable, checks_for
@@ -61,6 +62,22 @@ def path_derivatives_are_right(p: Part) -> str | None:
     return None
 
 
+@path(
+    "a path whose velocity is infinite at an end says so: `velocity_bounded`",
+    see="paths",
+    needs=(path_takes_any_times,),
+)
+def path_says_whether_its_velocity_is_bounded(p: Part) -> str | None:
+    c = Coefficients(*p.built(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+    bounded = all(bool(torch.isfinite(torch.as_tensor(slope)).all()) for slope in (c.dalpha, c.dsigma))
+    if bounded == velocity_bounded(p.built):
+        return None
+    return (
+        f"dalpha is {c.dalpha.tolist()} and dsigma {c.dsigma.tolist()} at t = 0 and 1; "
+        f"declare velocity_bounded = {bounded}"
+    )
+
+
 @path("time_of_snr(alpha/sigma) is t", see="paths", needs=(path_goes_from_noise_to_data,))
 def path_time_of_snr_inverts(p: Part) -> str | None:
     off = float((p.built.time_of_snr(Coefficients(*p.built(_INSIDE)).snr) - _INSIDE).abs().max())
@@ -78,6 +95,15 @@ def times_are_quantiles(p: Part) -> str | None:
     if not (float(t.min()) >= 0 and float(t.max()) <= 1):
         return f"they go from {float(t.min()):.3g} to {float(t.max()):.3g}"
     return None
+
+
+@times("times that say that they leave out both ends become rare there", see="paths", needs=(times_are_quantiles,))
+def times_that_leave_out_ends_do(p: Part) -> str | None:
+    if not (isinstance(p.built, LeavesOutEnds) and p.built.leaves_out_ends):
+        raise NotApplicable("they may reach 0 and 1")
+    t = p.built(torch.tensor([1e-6, 2e-6, 1 - 2e-6, 1 - 1e-6], dtype=torch.float64)).diff()
+    density = 1e-6 / torch.stack([t[0], t[2]])
+    return f"near 0 and 1 their density is {density.tolist()}" if bool((density > 0.1).any()) else None
 
 
 @times("times are a function of the quantile alone", see="paths")
