@@ -187,6 +187,7 @@ def run_family(family: str, first: int, count: int, seed: int, limit: float) -> 
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
             environment |= {"XDG_CACHE_HOME": f"{folder}/cache", "MPLCONFIGDIR": f"{folder}/cache"}
+            environment["GRADIO_TEMP_DIR"] = f"{folder}/cache/gradio"
             command = [
                 sys.executable,
                 __file__,
