@@ -131,8 +131,10 @@ def harass(arguments: list[str], folder: Path, steps: int, options: argparse.Nam
 
 
 def own_traceback(text: str) -> bool:
-    """Whether one goes through flowgen: the threads of other libraries (TensorBoard, the elastic agent) print their own."""
-    return any("/flowgen/" in part for part in text.split("Traceback (most recent call last)")[1:])
+    """Whether one goes through flowgen. Those of threads of other libraries (TensorBoard, the elastic agent) do not count: what
+    comes before the thread began is where flowgen met the same error, and warned."""
+    parts = text.split("Traceback (most recent call last)")[1:]
+    return any("/flowgen/" in part.rpartition("in _bootstrap_inner")[2] for part in parts)
 
 
 def happen(fault: str, scene: Scene) -> None:
