@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from chaos_faults import FAULTS, FOLDER, PROCESS, START, Scene, kill_all
+from chaos_faults import FAULTS, FOLDER, PROCESS, START, Scene, kill_all, lines
 from safetensors.torch import load_file
 
 from flowgen.config import load
@@ -42,12 +42,6 @@ def start(
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
     with log.open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
-
-
-def lines(folder: Path) -> int:
-    """Steps logged so far, those that were done twice counted twice."""
-    path = folder / "log.jsonl"
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def wait_for_moment(process: subprocess.Popen[bytes], folder: Path, steps: int, dice: random.Random) -> None:
@@ -117,7 +111,7 @@ def harass(arguments: list[str], folder: Path, steps: int, options: argparse.Nam
                     if process.wait() != 0:
                         sys.exit(log.read_text()[-3000:])
                     return given
-                happen(fault, Scene(process, folder, dice))
+                happen(fault, Scene(process, folder, dice, steps=steps // 10))
                 code = process.wait()
         given += 1
         entry = {"fault": fault, "exit": code, "saved": [c.step for c in Run(folder).checkpoints()]}
@@ -137,8 +131,10 @@ def harass(arguments: list[str], folder: Path, steps: int, options: argparse.Nam
 
 
 def own_traceback(text: str) -> bool:
-    """Whether one goes through flowgen: the threads of other libraries (TensorBoard, the elastic agent) print their own."""
-    return any("/flowgen/" in part for part in text.split("Traceback (most recent call last)")[1:])
+    """Whether one goes through flowgen. Those of threads of other libraries (TensorBoard, the elastic agent) do not count: what
+    comes before the thread began is where flowgen met the same error, and warned."""
+    parts = text.split("Traceback (most recent call last)")[1:]
+    return any("/flowgen/" in part.rpartition("in _bootstrap_inner")[2] for part in parts)
 
 
 def happen(fault: str, scene: Scene) -> None:

@@ -11,12 +11,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from flowgen.runs.generator import Generator
 from flowgen.runs.run import Run
 
 Process = subprocess.Popen[bytes]
@@ -24,11 +27,12 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True)
 class Scene:
-    """A run that trains: its program, its folder, and the dice."""
+    """A run that trains: its program, its folder, the dice, and how many steps it may do while a fault lasts."""
 
     process: Process
     folder: Path
     dice: random.Random
+    steps: int = 0
 
     @property
     def ranks(self) -> list[psutil.Process]:
@@ -38,6 +42,12 @@ class Scene:
                 if "RANK" in child.environ():
                     found.append(child)
         return found
+
+
+def lines(folder: Path) -> int:
+    """Steps logged so far, those that were done twice counted twice."""
+    path = folder / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 # What happens to processes
@@ -94,13 +104,16 @@ def little_memory(scene: Scene) -> None:
 
 
 def sample_beside(scene: Scene) -> None:
-    """Clips are sampled while it trains and saves; then all is killed."""
-    if Run(scene.folder).checkpoints():
-        out = scene.folder.with_name("beside.npy")
-        command = [sys.executable, "-m", "flowgen", "sample", str(scene.folder), "-n", "4", "-o", str(out), "--force"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=scene.folder.parent)
-        if done.returncode != 0 and "Traceback" in done.stderr:
-            sys.exit(f"FAILED: sampling beside the training:\n{done.stderr[-2000:]}")
+    """Clips are sampled while it trains and saves, again and again; then all is killed, before it is done."""
+    last = lines(scene.folder) + scene.steps
+    while scene.process.poll() is None and lines(scene.folder) < last:
+        if Run(scene.folder).checkpoints():
+            try:
+                Generator.load(scene.folder).sample([{}] * 4)
+            except Exception:
+                kill_all(scene)
+                sys.exit(f"FAILED: sampling beside the training:\n{traceback.format_exc()}")
+        time.sleep(0.1)
     if scene.process.poll() is None:
         kill_all(scene)
 

@@ -4,6 +4,10 @@
 
 Inputs of a family are a function of (seed, family, number), and run in processes of their own: one that hangs or dies is
 counted, and the next goes on. To see one again: --only "run folder" --from 123 --inputs 1. Exits with 1 where there are faults.
+
+A hang is an input over --limit seconds by the clock, less the seconds in which its thread was ready to run and another program had
+the processor (Linux counts them; elsewhere nothing is taken off). Waiting for a file, a pipe, a child or a lock counts. The last
+columns are the longest input by that measure, by the clock, and in processor seconds of the process and its children.
 """
 
 from __future__ import annotations
@@ -27,10 +31,40 @@ from typing import Any
 
 WRITES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "shutil.rmtree", "shutil.move"}
 KINDS = ("traceback", "hang", "crash", "outside")
+TIMES = ("seconds", "wall", "cpu")
 
 
 class Late(BaseException):
     """An input is over its limit; no `except Exception` takes it."""
+
+
+def delayed_s(pid: int | str = "self") -> float:
+    """Seconds a process's first thread was ready to run and had no processor; 0 where the system does not count them."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+class Watch:
+    """Seconds since it was made: own_s without those of `delayed_s`, wall_s, cpu_s (threads and ended children included)."""
+
+    def __init__(self, pid: int | str = "self") -> None:
+        self._pid = pid
+        self._wall, self._delayed, self._cpu = time.monotonic(), delayed_s(pid), sum(os.times()[:4])
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self._wall
+
+    @property
+    def own_s(self) -> float:
+        return self.wall_s - (delayed_s(self._pid) - self._delayed)
+
+    @property
+    def cpu_s(self) -> float:
+        """Of this process."""
+        return sum(os.times()[:4]) - self._cpu
 
 
 class Outside:
@@ -72,12 +106,16 @@ def trial(
     from flowgen.errors import FlowgenError
 
     def late(signum: int, frame: Any) -> None:
-        raise Late
+        left = limit - watch.own_s
+        if left <= 0:
+            raise Late
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.01))  # others had the processor
 
     here, box, temporary = os.getcwd(), Path(tempfile.mkdtemp(dir=place)), tempfile.tempdir
     handler = signal.signal(signal.SIGALRM, late)
-    began, result = time.monotonic(), {"family": family, "number": number, "kind": "accepted"}
+    result: dict[str, Any] = {"family": family, "number": number, "kind": "accepted"}
     torch.manual_seed(0)
+    watch = Watch()
     try:
         os.chdir(box)
         tempfile.tempdir = str(box)
@@ -95,6 +133,7 @@ def trial(
         result |= {"kind": "traceback", "said": _where(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        times = {"seconds": watch.own_s, "wall": watch.wall_s, "cpu": watch.cpu_s}
         if outside is not None:
             outside.allowed = ()
             if outside.found:
@@ -103,13 +142,15 @@ def trial(
         os.chdir(here)
         tempfile.tempdir = temporary
         subprocess.run(["rm", "-rf", str(box)], check=False)
-    return {**result, "seconds": round(time.monotonic() - began, 2)}
+    return {**result, **{k: round(v, 2) for k, v in times.items()}}
 
 
 def _where(error: BaseException) -> str:
     """The error, and the innermost line of flowgen that it came through."""
     frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if "flowgen" in f.filename and "fuzz" not in f.filename
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "flowgen" in f.filename and not Path(f.filename).name.startswith("fuzz")
     ]
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     return f"{place} {type(error).__name__}: {str(error)[:200]}"
@@ -146,6 +187,7 @@ def run_family(family: str, first: int, count: int, seed: int, limit: float) -> 
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
             environment |= {"XDG_CACHE_HOME": f"{folder}/cache", "MPLCONFIGDIR": f"{folder}/cache"}
+            environment["GRADIO_TEMP_DIR"] = f"{folder}/cache/gradio"
             command = [
                 sys.executable,
                 __file__,
@@ -164,22 +206,29 @@ def run_family(family: str, first: int, count: int, seed: int, limit: float) -> 
             if number < end:
                 code = process.poll()
                 kind, said = ("hang", "deaf to its alarm") if code is None else ("crash", f"exit code {code}")
-                yield {"family": family, "number": number, "kind": kind, "said": said, "seconds": 2 * limit}
+                times = (
+                    {"seconds": 2 * limit, "wall": 2 * limit, "cpu": 0.0} if code is None else dict.fromkeys(TIMES, 0.0)
+                )
+                yield {"family": family, "number": number, "kind": kind, "said": said, **times}
                 number += 1
             process.kill()
             process.wait()
 
 
 def _lines(process: subprocess.Popen[bytes], patience: float) -> Iterator[bytes]:
-    """Lines as they come, until none comes for so long (or, before the first input, for three minutes)."""
+    """Lines as they come, until none comes for so long (or, before the first input, for three minutes), as `Watch` counts."""
     assert process.stdout is not None
     descriptor, rest, wait, ready = process.stdout.fileno(), b"", 180.0, False
-    while select.select([descriptor], [], [], wait)[0]:
+    watch = Watch(process.pid)
+    while (left := wait - watch.own_s) > 0:
+        if not select.select([descriptor], [], [], left)[0]:
+            continue
         piece = os.read(descriptor, 1 << 16)
         if not piece:
             if process.wait() and not ready:
                 sys.exit("the inputs cannot be made; the error stands above")
             return
+        watch = Watch(process.pid)
         *whole, rest = (rest + piece).split(b"\n")
         for line in whole:
             wait, ready = patience, True
@@ -208,17 +257,17 @@ def main() -> None:
     print(
         f"{'family':<14}{'inputs':>8}{'accepted':>10}{'refused':>9}"
         + "".join(f"{k:>11}" for k in KINDS)
-        + f"{'slowest':>9}",
+        + f"{'slowest':>9}{'by clock':>10}{'processor':>11}",
         flush=True,
     )
     faults: list[dict[str, Any]] = []
     share, left = divmod(options.inputs, len(options.only))
     for i, family in enumerate(options.only):
         counts: Counter[str] = Counter()
-        slowest = 0.0
+        slowest = dict.fromkeys(TIMES, 0.0)
         for result in run_family(family, options.first, share + (i < left), options.seed, options.limit):
             counts[result["kind"]] += 1
-            slowest = max(slowest, result["seconds"])
+            slowest = {k: max(v, result[k]) for k, v in slowest.items()}
             if result["kind"] in KINDS:
                 faults.append(result)
                 if options.out:
@@ -226,17 +275,18 @@ def main() -> None:
                         file.write(json.dumps(result) + "\n")
         total += counts
         print(_row(family, counts, slowest), flush=True)
-    print(_row("all", total, 0.0))
+    print(_row("all", total))
     for said, count in Counter(f"{f['family']}: {f['said']}" for f in faults).most_common(40):
         print(f"{count:>5} {said}")
     sys.exit(bool(faults))
 
 
-def _row(name: str, counts: Counter[str], slowest: float) -> str:
+def _row(name: str, counts: Counter[str], slowest: dict[str, float] | None = None) -> str:
     figures = f"{counts.total():>8}{counts['accepted']:>10}{counts['refused']:>9}" + "".join(
         f"{counts[k]:>11}" for k in KINDS
     )
-    return f"{name:<14}{figures}{f'{slowest:.1f} s' if slowest else '':>9}"
+    times = "".join(f"{slowest[k]:>{width}.1f} s" for k, width in zip(TIMES, (7, 8, 9), strict=True)) if slowest else ""
+    return f"{name:<14}{figures}{times}"
 
 
 if __name__ == "__main__":

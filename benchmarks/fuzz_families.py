@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -355,8 +356,13 @@ def run_folder(dice: Dice, box: Path) -> None:
 
 
 def command_line(dice: Dice, box: Path) -> None:
-    shutil.copytree(runs()[0], box / "run")
-    sounds(box)
+    # the folder it works in: what it is told to write to ../.. lies in the box, too
+    work, tempfile.tempdir = box / "a" / "b", str(box / "temporary")
+    work.mkdir(parents=True)
+    os.mkdir(tempfile.tempdir)
+    os.chdir(work)
+    shutil.copytree(runs()[0], "run")
+    sounds(work)
     path, chosen = dice.choice(commands())
     arguments: list[str] = list(path)
     for parameter in chosen.params:
@@ -370,10 +376,15 @@ def command_line(dice: Dice, box: Path) -> None:
                 arguments += [dice.choice(plain) if dice.random() < 0.6 else word(dice) for _ in range(parameter.nargs)]
     if path == ("train",):
         arguments.append("--dry-run")
-    if path in (("eval",), ("likelihood",), ("data", "check"), ("data", "show"), ("report",)):
+    if path in (("eval",), ("likelihood",), ("data", "check"), ("data", "show"), ("report",), ("record-doom",)):
         arguments += ["-n", dice.choice(("2", "0", "-1", "x"))]
-    with patch("flowgen.serving.listening.listen"):  # serve and ui go as far as listening
-        command(*arguments)
+    try:
+        with patch("flowgen.serving.listening.listen"):  # serve and ui go as far as listening
+            command(*arguments)
+    finally:
+        above = sorted({*os.listdir(box), *os.listdir(box / "a")} - {"a", "b", "temporary"})
+        if above and not any(".." in argument for argument in arguments):
+            raise AssertionError(f"{above[0]!r} was written above the working folder")
 
 
 FAMILIES: dict[str, Callable[[Dice, Path], None]] = {

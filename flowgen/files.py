@@ -24,9 +24,14 @@ _SHOWN = 40
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` with the same suffix, which takes its place when the block ends without an error.
 
-    Raises FlowgenError where the folder cannot be written or the disk is full; nothing half-written is left.
+    Raises FlowgenError where the folder cannot be written, the disk is full, or there is something of that name that is no
+    file (a folder, a device); nothing half-written is left.
     """
     path = Path(path)
+    with errors_named(path):
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device, a pipe or a socket"
+            raise FlowgenError(f"cannot write {path}: it is {kind}, no file; choose another name")
     temporary = path.with_name(f".{path.stem[:_SHOWN]}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         with errors_named(path):

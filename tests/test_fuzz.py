@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,40 @@ def test_a_fault_is_found(fuzz, tmp_path, monkeypatch):
     (tmp_path / "place").mkdir()
     found = {fuzz.trial("faulty", number, 0, tmp_path / "place", outside, limit=0.1)["kind"] for number in range(20)}
     assert found == {"traceback", "outside", "hang", "accepted"}
+
+
+def test_a_processor_that_others_have_is_no_hang_and_a_wait_is(fuzz, tmp_path, monkeypatch):
+    """Time that the system says another program had the processor is taken off; sleeping is not."""
+    families = sys.modules["fuzz_families"].FAMILIES
+    monkeypatch.setitem(families, "waits", lambda dice, box: time.sleep(0.4))
+    assert fuzz.trial("waits", 0, 0, tmp_path, limit=0.2)["kind"] == "hang"
+    began = time.monotonic()
+    monkeypatch.setattr(fuzz, "delayed_s", lambda pid="self": 0.75 * (time.monotonic() - began))
+    result = fuzz.trial("waits", 0, 0, tmp_path, limit=0.2)
+    assert result["kind"] == "accepted"
+    assert result["seconds"] < 0.2 < 0.4 <= result["wall"]
+    assert result["cpu"] < 0.3
+    monkeypatch.setitem(families, "waits", lambda dice, box: time.sleep(60))
+    assert fuzz.trial("waits", 0, 0, tmp_path, limit=0.2)["kind"] == "hang"
+
+
+def test_the_system_counts_how_long_a_process_waited_for_a_processor(fuzz):
+    """Two that share one processor: each had half of the time by the clock."""
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this system does not count it")
+    busy = "import os, time; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(1, flush=True)\nwhile True: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for process in processes:
+            process.stdout.readline()
+        watch = fuzz.Watch(processes[0].pid)
+        time.sleep(1.0)
+        assert watch.own_s < 0.8 * watch.wall_s
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def test_the_command_prints_a_row_for_each_family():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from importlib import import_module
@@ -11,7 +12,7 @@ import click
 
 from flowgen import __version__
 from flowgen.cli.extensions import leave_out, load_command, plugin_commands
-from flowgen.errors import FlowgenError
+from flowgen.errors import FlowgenError, UsageError
 
 COMMANDS = {
     "train": ("flowgen.cli.train:train", "Train a generator from a config or recipe."),
@@ -46,6 +47,15 @@ class LazyGroup(click.Group):
             module, _, attribute = COMMANDS[name][0].partition(":")
             return getattr(import_module(module), attribute)
         return load_command(name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            shown = str(error.filename)[:60]
+            raise UsageError(f"{shown}...: the name is longer than the file system takes; choose another") from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -1,7 +1,12 @@
 """Names of files as long as a file system takes, and longer."""
 
-import pytest
+import os
+import stat
 
+import pytest
+from click.testing import CliRunner
+
+from flowgen.cli import cli
 from flowgen.errors import FlowgenError
 from flowgen.files import replacing, replacing_folder
 from flowgen.serving.jobs import Jobs
@@ -24,3 +29,28 @@ def test_a_folder_of_jobs_that_is_a_file_is_said(tmp_path):
     (tmp_path / "a.wav").write_text("")
     with pytest.raises(FlowgenError, match=r"cannot write .*a\.wav: File exists"):
         Jobs(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("words", [("doctor",), ("config", "schema", "-o"), ("train",), ("report",)])
+def test_a_long_name_on_the_command_line_is_said(words):
+    with pytest.raises((FlowgenError, SystemExit)):
+        CliRunner().invoke(cli, [*words, "a" * 5000], catch_exceptions=False, standalone_mode=False)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """As root, `-o /dev/null` made a plain file of the device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    for name, said in (
+        ("pipe", "a pipe"),
+        ("link", "a pipe"),
+        ("folder", "a folder"),
+        (".", "a folder"),
+        ("/", "a folder"),
+    ):
+        with pytest.raises(FlowgenError, match=f"cannot write .*: it is .*{said}"), replacing(tmp_path / name):
+            raise AssertionError("not reached")
+    assert sorted(os.listdir(tmp_path)) == before
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

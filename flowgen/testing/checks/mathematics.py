@@ -99,7 +99,8 @@ def times_are_quantiles(p: Part) -> str | None:
 
 @times("times that say that they leave out both ends become rare there", see="paths", needs=(times_are_quantiles,))
 def times_that_leave_out_ends_do(p: Part) -> str | None:
-    if not (isinstance(p.built, LeavesOutEnds) and p.built.leaves_out_ends):
+    said = isinstance(p.built, LeavesOutEnds) and p.built.leaves_out_ends
+    if not said:
         raise NotApplicable("they may reach 0 and 1")
     t = p.built(torch.tensor([1e-6, 2e-6, 1 - 2e-6, 1 - 1e-6], dtype=torch.float64)).diff()
     density = 1e-6 / torch.stack([t[0], t[2]])

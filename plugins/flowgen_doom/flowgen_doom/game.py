@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -73,8 +72,8 @@ def _game(scenario: Scenario, process: int) -> Any:
 
     game = vizdoom.DoomGame()
     game.load_config(os.path.join(vizdoom.scenarios_path, f"{scenario}.cfg"))
-    # the game keeps its settings in a file, by default in the folder one happens to be in
-    game.set_doom_config_path(os.path.join(tempfile.mkdtemp(prefix="flowgen-doom-"), "settings.ini"))
+    # the game keeps its settings in a file, by default in the folder one happens to be in; there are none to keep
+    game.set_doom_config_path(os.devnull)
     game.set_window_visible(False)
     game.set_mode(vizdoom.Mode.PLAYER)
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)

@@ -1,6 +1,7 @@
 """Games are functions of their seed, and sound comes with what is seen."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -97,3 +98,16 @@ def test_recordings_play_with_their_sound(tmp_path):
         assert (sound["codec_name"], sound["sample_rate"]) == ("aac", "22050")
         assert float(sound["duration"]) == pytest.approx(0.6, abs=0.06)
         assert abs(float(sound["start_time"]) - float(video["start_time"])) < 0.05
+
+
+def test_a_game_leaves_no_settings_behind(tmp_path):
+    """Neither in the folder one is in, nor among the temporary ones."""
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "here").mkdir()
+    code = "from flowgen_doom.game import play; play('basic', 'attack', 2, 5)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "here", env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"settings" not in done.stdout + done.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert [p for p in (tmp_path / "here").rglob("*") if p.is_file()] == []
