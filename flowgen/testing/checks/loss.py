@@ -322,7 +322,7 @@ def loss_respects_known_positions(p: Part) -> str | None:
 @check(
     "with the option `balance` each stream is divided by the average that it is shown, which the network does not see",
     see="losses",
-    needs=(loss_draws_from_its_randomness,),
+    needs=(loss_is_the_same_on_any_ranks, loss_leads_to_the_exact_field),
 )
 def loss_balances_streams(p: Part) -> str | None:
     if not isinstance(p.built, LossWithBalance) or "balance" not in options_model(p.kind, p.name).model_fields:
