@@ -115,9 +115,13 @@ def server_options(port: int, folder: str) -> Callable[[_Command], _Command]:
 
 def sampling_overrides(run: Path, options: dict[str, Any]) -> list[str]:
     """These options as overrides of the run's `sample` section, so that they are checked as a config is."""
+    from flowgen.errors import UsageError
     from flowgen.runs.learned import LearnedTable, names
     from flowgen.runs.run import Run
 
+    for name in ("steps", "solver", "guidance"):
+        if options[name] is not None and any(s.partition("=")[0].strip() == name for s in options["settings"]):
+            raise UsageError(f"--{name} and --set {name}= say the same twice; leave out one of them")
     found = []
     solver, steps = options["solver"], options["steps"]
     if solver is not None and solver in names(run):

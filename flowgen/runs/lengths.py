@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,10 @@ class Lengths:
     def cut_back(self, clip: Clip, seconds: float | None) -> Clip:
         """A sample cut to the length that was asked for. UsageError: nothing is left of it."""
         modality = self.modality
-        if seconds is None or not isinstance(modality, TimedModality) or modality.seconds(clip) <= seconds + 1e-9:
+        if seconds is None or not isinstance(modality, TimedModality):
+            return clip
+        longer = modality.seconds(clip) > seconds + 1e-9
+        if not longer and not isinstance(clip.data, Mapping):  # of several streams any may have been rounded up
             return clip
         cut = modality.cut(clip, 0.0, seconds)
         if not modality.seconds(cut):
