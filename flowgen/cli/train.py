@@ -107,6 +107,7 @@ def _launch(
 ) -> None:
     """Start the ranks with the command line of this process, less what is said of launching."""
     from flowgen.config import Resolved
+    from flowgen.runs.experiment import Experiment
     from flowgen.training.deepspeed_config import deepspeed_config
     from flowgen.training.ending import leave
     from flowgen.training.launch import Launch, launch
@@ -116,6 +117,7 @@ def _launch(
     plan = Launch(gpus, nodes, node_rank, master)
     command = _without_launching(sys.argv[1:])
     if dry_run:
+        _ = Experiment(resolved.config).objective  # a loss that cannot be is refused
         for line in plan.plan(command):
             click.echo(line)
         return

@@ -36,5 +36,5 @@ def check_sampling(generator: Generator) -> None:
             refuse_singular(flow, grid, solver)
     except FlowgenError as error:
         raise FlowgenError(
-            f"{error}; it would train and never be sampled: change sample.solver, sample.grid or loss.predicts"
+            f"{error}; it would train and never be sampled: change sample.solver, sample.grid, sample.guidance or loss.predicts"
         ) from None

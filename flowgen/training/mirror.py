@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,28 +52,44 @@ class Mirror:
                 f"train.checkpoint.mirror: {self.url} holds a run already; continue it with --resume, or choose another URL"
             )
 
-    def fetch(self) -> str | None:
+    def fetch(self, changed: Callable[[Run], list[str]]) -> str | None:
         """Bring the newest checkpoint here, with the files of the run, where this machine has none or an older one.
 
-        Returns its name, or None where there is nothing to bring. FlowgenError: it cannot be read.
+        Returns its name, or None where there is nothing to bring. FlowgenError: it cannot be read. UsageError: it is another
+        run; nothing here is changed.
+
+        Args:
+            changed: what differs between the config of a run and that of the run here.
         """
         there, here = self._steps(), [checkpoint.folder.name for checkpoint in self.run.checkpoints()]
         if not there or (here and _age(here[-1]) >= _age(there[-1])):
             return None
         newest, final = there[-1], self.run.checkpoints_folder / there[-1]
         partial = final.with_name(f".{newest}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        of_run = self.run.folder / ".mirror.partial"
+        for left in (partial, of_run):
+            shutil.rmtree(left, ignore_errors=True)
         try:
             with errors_of(self.url):
                 for name in self.store.find(self.root, maxdepth=1):
                     if name.endswith(_OF_RUN):
-                        self._get(name, self.run.folder / name.rsplit("/", 1)[-1])
+                        self._get(name, of_run / name.rsplit("/", 1)[-1])
+            if found := changed(Run(of_run)):
+                raise UsageError(
+                    f"train.checkpoint.mirror: the run in {self.url} is another one: its config differs in {'; '.join(found)}; "
+                    f"resume without these, or give the URL of this run"
+                )
+            with errors_of(self.url):
                 base = f"{self.root}/checkpoints/{newest}/"
                 for name in self.store.find(base):
                     self._get(name, partial / name.split(f"/checkpoints/{newest}/", 1)[1])
+                for path in of_run.iterdir():
+                    os.replace(path, self.run.folder / path.name)
                 os.replace(partial, final)
         except OSError as error:
             raise FlowgenError(f"train.checkpoint.mirror: {newest} cannot be read from {self.url} ({error})") from None
+        finally:
+            shutil.rmtree(of_run, ignore_errors=True)
         return newest
 
     def send(self) -> None:

@@ -71,6 +71,26 @@ def refuse_changes(run: Run, config: Config, dataset: Dataset | None = None, all
             f"--resume continues {run.folder} exactly, but its data have changed since it began: {found}; put them back, start "
             f"a new run from its weights with --init-from {run.folder}, or go on with other data by --resume --allow {ALLOW}"
         )
+    changed = config_changes(run, config, dataset, found)
+    if any(change.startswith("train.steps ") for change in changed):
+        raise UsageError(
+            f"--resume cannot change train.steps where the learning rate decays over them "
+            f"(train.schedule.decay={config.train.schedule.decay}); resume without it, then go on with --init-from {run.folder}, "
+            f"or train with train.schedule.decay=constant, which can be prolonged"
+        )
+    if changed:
+        raise UsageError(
+            f"--resume continues {run.folder} exactly, but the config differs from its own in {'; '.join(changed)}; "
+            f"resume without these, or start a new run from its weights with --init-from {run.folder}"
+        )
+
+
+def config_changes(run: Run, config: Config, dataset: Dataset | None, found: str | None) -> list[str]:
+    """What of a config differs from that of a run and bears on its result.
+
+    Args:
+        found: what `changes` says of the data; None where it is not known that they are the same.
+    """
     places: dict[str, str] = dataset.places if isinstance(dataset, Fingerprinted) else {}
 
     def essence(config: Config) -> dict[str, Any]:
@@ -88,18 +108,7 @@ def refuse_changes(run: Run, config: Config, dataset: Dataset | None = None, all
             del values["train"]["steps"]  # no step before the end depends on where it is
         return values
 
-    changed = sorted(_differences(essence(run.config()), essence(config)))
-    if any(change.startswith("train.steps ") for change in changed):
-        raise UsageError(
-            f"--resume cannot change train.steps where the learning rate decays over them "
-            f"(train.schedule.decay={config.train.schedule.decay}); resume without it, then go on with --init-from {run.folder}, "
-            f"or train with train.schedule.decay=constant, which can be prolonged"
-        )
-    if changed:
-        raise UsageError(
-            f"--resume continues {run.folder} exactly, but the config differs from its own in {'; '.join(changed)}; "
-            f"resume without these, or start a new run from its weights with --init-from {run.folder}"
-        )
+    return sorted(_differences(essence(run.config()), essence(config)))
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

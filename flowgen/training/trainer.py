@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from flowgen.training.mirror import Mirror
 from flowgen.training.prepare import (
     FIT_CLIPS,
     check_encoder,
+    config_changes,
     refuse_changes,
     refuse_existing,
     run_folder,
@@ -50,7 +52,7 @@ from flowgen.training.prepare import (
     write_run,
 )
 from flowgen.training.ranks import Ranks, lost_ranks_named, together
-from flowgen.training.same_data import ALLOW, with_places, write_data
+from flowgen.training.same_data import ALLOW, changes, with_places, write_data
 from flowgen.training.watch import Validator
 
 __all__ = ["Result", "Trainer", "train"]
@@ -108,7 +110,7 @@ def _train(
     experiment = Experiment(resolved.config.model_copy(update=user)).complete()
     config, dataset = experiment.config, experiment.dataset
     config = with_places(config, dataset)
-    mirror = _mirror(run, config, ranks, resume, heading)
+    mirror = _mirror(run, config, dataset, ranks, resume, heading)
     checkpoint = _checkpoint(run, config, dataset, ranks, resume, ALLOW in allow, heading)
     heading("data", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in dataset.describe().items()))
     shared = config.train.sequence_parallel
@@ -243,7 +245,7 @@ def _checkpoint(
     return checkpoint
 
 
-def _mirror(run: Run, config: Config, ranks: Ranks, resume: bool, heading: _Heading) -> Mirror | None:
+def _mirror(run: Run, config: Config, dataset: Dataset, ranks: Ranks, resume: bool, heading: _Heading) -> Mirror | None:
     """The copy of the run elsewhere, on the first rank; what it has and this machine lacks is brought here to resume."""
     mirror = None
     url = config.train.checkpoint.mirror
@@ -252,9 +254,13 @@ def _mirror(run: Run, config: Config, ranks: Ranks, resume: bool, heading: _Head
             mirror = Mirror(url, run)
             if not resume:
                 mirror.refuse_existing()
-            elif (brought := mirror.fetch()) is not None:
+            elif (brought := mirror.fetch(partial(_changed, config, dataset))) is not None:
                 heading("mirror", f"{brought} brought from {url}")
     return mirror
+
+
+def _changed(config: Config, dataset: Dataset, there: Run) -> list[str]:
+    return config_changes(there, config, dataset, changes(there.folder, dataset))
 
 
 def _moved(checkpoint: Checkpoint, engine: Any, ranks: Ranks) -> str:

@@ -228,3 +228,10 @@ def test_an_evaluation_of_others_is_refused_by_the_report_in_a_sentence(board, v
 def test_a_name_that_no_folder_can_have_is_no_run():
     with pytest.raises(FlowgenError, match="x has no"):
         Run(Path("x" * 5000)).newest_checkpoint()
+
+
+def test_a_dry_run_refuses_a_loss_that_cannot_be():
+    done = CliRunner().invoke(cli, ["train", "points/checkerboard", "path=vp", "--quiet", "--dry-run"])
+    assert done.exit_code != 0
+    assert "the velocity of VP is infinite at t = 1" in str(done.exception)
+    assert "torchrun" not in done.output

@@ -244,3 +244,16 @@ def test_what_does_not_go_together_is_refused(ring: Path, bridge: Path, tmp_path
     refused(r"unknown key 'data\.source\.sdt'; did you mean 'data\.source\.std'", *train, *BRIDGE, "data.source.sdt=1")
     with pytest.raises(UsageError, match="wants one that starts from noise"):
         Generator.load(bridge).sample([{}])
+
+
+def test_training_names_the_guidance_that_its_samples_cannot_take(tmp_path: Path) -> None:
+    with pytest.raises(FlowgenError, match=r"cross-stream.*change .*sample\.guidance"):
+        CliRunner().invoke(
+            cli,
+            [
+                *["train", "points/checkerboard", "train.steps=1", "--quiet"],
+                f"run={tmp_path / 'run'}",
+                "sample.guidance={type: cross-stream}",
+            ],
+            catch_exceptions=False,
+        )

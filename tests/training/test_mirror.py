@@ -98,3 +98,16 @@ def test_a_store_that_holds_a_run_is_not_overwritten(fit, tiny, tmp_path, url):
         fit(config(tiny, tmp_path / "other", 2, url))
     with pytest.raises(FlowgenError, match=r"train\.checkpoint\.mirror|nosuch"):
         fit(config(tiny, tmp_path / "another", 2, "nosuch://bucket/mine"))
+
+
+def test_a_store_of_another_run_changes_nothing_here(fit, tiny, tmp_path, url):
+    fit(config(tiny, tmp_path / "theirs", 4, url))
+    fit(config(tiny, tmp_path / "mine", 2))
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "mine").rglob("*")) if path.is_file()}
+    changed = config(tiny, tmp_path / "mine", 4, url)
+    changed["train"]["batch_size"] += 1
+    with pytest.raises(UsageError, match=r"the run in memory://bucket/mine is another one: .*train\.batch_size"):
+        fit(changed, resume=True)
+    assert before == {
+        p: p.read_bytes() for p in sorted((tmp_path / "mine").rglob("*")) if p.is_file() and p.name != ".lock"
+    }
