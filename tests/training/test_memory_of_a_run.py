@@ -5,7 +5,11 @@ With UPDATE_DOCS=1 in the environment, the table of docs/training.md is written 
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,12 +48,16 @@ CASES = {  # adapter's precision or None, deepspeed, train
 HELD = ("weights", "frozen", "masters", "moments", "averages")
 
 
-def config_of(tiny, run, network, precision, deepspeed, train):
+def values_of(tiny, run, network, precision, deepspeed, train):
     if precision is not None:
         pytest.importorskip("peft")
         precision, _, swapped = precision.partition(" ")
         network = {"type": "lora", "network": network, "rank": 16, "precision": precision, "swap_blocks": bool(swapped)}
-    return resolve(Document(tiny(run, deepspeed, batch_size=8, modality=MODALITY, network=network, **train))).config
+    return tiny(run, deepspeed, batch_size=8, modality=MODALITY, network=network, **train)
+
+
+def config_of(*given):
+    return resolve(Document(values_of(*given))).config
 
 
 def storages(tensors, apart=()):
@@ -120,16 +128,30 @@ def held_and_peak(config):
     return held, peak
 
 
+def in_a_process_of_its_own(values, environment):
+    """`held_and_peak`, where nothing that other tests left in memory is freed or used again meanwhile."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.test_memory_of_a_run", json.dumps(values)],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def mb(size):
     return "" if size is None else f"{size / 1e6:,.1f}"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_run_of_50_m_holds_is_planned(tiny, tmp_path, name):
+def test_what_a_run_of_50_m_holds_is_planned(tiny, tiny_plugin, tmp_path, name):
     precision, deepspeed, train = CASES[name]
-    config = config_of(tiny, tmp_path / "run", OF_50_M, precision, deepspeed, train)
+    values = values_of(tiny, tmp_path / "run", OF_50_M, precision, deepspeed, train)
+    config = resolve(Document(values)).config
     planned = plan(config, 1).stages[deepspeed.get("zero_optimization", {}).get("stage", 0)]
-    held, peak = held_and_peak(config)
+    held, peak = in_a_process_of_its_own(values, tiny_plugin)
     told = {part: getattr(planned, part) for part in HELD}
     cells = [f"{mb(held[part])} / {mb(told[part])}" for part in HELD]
     cells.append("not measured" if peak is None else f"{mb(peak)} / {mb(planned.activations + planned.copies)}")
@@ -173,3 +195,7 @@ def test_a_network_of_1300_m_on_the_meta_device_is_planned(tiny, tmp_path, preci
     else:
         assert count < 0.03 * 1.3e9
         assert planned.frozen < 1.5e9  # about a byte a weight
+
+
+if __name__ == "__main__":
+    print(json.dumps(held_and_peak(resolve(Document(json.loads(sys.argv[1]))).config)))
