@@ -53,7 +53,7 @@ def check(names: tuple[str, ...]) -> None:
     from flowgen.runs.experiment import Experiment
 
     for name in names:
-        _ = Experiment(load(name).config).objective
+        Experiment(load(name).config).check_loss()
         click.echo(f"{name}: ok")
 
 

@@ -117,7 +117,7 @@ def _launch(
     plan = Launch(gpus, nodes, node_rank, master)
     command = _without_launching(sys.argv[1:])
     if dry_run:
-        _ = Experiment(resolved.config).objective  # a loss that cannot be is refused
+        Experiment(resolved.config).check_loss()
         for line in plan.plan(command):
             click.echo(line)
         return

@@ -292,6 +292,14 @@ class LossWithAverage(Protocol):
 
 
 @runtime_checkable
+class LossWithLimits(Protocol):
+    """A loss that some options make untrainable, while a network that was trained so can still be sampled."""
+
+    def check_limits(self) -> None:
+        """ValueError: its mean over the times is infinite. Asked before training, and by every call of the loss."""
+
+
+@runtime_checkable
 class LossWithBalance(Protocol):
     """A loss of several streams that may divide the loss of each by a moving average of its own.
 

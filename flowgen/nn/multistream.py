@@ -188,7 +188,7 @@ class Streams(nn.Module):
 
     def _read(self, name: str, h: Tensor, emb: Tensor, grid: tuple[int, ...]) -> Tensor:
         """The output of a stream from its tokens [B, L, S, width]."""
-        with torch.autocast(h.device.type, enabled=False):  # small, and what it rounds nothing downstream mends
+        with torch.autocast(h.device.type, enabled=False):  # small, and no later layer undoes its rounding
             shift, scale = (self.tables[name] + emb.float()[:, :, None]).unsqueeze(2).unbind(3)
             layer = self.out[name]
             out = layer(modulate(h, shift, scale).to(layer.weight.dtype)).flatten(1, 2)  # type: ignore[arg-type]

@@ -172,7 +172,7 @@ class Transformer(nn.Module):
                 h = recompute(block, *given, use_reentrant=False)
             else:
                 h = block(*given)
-        with torch.autocast(x.device.type, enabled=False):  # small, and what it rounds nothing downstream mends
+        with torch.autocast(x.device.type, enabled=False):  # small, and no later layer undoes its rounding
             shift, scale = (self.table + emb.float()[:, :, None]).unsqueeze(2).unbind(3)
             out = self.out(modulate(h, shift, scale).to(self.out.weight.dtype)).flatten(1, 2)
         return self.patches.join(out if self.group is None else self.group.gather(out), grid, mask)

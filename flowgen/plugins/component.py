@@ -132,7 +132,7 @@ KINDS = {
             (
                 *(
                     f"flowgen.core.interfaces:LossWith{what}"
-                    for what in ("Inputs", "Teacher", "Pairs", "Average", "Balance", "Groups")
+                    for what in ("Inputs", "Teacher", "Pairs", "Average", "Balance", "Limits", "Groups")
                 ),
                 "flowgen.core.interfaces:ReconstructionLoss",
             ),

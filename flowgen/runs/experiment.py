@@ -21,6 +21,7 @@ from flowgen.core.interfaces import (
     Loss,
     LossWithBalance,
     LossWithInputs,
+    LossWithLimits,
     NamesStreams,
     ReconstructionLoss,
 )
@@ -123,6 +124,15 @@ class Experiment:
                 shift=_by_stream(self.config.shift, _shift),
                 modality=self.modality,
             )
+
+    def check_loss(self) -> None:
+        """UsageError: the loss cannot be built, or not be trained. Needs no encoder."""
+        loss = self.objective
+        if isinstance(loss, LossWithLimits):
+            try:
+                loss.check_limits()
+            except ValueError as error:
+                raise UsageError(f"loss {self.config.loss.type!r}: {error}") from None
 
     def flow(self, network: Callable[..., State], x: State | None = None) -> Flow:
         """The flow of a network trained by this loss, for states like x (as trained by default).

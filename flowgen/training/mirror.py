@@ -7,7 +7,6 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from flowgen.data.remote import asked, errors_of
 from flowgen.errors import FlowgenError, UsageError
@@ -15,44 +14,55 @@ from flowgen.runs.run import Run
 
 _OF_RUN = (".yaml", ".json", ".jsonl", ".safetensors")
 _MANIFEST = "manifest.json"
+_PROBE = ".flowgen-probe"
 
 
 class Mirror:
     """The copy of one run, for the first rank alone.
 
-    A checkpoint is there once its manifest is, which is sent last: a copy that was cut off is passed over.
+    A checkpoint is there once its manifest is, which is sent last: a copy that was cut off is passed over, and removed when
+    newer ones are kept.
 
     Args:
         url: a folder of any file system that fsspec knows, of this run alone.
         run: the run here.
 
-    Raises FlowgenError where the library of that file system is not installed, or it cannot be reached.
+    Raises FlowgenError where the library of that file system is not installed, or nothing can be written there.
     """
 
     def __init__(self, url: str, run: Run) -> None:
         self.url, self.run = url.rstrip("/"), run
+        self._late: str | None = None
         try:
             self.store, self.root = asked(self.url, lambda store, path: (store, path))
+            with errors_of(self.url):
+                self.store.makedirs(self.root, exist_ok=True)
+                self.store.pipe_file(f"{self.root}/{_PROBE}", b"")
+                beside = (run.folder / _PROBE).exists()
+                self.store.rm_file(f"{self.root}/{_PROBE}")
         except OSError as error:
-            raise FlowgenError(f"train.checkpoint.mirror: {self.url} cannot be reached ({error})") from None
-        self._late: str | None = None
+            raise FlowgenError(f"train.checkpoint.mirror: cannot write in {self.url} ({error})") from None
+        if beside:
+            raise UsageError(f"train.checkpoint.mirror: {self.url} is the run folder itself; choose another place")
 
-    def steps(self) -> list[str]:
-        """The names of its whole checkpoints, oldest first."""
+    def found(self) -> dict[str, bool]:
+        """The names of its checkpoints, oldest first, and whether each is whole."""
+        folder = f"{self.root}/checkpoints"
         with errors_of(self.url):
             self.store.invalidate_cache()
-            there = self.store.find(f"{self.root}/checkpoints") if self.store.exists(f"{self.root}/checkpoints") else []
-        found = {name.split("/")[-2] for name in there if name.endswith(f"/{_MANIFEST}")}
-        return sorted((name for name in found if name.startswith("step-")), key=_age)
+            there = self.store.find(folder) if self.store.exists(folder) else []
+        files = [name.partition(f"{folder}/")[2].partition("/") for name in there]
+        whole = {step for step, _, file in files if file == _MANIFEST}
+        return {step: step in whole for step in sorted({step for step, _, _ in files if step[:5] == "step-"}, key=_age)}
 
     def refuse_existing(self) -> None:
         """UsageError: it holds a run, and this one begins."""
-        if self._steps():
+        if self._whole():
             raise UsageError(
                 f"train.checkpoint.mirror: {self.url} holds a run already; continue it with --resume, or choose another URL"
             )
 
-    def fetch(self, changed: Callable[[Run], list[str]]) -> str | None:
+    def fetch(self, changed: Callable[[Run], list[str]], *, earlier: bool = False) -> str | None:
         """Bring the newest checkpoint here, with the files of the run, where this machine has none or an older one.
 
         Returns its name, or None where there is nothing to bring. FlowgenError: it cannot be read. UsageError: it is another
@@ -60,15 +70,14 @@ class Mirror:
 
         Args:
             changed: what differs between the config of a run and that of the run here.
+            earlier: bring those before it, too, for the case that it is damaged.
         """
-        there, here = self._steps(), [checkpoint.folder.name for checkpoint in self.run.checkpoints()]
-        if not there or (here and _age(here[-1]) >= _age(there[-1])):
+        here = [_age(checkpoint.folder.name) for checkpoint in self.run.checkpoints()]
+        there = [name for name in self._whole() if not here or _age(name) > here[-1]]
+        if not there:
             return None
-        newest, final = there[-1], self.run.checkpoints_folder / there[-1]
-        partial = final.with_name(f".{newest}.partial")
         of_run = self.run.folder / ".mirror.partial"
-        for left in (partial, of_run):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(of_run, ignore_errors=True)
         try:
             with errors_of(self.url):
                 for name in self.store.find(self.root, maxdepth=1):
@@ -80,17 +89,15 @@ class Mirror:
                     f"resume without these, or give the URL of this run"
                 )
             with errors_of(self.url):
-                base = f"{self.root}/checkpoints/{newest}/"
-                for name in self.store.find(base):
-                    self._get(name, partial / name.split(f"/checkpoints/{newest}/", 1)[1])
+                for step in there if earlier else there[-1:]:
+                    self._get_checkpoint(step)
                 for path in of_run.iterdir():
                     os.replace(path, self.run.folder / path.name)
-                os.replace(partial, final)
         except OSError as error:
-            raise FlowgenError(f"train.checkpoint.mirror: {newest} cannot be read from {self.url} ({error})") from None
+            raise FlowgenError(f"train.checkpoint.mirror: {self.url} cannot be read ({error})") from None
         finally:
             shutil.rmtree(of_run, ignore_errors=True)
-        return newest
+        return there[-1]
 
     def send(self) -> None:
         """Copy what is here and not there. A store that does not answer is a warning: the next call sends all that is missing."""
@@ -114,26 +121,26 @@ class Mirror:
 
     def _send(self) -> None:
         checkpoints = self.run.checkpoints()
-        there = self.steps()
+        there = self.found()
         with errors_of(self.url):
             for path in sorted(self.run.folder.iterdir()):
                 if path.is_file() and path.suffix in _OF_RUN and not path.name.startswith("."):
                     self._put(path)
             for checkpoint in checkpoints:
-                if checkpoint.folder.name not in there:
+                if not there.get(checkpoint.folder.name):
                     files = sorted(p for p in checkpoint.folder.rglob("*") if p.is_file())
                     for path in sorted(files, key=lambda p: p.name == _MANIFEST):
                         self._put(path)
             kept = [checkpoint.folder.name for checkpoint in checkpoints]
-            for name in there:
+            for name, whole in there.items():
                 if kept and name not in kept and _age(name) < _age(kept[-1]):
-                    # its manifest first: whole or gone, for one who reads it now
-                    self.store.rm_file(f"{self.root}/checkpoints/{name}/{_MANIFEST}")
+                    if whole:  # its manifest first: whole or gone, for one who reads it now
+                        self.store.rm_file(f"{self.root}/checkpoints/{name}/{_MANIFEST}")
                     self.store.rm(f"{self.root}/checkpoints/{name}", recursive=True)
 
-    def _steps(self) -> list[str]:
+    def _whole(self) -> list[str]:
         try:
-            return self.steps()
+            return [name for name, whole in self.found().items() if whole]
         except OSError as error:
             raise FlowgenError(f"train.checkpoint.mirror: {self.url} cannot be read ({error})") from None
 
@@ -142,7 +149,17 @@ class Mirror:
         self.store.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
         self.store.put_file(str(path), name)
 
-    def _get(self, name: Any, path: Path) -> None:
+    def _get_checkpoint(self, step: str) -> None:
+        final = self.run.checkpoints_folder / step
+        partial = final.with_name(f".{step}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        for name in self.store.find(f"{self.root}/checkpoints/{step}"):
+            self._get(name, partial / name.partition(f"/checkpoints/{step}/")[2])
+        os.replace(partial, final)
+
+    def _get(self, name: str, path: Path) -> None:
+        if ".." in path.parts:  # a store takes any name
+            raise OSError(0, f"{name} leads out of the run folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.store.get_file(name, str(path))
 

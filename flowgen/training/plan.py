@@ -73,6 +73,7 @@ class Plan:
 def plan(config: Config, ranks: int) -> Plan:
     """Plan a run on a number of ranks. Nothing of the network's size is allocated."""
     experiment, remark = complete(Experiment(config))
+    experiment.check_loss()
     config = experiment.config
     deepspeed_config(config, ranks)
     micro = micro_batch_size(config, ranks)

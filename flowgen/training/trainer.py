@@ -108,6 +108,7 @@ def _train(
     heading = _Heading(console, ranks.first)
     user = {"deepspeed": user_config(resolved.config)}  # the run folder describes the run by itself
     experiment = Experiment(resolved.config.model_copy(update=user)).complete()
+    experiment.check_loss()
     config, dataset = experiment.config, experiment.dataset
     config = with_places(config, dataset)
     mirror = _mirror(run, config, dataset, ranks, resume, heading)
@@ -248,13 +249,13 @@ def _checkpoint(
 def _mirror(run: Run, config: Config, dataset: Dataset, ranks: Ranks, resume: bool, heading: _Heading) -> Mirror | None:
     """The copy of the run elsewhere, on the first rank; what it has and this machine lacks is brought here to resume."""
     mirror = None
-    url = config.train.checkpoint.mirror
+    url, earlier = config.train.checkpoint.mirror, config.train.checkpoint.on_damage == "previous"
     with together(ranks):
         if ranks.first and url is not None:
             mirror = Mirror(url, run)
             if not resume:
                 mirror.refuse_existing()
-            elif (brought := mirror.fetch(partial(_changed, config, dataset))) is not None:
+            elif (brought := mirror.fetch(partial(_changed, config, dataset), earlier=earlier)) is not None:
                 heading("mirror", f"{brought} brought from {url}")
     return mirror
 

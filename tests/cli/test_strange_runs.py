@@ -18,6 +18,7 @@ from flowgen.evaluation import load as load_evaluation
 from flowgen.runs.generator import Generator
 from flowgen.runs.run import Checkpoint, Run, checksum
 from flowgen.training.loggers import read_log
+from tests.untrained import BOARD, untrained
 
 
 @pytest.fixture
@@ -235,3 +236,13 @@ def test_a_dry_run_refuses_a_loss_that_cannot_be():
     assert done.exit_code != 0
     assert "the velocity of VP is infinite at t = 1" in str(done.exception)
     assert "torchrun" not in done.output
+
+
+def test_a_run_that_was_trained_on_a_velocity_without_bound_is_sampled(tmp_path):
+    """An earlier version took it, and sampling asks no mean of a loss."""
+    run = untrained(tmp_path, f"{BOARD}\npath: vp\n", tmp_path / "runs" / "old")
+    asked = ["sample", str(run), "-n", "3", "-o", str(tmp_path / "o.npy"), "--solver", "euler"]
+    done = CliRunner().invoke(cli, asked, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    with pytest.raises(FlowgenError, match="the velocity of VP is infinite at t = 1"):
+        CliRunner().invoke(cli, ["train", str(run), "--resume", "--quiet"], catch_exceptions=False)

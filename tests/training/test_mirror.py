@@ -111,3 +111,46 @@ def test_a_store_of_another_run_changes_nothing_here(fit, tiny, tmp_path, url):
     assert before == {
         p: p.read_bytes() for p in sorted((tmp_path / "mine").rglob("*")) if p.is_file() and p.name != ".lock"
     }
+
+
+def test_a_damaged_one_is_put_aside_for_the_one_before_on_an_empty_machine_too(fit, tiny, tmp_path, url):
+    fit(config(tiny, tmp_path / "run", 4, url))
+    store, damaged = fsspec.filesystem("memory"), "/bucket/mine/checkpoints/step-00000004/ema.safetensors"
+    store.pipe_file(damaged, store.cat_file(damaged)[:-1] + b"?")
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(FlowgenError, match="on_damage=previous"):
+        fit(config(tiny, tmp_path / "run", 4, url), resume=True)
+    shutil.rmtree(tmp_path / "run")
+    fit(config(tiny, tmp_path / "run", 4, url, on_damage="previous"), resume=True)
+    assert [c.step for c in Run(tmp_path / "run").checkpoints()] == [2, 4]
+
+
+def test_what_was_cut_off_and_is_older_is_removed(fit, tiny, tmp_path, url):
+    fit(config(tiny, tmp_path / "run", 2, url))
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/bucket/mine/checkpoints/step-00000001/network.safetensors", b"begun")
+    fit(config(tiny, tmp_path / "run", 4, url), resume=True)
+    assert not any("step-00000001" in name for name in names(url))
+
+
+def test_a_place_that_takes_nothing_is_refused_before_the_first_step(fit, tiny, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="is the run folder itself"):
+        fit(config(tiny, tmp_path / "run", 2, f"file://{tmp_path / 'run'}"))
+    assert not Run(tmp_path / "run").checkpoints()
+
+    def refused(self, *given, **named):
+        raise PermissionError("read only")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refused)
+    with pytest.raises(FlowgenError, match=r"train\.checkpoint\.mirror: cannot write in memory://bucket/mine"):
+        fit(config(tiny, tmp_path / "other", 2, "memory://bucket/mine"))
+
+
+def test_names_in_a_store_do_not_lead_out_of_the_run_folder(fit, tiny, tmp_path, url):
+    fit(config(tiny, tmp_path / "run", 2, url))
+    store = fsspec.filesystem("memory")
+    store.store["/bucket/mine/checkpoints/step-00000002/../../../out"] = store.store["/bucket/mine/config.yaml"]
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(FlowgenError, match="leads out of the run folder"):
+        fit(config(tiny, tmp_path / "run", 2, url), resume=True)
+    assert not (tmp_path / "out").exists()

@@ -143,6 +143,8 @@ class Distillation(_Student):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_by_stream("distill", times=self.times)
+
+    def check_limits(self) -> None:
         if self.end == 1:
             refuse_infinite(self.path, self.predicts, None, "let `end` be below 1, as 0.95")
 
@@ -152,6 +154,7 @@ class Distillation(_Student):
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
+        self.check_limits()
         x0, a, _, cond = draw(x1, cond, random, None, self.times, Independent(), self.shift)
         shares = {"still": self.still, "from_noise": self.from_noise, "to_end": self.to_end, "end": self.end}
         t, s = span(a, x1, cond, random, self.times, self.shift, **shares)

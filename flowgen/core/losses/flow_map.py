@@ -88,8 +88,6 @@ class FlowMapMatching:
     def __post_init__(self) -> None:
         refuse_by_stream("the flow-map loss", times=self.times, shift=self.shift)
         refuse_bridges("the flow-map loss", self.coupling)
-        times = None if self.still and self.to_end else self.times  # such a share stands still at t = 1 itself
-        refuse_infinite(self.path, self.predicts, times, "train on another path, as linear or cosine")
         if not 0 <= self.still <= 1:
             raise ValueError(f"still is a share in [0, 1], got {self.still}")
         if self.epsilon <= 0 or self.floor <= 0:
@@ -97,12 +95,17 @@ class FlowMapMatching:
         if (self.target == "alpha") != (self.anneal is not None):
             raise ValueError("anneal, a number of steps, goes with the target alpha: give both or neither")
 
+    def check_limits(self) -> None:
+        times = None if self.still and self.to_end else self.times  # such a share stands still at t = 1 itself
+        refuse_infinite(self.path, self.predicts, times, "train on another path, as linear or cosine")
+
     def flow(self, network: Callable[..., State]) -> Flow:
         return MapFlow(NetworkFlowMap(network, self.path))
 
     def __call__(
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
+        self.check_limits()
         x0, a, _, cond = draw(x1, cond, random, None, self.times, self.coupling, self.shift)
         shares = {"still": self.still, "from_noise": self.from_noise, "to_end": self.to_end}
         t, s = span(a, x1, cond, random, self.times, self.shift, **shares)

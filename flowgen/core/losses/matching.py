@@ -68,7 +68,8 @@ class FlowMatching:
 
     Of several streams, `path`, `times`, `shift` and `predicts` may be one for all or a dict with one a stream.
 
-    ValueError: an option that it does not take, or a velocity without bound, as that of `VP`, at times that reach t = 1.
+    ValueError: an option that it does not take; when it is called, a velocity without bound, as that of `VP`, at times that
+    reach t = 1.
     """
 
     path: Paths = field(default_factory=Linear)
@@ -98,7 +99,6 @@ class FlowMatching:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
-        refuse_infinite(self.path, self.predicts, self.times, "predict data, noise or v (predicts: v)")
         if isinstance(self.coupling, Bridge) and (
             {*leaves(self.predicts)} != {"data"} or any(type(path) is not Linear for path in leaves(self.path))
         ):
@@ -110,6 +110,7 @@ class FlowMatching:
         self, network: Callable[..., State], x1: State, cond: Cond, random: Randomness, known: State | None = None
     ) -> LossOutput:
         check_named({**self.streams_named(), **by_name(path=self.path)}, x1)
+        self.check_limits()
         check_balance(self.balance, x1)
         averages, cond = shown_averages(cond)
         (x0, t, times, cond), pair_weight = draw_weighted(
@@ -148,6 +149,9 @@ class FlowMatching:
     def compared(self, prediction: State, t: Any) -> State:
         """What a network says at times t in the terms of the target of `pair`: a score as noise, all else as it is."""
         return tree_map(lambda v, path, t, kind: _compared(v, path(t), kind), prediction, self.path, t, self.predicts)
+
+    def check_limits(self) -> None:
+        refuse_infinite(self.path, self.predicts, self.times, "predict data, noise or v (predicts: v)")
 
     def flow(self, network: Callable[..., State]) -> Flow:
         """The flow of `network`, bound to the path and prediction it is trained on."""

@@ -92,6 +92,9 @@ class FlowDPO:
             noise_levels=self.noise_levels,
         )
 
+    def check_limits(self) -> None:
+        self.matching.check_limits()
+
     def flow(self, network: Callable[..., State]) -> Flow:
         return self.matching.flow(network)
 
@@ -137,6 +140,7 @@ class FlowDPO:
         if self.reference is None:
             raise ValueError("FlowDPO asks a trained run: call with_teacher first")
         lost, lost_mask = self.rejected(cond)
+        self.check_limits()
         shown = {name: value for name, value in cond.items() if name not in (MASK, REJECTED)}
         masks = [{} if mask is None else {MASK: mask} for mask in (cond.get(MASK), lost_mask)]
         preferred, rejected = (

@@ -56,6 +56,9 @@ class Uncertainty(nn.Module):
         """The streams that options name, by option."""
         return self.matching.streams_named()
 
+    def check_limits(self) -> None:
+        self.matching.check_limits()
+
     def flow(self, network: Callable[..., State]) -> Flow:
         return self.matching.flow(network)
 
